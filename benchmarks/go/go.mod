@@ -1,0 +1,3 @@
+module flowerbench
+
+go 1.19

@@ -1,0 +1,20 @@
+"""Go-style concurrency for Python: tasklets that talk over channels, near and far.
+
+>>> import flower
+>>> ch = flower.channel()
+>>> t = flower.go(ch.send, "hello, world")
+>>> ch.receive()
+'hello, world'
+"""
+
+from __future__ import annotations
+
+from flower import _pure
+
+_pure.install()
+
+from flower.channels import *  # noqa: E402, F403
+from flower.channels import __all__ as _of_channels  # noqa: E402
+from flower.errors import Cancelled, ChannelClosed, Deadlock, TaskletExit, TaskletKilled, Timeout  # noqa: E402
+
+__all__ = [*_of_channels, "Cancelled", "ChannelClosed", "Deadlock", "TaskletExit", "TaskletKilled", "Timeout"]

@@ -1,0 +1,107 @@
+"""blocking: run a function that blocks its thread in a worker thread, and park only the tasklet."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import queue
+import threading
+from typing import TYPE_CHECKING, Any
+
+from flower.channels._channel import channel
+from flower.channels._deadlock import ignored_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# Worker threads at the most; further calls wait for one to be free. As trio's default: most of them sleep in the kernel.
+MOST_WORKERS = 40
+# A worker that has had nothing to do for so many seconds ends.
+IDLE_SECONDS = 10.0
+
+
+class _Workers:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._idle = 0
+        self._count = 0
+
+    def submit(self, job: Any) -> None:
+        """Have a worker call the job; start one if all are busy and there may be more."""
+        with self._lock:
+            self._jobs.put(job)
+            if self._idle >= self._jobs.qsize() or self._count >= MOST_WORKERS:
+                return
+            self._count += 1
+            name = f"flower-worker-{self._count}"
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+
+    def _work(self) -> None:
+        me = id(threading.current_thread())
+        while True:
+            with self._lock:
+                self._idle += 1
+                if self._jobs.empty():
+                    ignored_threads().add(me)
+            try:
+                job = self._jobs.get(timeout=IDLE_SECONDS)
+            except queue.Empty:
+                job = None
+            with self._lock:
+                self._idle -= 1
+                if job is None and self._jobs.empty():
+                    self._count -= 1
+                    ignored_threads().discard(me)
+                    return
+                ignored_threads().discard(me)
+            if job is not None:
+                job()
+                del job
+
+
+_workers = _Workers()
+
+
+def _after_fork() -> None:
+    global _workers
+    _workers = _Workers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def blocking(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    """Call ``func(*args, **kwargs)`` in a worker thread; only the calling tasklet waits.
+
+    Returns its result, or raises its error. A tasklet that is killed, cancelled or timed out stops waiting; the
+    function can't be stopped, and its result is dropped. It runs in a copy of the caller's context.
+
+    Raises TypeError for a func that is not callable.
+
+    >>> blocking(sum, [1, 2, 3])
+    6
+    """
+    if not callable(func):
+        raise TypeError(f"blocking needs a function to call, not {func!r}")
+    context = contextvars.copy_context()
+    answer: channel[Any] = channel(1, label=f"blocking {getattr(func, '__qualname__', func)}")
+    answer._external = True
+
+    def job() -> None:
+        try:
+            outcome = (context.run(func, *args, **kwargs), None)
+        except BaseException as error:
+            outcome = (None, error)
+        answer.try_send(outcome)
+
+    _workers.submit(job)
+    del job
+    result, error = answer.receive()
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error
+    return result

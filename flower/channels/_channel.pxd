@@ -1,0 +1,45 @@
+# cython: language_level=3
+cimport cython
+from flower.channels._bomb cimport bomb
+from flower.channels._scheduler cimport Scheduler, Task, check_timeout, claim, here, present, wake
+from flower.channels._waiting cimport NEVER, Waiter, WaitQueue
+
+cdef object NOTHING
+cdef Py_ssize_t UNBOUNDED, FIRST_RING, LONGEST_KEPT_RING
+cdef object watcher
+
+cdef class channel:
+    cdef object __weakref__
+    cdef Py_ssize_t limit
+    cdef Py_ssize_t held
+    cdef Py_ssize_t head
+    cdef list ring
+    cdef WaitQueue senders
+    cdef WaitQueue receivers
+    cdef int favour
+    cdef bint all_switch
+    cdef bint shut
+    cdef object reason
+    cdef public object label
+    cdef public bint _external
+    cdef public object _on_wait
+    cdef public object _keep
+
+    @cython.locals(t=Task)
+    cdef bint put(self, object value) except -1
+    @cython.locals(t=Task, w=Waiter)
+    cdef object take(self)
+    cdef int meet(self, Task t, int direction) except -1
+    cdef bint can_put(self)
+    cdef bint can_take(self)
+    @cython.locals(ring=list)
+    cdef int store(self, object value) except -1
+    @cython.locals(ring=list)
+    cdef object fetch(self)
+    cpdef int abandon(self, object reason) except -1
+    @cython.locals(t=Task, w=Waiter, after=Waiter)
+    cdef int dismiss(self, WaitQueue queue, bint selects_only, WaitQueue woken) except -1
+    @cython.locals(t=Task)
+    cdef int wake_all(self, WaitQueue woken) except -1
+    cpdef object _refusal(self)
+    cdef int announce(self, int direction, bint will_block) except -1

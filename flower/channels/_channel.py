@@ -1,0 +1,485 @@
+"""The channel: a value passes from one tasklet to another, or waits in a bounded buffer between them.
+
+Invariants
+    ``held`` values are stored, at most ``limit`` of them (0: a rendezvous). A receiver waits in ``receivers``
+    only when nothing is held and no sender waits; a sender waits in ``senders`` only when ``held`` has
+    reached ``limit`` and no receiver waits. The one exception is a select with both ends of one channel: its
+    two waiters stand in both queues, since a select never meets itself.
+    While ``closing``, no receiver waits, and no sender is added.
+
+An operation is one attempt (`put` or `take`), which never blocks, and a wait for those that may. Whoever
+completes a waiting partner takes that partner out of its queues, writes the outcome on it, and wakes it.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import TYPE_CHECKING, Any
+
+try:
+    import cython
+except ImportError:
+    from flower.channels import _nocython as cython
+
+from flower.channels._bomb import bomb
+from flower.channels._ends import Receiver, Sender
+from flower.channels._scheduler import Scheduler, Task, check_timeout, wake
+from flower.channels._waiting import Waiter, WaitQueue
+from flower.errors import ChannelClosed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+if not cython.compiled:
+    from flower.channels._scheduler import claim, here, present
+    from flower.channels._waiting import NEVER
+    from flower.channels._uncompiled import guarded, zeroed
+
+NOTHING: Any = object()
+UNBOUNDED = (1 << 62) - 1
+# A ring of held values starts this long, and doubles as it fills.
+FIRST_RING = 8
+# A drained ring longer than this is given back.
+LONGEST_KEPT_RING = 1024
+
+watcher: Any = None
+
+
+def set_watcher(callback: Any) -> Any:
+    """Have the callback called before each operation of any channel; returns the one before."""
+    global watcher
+    before = watcher
+    watcher = callback
+    return before
+
+
+def get_watcher() -> Any:
+    """The callback that `set_watcher` was given last."""
+    return watcher
+
+
+def check_capacity(capacity: Any) -> int:
+    """The capacity as a number of values. Refuses what is none."""
+    if capacity is None:
+        return 0
+    if isinstance(capacity, bool) or not (isinstance(capacity, int) or capacity == NEVER):
+        raise TypeError(f"a channel's capacity is a whole number of values, math.inf or None, not {capacity!r}")
+    if capacity < 0:
+        raise ValueError(f"a channel's capacity is at least 0, not {capacity!r}")
+    return int(min(capacity, UNBOUNDED))
+
+
+class channel:
+    """channel(capacity=None, label="")
+
+    A first-in first-out queue of values that joins tasklets, of one thread or of several.
+
+    With no capacity (None or 0) it is a rendezvous: a send waits until a receiver takes the value. With a
+    capacity of n it holds n values, and a send waits only while it is full; ``math.inf`` is unbounded.
+    ``channel[int]`` says in an annotation what it carries. A channel is always true.
+
+    >>> ch = channel(2, label="numbers")
+    >>> ch.send(1); ch.send(2); ch.close()
+    >>> list(ch)
+    [1, 2]
+
+    Raises TypeError for a capacity that is no whole number, ValueError for a negative one.
+    """
+
+    limit: int
+    held: int
+    head: int
+    ring: Any
+    senders: Any
+    receivers: Any
+    favour: int
+    all_switch: bool
+    shut: bool
+    reason: Any
+    label: Any
+    _external: bool  # whoever waits on it waits for the outside
+    _on_wait: Any  # called before somebody waits to receive
+    _keep: Any  # something that lives as long as the channel
+
+    def __init__(self, capacity: Any = None, label: str = "") -> None:
+        limit = check_capacity(capacity)
+        if self.senders is not None and (self.senders.count or self.receivers.count):
+            raise RuntimeError("a channel in use can't be initialised again")
+        self.limit = limit
+        self.held = self.head = 0
+        self.ring = None
+        self.senders = WaitQueue()
+        self.receivers = WaitQueue()
+        self.favour = -1
+        self.label = label
+
+    # -- attempts: done now, or not at all
+
+    def put(self, value: object) -> bool:
+        """Give the value to a waiting receiver, or store it. False: neither is possible."""
+        t: Task
+        if self.shut:
+            raise self._refusal()
+        w = self.receivers.first
+        if w is not None:
+            t = claim(w)
+            t.value = value
+            if self.limit == 0:
+                self.meet(t, 1)
+            else:
+                wake(t)
+            return True
+        if self.held < self.limit:
+            self.store(value)
+            return True
+        return False
+
+    def take(self) -> object:
+        """Take the oldest value, from the buffer or from a waiting sender. NOTHING: there is none."""
+        t: Task
+        w: Waiter
+        if self.held:
+            value = self.fetch()
+            w = self.senders.first
+            if w is not None:  # the place goes to the sender that has waited longest
+                t = claim(w)
+                self.store(w.value)
+                w.value = None
+                wake(t)
+            return value
+        w = self.senders.first
+        if w is not None:
+            t = claim(w)
+            value = w.value
+            w.value = None
+            self.meet(t, -1)
+            return value
+        if self.shut:
+            raise self._refusal()
+        return NOTHING
+
+    def meet(self, t: Task, direction: int) -> int:
+        """Wake the partner; who runs next is for the preference to say."""
+        s = present()
+        if s is None:
+            wake(t)
+        else:
+            cython.cast(Scheduler, s).meet(t, direction, self.favour, self.all_switch)
+        return 0
+
+    def can_put(self) -> bool:
+        """Whether `put` would do something now, be it to raise."""
+        return self.shut or self.receivers.first is not None or self.held < self.limit
+
+    def can_take(self) -> bool:
+        """Whether `take` would do something now, be it to raise."""
+        return self.shut or self.held > 0 or self.senders.first is not None
+
+    # -- the buffer: a ring that grows as it fills
+
+    def store(self, value: object) -> int:
+        """Hold the value, the newest. The caller knows that there is room."""
+        ring: list[Any] = self.ring
+        if ring is None:
+            ring = self.ring = [None] * FIRST_RING
+        elif self.held == len(ring):
+            ring = self.ring = ring[self.head :] + ring[: self.head] + [None] * len(ring)
+            self.head = 0
+        ring[(self.head + self.held) & (len(ring) - 1)] = value
+        self.held += 1
+        return 0
+
+    def fetch(self) -> object:
+        """Let go of the oldest value. The caller knows that there is one."""
+        ring: list[Any] = self.ring
+        value = ring[self.head]
+        ring[self.head] = None
+        self.head = (self.head + 1) & (len(ring) - 1)
+        self.held -= 1
+        if self.held == 0 and len(ring) > LONGEST_KEPT_RING:
+            self.ring = None
+            self.head = 0
+        return value
+
+    # -- the public operations
+
+    def send(self, value: Any, timeout: Any = None) -> None:
+        """Send a value; it is received exactly once, or this raises.
+
+        Blocks while no receiver waits and the buffer is full. On a rendezvous channel the receiver that was
+        waiting runs at once (see ``preference``). A timeout, kill or cancellation takes the value back.
+
+        ``timeout``: seconds, at most; None waits for good.
+
+        Raises ChannelClosed when the channel is closed, or closed by its receiver meanwhile; Timeout.
+
+        >>> ch = channel(1)
+        >>> ch.send("a value")
+        """
+        if timeout is not None:
+            timeout = check_timeout(timeout)
+        if watcher is not None:
+            self.announce(1, not self.can_put())
+        if self.put(value):
+            return
+        s = here()
+        t = s.prepare(timeout)
+        if self.put(value):  # to prepare may have let another thread in
+            return
+        t.value = value
+        self.senders.append(t)
+        s.park(t, "send", self, 1, self._external)
+
+    def receive(self, timeout: Any = None) -> Any:
+        """Receive the oldest value.
+
+        Blocks while there is none. A timeout, kill or cancellation leaves the value for the next receiver.
+
+        ``timeout``: seconds, at most; None waits for good.
+
+        Raises ChannelClosed when the channel is closed and drained; Timeout; and what a sender sent with
+        ``send_exception`` or ``send_throw``.
+
+        >>> ch = channel(1); ch.send("a value")
+        >>> ch.receive()
+        'a value'
+        """
+        if timeout is not None:
+            timeout = check_timeout(timeout)
+        if watcher is not None:
+            self.announce(-1, not self.can_take())
+        value = self.take()
+        if value is NOTHING:
+            s = here()
+            t = s.prepare(timeout)
+            if self._on_wait is not None:
+                self._on_wait()
+            value = self.take()  # to prepare may have let another thread in
+            if value is NOTHING:
+                self.receivers.append(t)
+                value = s.park(t, "receive", self, -1, self._external)
+        if isinstance(value, bomb):
+            value.explode()
+        return value
+
+    def try_send(self, value: Any) -> bool:
+        """Send the value if that needs no waiting; says whether it did. Raises ChannelClosed when closed.
+
+        >>> channel().try_send("nobody waits")
+        False
+        """
+        if watcher is not None:
+            self.announce(1, False)
+        return bool(self.put(value))
+
+    def try_receive(self, default: Any = None) -> Any:
+        """Receive a value if that needs no waiting, else give the default.
+
+        Raises ChannelClosed when the channel is closed and drained, and what a sender sent as an exception.
+
+        >>> channel().try_receive("nothing yet")
+        'nothing yet'
+        """
+        if watcher is not None:
+            self.announce(-1, False)
+        value = self.take()
+        if value is NOTHING:
+            return default
+        if isinstance(value, bomb):
+            value.explode()
+        return value
+
+    def send_exception(self, cls: type[BaseException], *args: Any) -> None:
+        """Send an exception, made of the class and the arguments: it is raised at the receiver.
+
+        Blocks as ``send`` does. Raises TypeError when the class is no exception class.
+        """
+        self.send(bomb.of(cls, args))
+
+    def send_throw(self, exc: Any, val: Any = None, tb: types.TracebackType | None = None) -> None:
+        """Send an exception, as a type, a value or both, with its traceback: it is raised at the receiver.
+
+        Blocks as ``send`` does. Raises TypeError when that makes no exception.
+        """
+        self.send(bomb(exc, val, tb))
+
+    def send_sequence(self, iterable: Iterable[Any]) -> int:
+        """Send each value of the iterable in turn, blocking as ``send`` does; returns how many there were."""
+        count = 0
+        for value in iterable:
+            self.send(value)
+            count += 1
+        return count
+
+    def __iter__(self) -> Iterator[Any]:
+        """Receive until the channel is closed and drained."""
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            return self.receive()
+        except ChannelClosed as error:
+            if error.channel is self and self.shut:
+                raise StopIteration from None
+            raise
+
+    # -- closing
+
+    def close(self) -> None:
+        """No more sends: later ones raise ChannelClosed.
+
+        Values that are held, and those of senders that are blocked already, are still received, in order; then
+        receivers get ChannelClosed, those that are blocked now included. To close twice is no error.
+        """
+        self.shut = True
+        woken = WaitQueue()
+        self.dismiss(self.receivers, False, woken)
+        self.dismiss(self.senders, True, woken)
+        self.wake_all(woken)
+
+    def open(self) -> None:
+        """Open the channel again after a close."""
+        self.shut = False
+        self.reason = None
+
+    def abandon(self, reason: Any) -> int:
+        """The receiver gives up: values that are held are dropped, senders that are blocked get ChannelClosed."""
+        dropped = self.ring
+        self.shut = True
+        self.reason = reason
+        self.ring = None
+        self.held = self.head = 0
+        woken = WaitQueue()
+        self.dismiss(self.receivers, False, woken)
+        self.dismiss(self.senders, False, woken)
+        self.wake_all(woken)
+        del dropped
+        return 0
+
+    def dismiss(self, queue: WaitQueue, selects_only: bool, woken: WaitQueue) -> int:
+        """Decide for the queue's waiters that the channel is closed, and collect their tasks."""
+        t: Task
+        w = queue.first
+        while w is not None:
+            after = w.right
+            if not selects_only or w.task is not None:
+                while after is not None and w.task is not None and after.task is w.task:
+                    after = after.right  # the same select once more: it leaves with this one
+                t = claim(w)
+                t.error = self
+                woken.append(t)
+            w = after
+        return 0
+
+    def wake_all(self, woken: WaitQueue) -> int:
+        """Wake the tasks that `dismiss` has collected."""
+        t: Task
+        while woken.first is not None:
+            t = cython.cast(Task, woken.first)
+            woken.remove(t)
+            t.value = None
+            wake(t)
+        return 0
+
+    def _refusal(self) -> ChannelClosed:
+        name = f"the channel {self.label!r}" if self.label else "the channel"
+        if self.reason is not None:
+            return ChannelClosed(f"{name} was closed by its receiver: {self.reason}", self, self.reason)
+        return ChannelClosed(f"{name} is closed", self)
+
+    # -- what it looks like
+
+    @property
+    def closing(self) -> bool:
+        """Whether the channel has been closed; values may still be left to receive."""
+        return self.shut
+
+    @property
+    def closed(self) -> bool:
+        """Whether the channel is closed, and nothing is left to receive."""
+        return self.shut and self.held == 0 and self.senders.first is None
+
+    @property
+    def balance(self) -> int:
+        """The number of blocked senders and held values, less the number of blocked receivers."""
+        return int(self.senders.count + self.held - self.receivers.count)
+
+    @property
+    def capacity(self) -> Any:
+        """How many values it holds: 0 for a rendezvous, ``math.inf`` for an unbounded channel."""
+        return NEVER if self.limit == UNBOUNDED else self.limit
+
+    @property
+    def queue(self) -> Any:
+        """The tasklet that has waited longest in the channel, or None."""
+        w = self.senders.first or self.receivers.first
+        if w is None:
+            return None
+        return w if w.task is None else w.task
+
+    @property
+    def preference(self) -> int:
+        """Who runs after a rendezvous: -1 the receiver (the default), 1 the sender, 0 whoever ran before."""
+        return self.favour
+
+    @preference.setter
+    def preference(self, value: int) -> None:
+        if value not in (-1, 0, 1):
+            raise ValueError(f"a channel's preference is -1, 0 or 1, not {value!r}")
+        self.favour = value
+
+    @property
+    def schedule_all(self) -> bool:
+        """Whether every rendezvous lets the next tasklet of the queue run, whatever the preference."""
+        return self.all_switch
+
+    @schedule_all.setter
+    def schedule_all(self, value: bool) -> None:
+        self.all_switch = bool(value)
+
+    @property
+    def sender(self) -> Sender:
+        """The sending end alone, for signatures that say who does what."""
+        return Sender(self)
+
+    @property
+    def receiver(self) -> Receiver:
+        """The receiving end alone; closing it tells the senders that nobody wants more."""
+        return Receiver(self)
+
+    def __len__(self) -> int:
+        return self.held
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else "closing" if self.shut else "open"
+        name = f" {self.label!r}" if self.label else ""
+        waiting = f"{self.senders.count} sending, {self.receivers.count} receiving"
+        return f"<channel{name} {state}, {self.held} of {self.capacity} held, {waiting}>"
+
+    @classmethod
+    def __class_getitem__(cls, item: Any) -> Any:
+        return types.GenericAlias(cls, item)
+
+    def announce(self, direction: int, will_block: bool) -> int:
+        """Call the channel callback, which may not block."""
+        s = here()
+        me = s.current
+        if me is None or s.traps:
+            return 0
+        s.traps += 1
+        try:
+            watcher(self, me, direction > 0, bool(will_block))
+        finally:
+            s.traps -= 1
+        return 0
+
+
+if not cython.compiled:
+    zeroed(channel)
+    guarded(
+        channel,
+        "send receive try_send try_receive close open abandon closed balance queue __repr__",
+    )

@@ -1,0 +1,114 @@
+"""Everything is asleep: is it for good, and what is said then."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from flower.channels import _scheduler
+from flower.channels._scheduler import BLOCKED, PAUSED, Task, fail, wake
+from flower.errors import Deadlock
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+# Other threads are looked at again after so many seconds: one may have ended, which wakes nobody.
+SECONDS_BETWEEN_LOOKS = 1.0
+
+# More tasklets than this are counted in a report, not listed.
+LONGEST_REPORT = 50
+
+_ignored: set[int] = set()
+
+
+def ignore_thread(thread: threading.Thread | None = None) -> None:
+    """Say that a thread (by default this one) never wakes a tasklet, so that it does not hide a Deadlock.
+
+    >>> import threading
+    >>> ignore_thread(threading.Thread(target=print, daemon=True))
+    """
+    _ignored.add(id(threading.current_thread() if thread is None else thread))
+    if len(_ignored) > 64:
+        _ignored.intersection_update({id(t) for t in threading.enumerate()})
+
+
+def ignored_threads() -> set[int]:
+    """The ids (of the objects) of the threads that are no reason to wait."""
+    return _ignored
+
+
+def asleep_for_good(s: Any) -> float:
+    """Nothing is ready and nothing outside is awaited: seconds until the next look, or 0.0 after raising Deadlock."""
+    me = threading.current_thread()
+    if any(t is not me and id(t) not in _ignored for t in threading.enumerate()):
+        return SECONDS_BETWEEN_LOOKS
+    victim = s.victim if s.victim is not None and s.victim.state == BLOCKED else s.main
+    error = Deadlock(report(s, victim))
+    if victim.state == BLOCKED:
+        fail(victim, error)
+    elif victim.state == PAUSED:
+        victim.error = error
+        wake(victim)
+    return 0.0
+
+
+def foreign_loop() -> RuntimeError | None:
+    """The error to raise if an event loop of somebody else runs in this thread: to wait here would stop that loop."""
+    events = sys.modules.get("asyncio.events")
+    if events is None or events._get_running_loop() is None:
+        return None
+    return RuntimeError(
+        "an asyncio event loop is running in this thread, and waiting here would stop it: "
+        "use flower in a thread of its own, or make flower the outermost of the two"
+    )
+
+
+def refuse_foreign_loop() -> None:
+    """Raise that error, if there is reason."""
+    error = foreign_loop()
+    if error is not None:
+        raise error
+
+
+def foreign_loop_refused(s: Any) -> bool:
+    """Raise that error in main, if there is reason."""
+    error = foreign_loop()
+    if error is None or s.main.decided:
+        return False
+    s.raise_in_main(error)
+    return True
+
+
+def started_tasklets(s: Any) -> list[Any]:
+    """The scheduler's tasks that have begun and not ended, without the main one.
+
+    Nobody keeps a list of them, as that would cost each spawn: the garbage collector knows.
+    """
+    tasks = [t for t in gc.get_objects() if isinstance(t, Task)]
+    return [t for t in tasks if t.sched is s and t.carrier is not None and t is not s.main]
+
+
+def report(s: Any, victim: Any) -> str:
+    """Who is blocked, in what, on which object, and where."""
+    blocked = [t for t in [s.main, *started_tasklets(s)] if t.state in (BLOCKED, PAUSED)]
+    lines = ["all tasklets are asleep, and nothing can wake one of them:"]
+    for t in sorted(blocked, key=lambda t: t is not victim)[:LONGEST_REPORT]:
+        on = t.on
+        if isinstance(on, list):  # a select
+            on = ", ".join(repr(w) for w in _scheduler.case_channels(t)) or "nothing"
+        waits = f"{t.reason} on {on!r}" if on is not None and not isinstance(on, str) else f"{t.reason} on {on}"
+        lines.append(f"  {t!r} waits in {waits}{_where(t)}")
+    if len(blocked) > LONGEST_REPORT:
+        lines.append(f"  and {len(blocked) - LONGEST_REPORT} more")
+    return "\n".join(lines)
+
+
+def _where(t: Any) -> str:
+    frame: FrameType | None = t.carrier.gr_frame if t.carrier is not None else None
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("flower.channels."):
+        frame = frame.f_back
+    if frame is None:
+        return ""
+    return f", at {frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"

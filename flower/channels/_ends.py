@@ -1,0 +1,107 @@
+"""The two ends of a channel, as views that can do only their half."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from flower.channels._channel import channel
+
+
+class _End:
+    __slots__ = ("_channel",)
+
+    def __init__(self, ch: channel[Any]) -> None:
+        self._channel = ch
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and self._channel is other._channel  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), id(self._channel)))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__.lower()} of {self._channel!r}>"
+
+    @property
+    def label(self) -> str:
+        """The channel's label."""
+        return self._channel.label
+
+    @property
+    def closed(self) -> bool:
+        """Whether the channel is closed and drained."""
+        return self._channel.closed
+
+    @property
+    def closing(self) -> bool:
+        """Whether the channel has been closed."""
+        return self._channel.closing
+
+
+class Sender(_End):
+    """The sending end of a channel. In ``select``, the channel of a pair ``(sender, value)``."""
+
+    __slots__ = ()
+
+    @property
+    def _send_channel(self) -> channel[Any]:
+        return self._channel
+
+    def send(self, value: Any, timeout: float | None = None) -> None:
+        """As ``channel.send``."""
+        self._channel.send(value, timeout)
+
+    def try_send(self, value: Any) -> bool:
+        """As ``channel.try_send``."""
+        return self._channel.try_send(value)
+
+    def send_exception(self, cls: type[BaseException], *args: Any) -> None:
+        """As ``channel.send_exception``."""
+        self._channel.send_exception(cls, *args)
+
+    def send_throw(self, exc: Any, val: Any = None, tb: TracebackType | None = None) -> None:
+        """As ``channel.send_throw``."""
+        self._channel.send_throw(exc, val, tb)
+
+    def send_sequence(self, iterable: Iterable[Any]) -> int:
+        """As ``channel.send_sequence``."""
+        return self._channel.send_sequence(iterable)
+
+    def close(self) -> None:
+        """As ``channel.close``: what was sent is still received."""
+        self._channel.close()
+
+
+class Receiver(_End):
+    """The receiving end of a channel. In ``select``, a receive case."""
+
+    __slots__ = ()
+
+    @property
+    def _receive_channel(self) -> channel[Any]:
+        return self._channel
+
+    def receive(self, timeout: float | None = None) -> Any:
+        """As ``channel.receive``."""
+        return self._channel.receive(timeout)
+
+    def try_receive(self, default: Any = None) -> Any:
+        """As ``channel.try_receive``."""
+        return self._channel.try_receive(default)
+
+    def __iter__(self) -> Receiver:
+        return self
+
+    def __next__(self) -> Any:
+        return self._channel.__next__()
+
+    def close(self, reason: Any = None) -> None:
+        """Give up receiving: values that are held are dropped; blocked and later sends raise ChannelClosed.
+
+        ``reason`` is what they learn: the exception's ``reason``.
+        """
+        self._channel.abandon(reason)

@@ -1,0 +1,177 @@
+"""The scheduler's rare paths: errors of tasklets, refusals, and words about tasklets.
+
+The error of a tasklet goes to whoever collects it: its group, or those who join it. If nobody does, it is
+raised in the main tasklet, with a note, unless an error handler is set. The loss of a peer is the exception:
+an error of one of Flower's own connections is only reported, since it must not end a server.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from greenlet import GreenletExit
+
+from flower.channels import _deadlock, _lifecycle, _scheduler
+from flower.channels._scheduler import ERRORS, KILL, TRAP, fail
+from flower.errors import TaskletExit, TaskletKilled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_handler: Any = None
+
+adopt_thread = _lifecycle.adopt_thread
+before_hub = _lifecycle.before_hub
+schedulers = _lifecycle.schedulers
+bury = _lifecycle.bury
+leave_fork = _lifecycle.leave_fork
+asleep_for_good = _deadlock.asleep_for_good
+foreign_loop_refused = _deadlock.foreign_loop_refused
+
+
+def set_error_handler(handler: Callable[[Any, BaseException], object] | None) -> Any:
+    """Have ``handler(tasklet, error)`` called with each error of a tasklet that nobody collects.
+
+    Without a handler (None) such an error is raised in the main tasklet. The handler runs on the scheduler's root and
+    may not block; what it raises goes to ``sys.unraisablehook``. Returns the handler before.
+    """
+    global _handler
+    if handler is not None and not callable(handler):
+        raise TypeError(f"an error handler must be callable or None, not {handler!r}")
+    before = _handler
+    _handler = handler
+    return before
+
+
+def settle(s: Any, t: Any) -> None:
+    """A tasklet has ended, with an error or with somebody waiting for its end."""
+    error = t.failure
+    owner = t.owner
+    collected = owner is not None or t.joiners is not None
+    if error is not None:
+        t.traceback = error.__traceback__
+    if t.joiners is not None:
+        joiners, t.joiners = t.joiners, None
+        for waiter in _scheduler.members(joiners):
+            fail(waiter, None)
+    if owner is not None:
+        t.owner = None
+        owner.child_ended(t, error)
+    if error is None or isinstance(error, (TaskletExit, GreenletExit)):
+        return
+    if isinstance(error, KeyboardInterrupt):
+        if not getattr(error, "_flower_passed_on", False):
+            s.raise_in_main(error)
+    elif not collected:
+        if _handler is not None or (isinstance(error, ConnectionError) and getattr(error, "_flower_conn", False)):
+            s.report(error, t)
+        else:
+            error.add_note(f"This ended {describe(t)}, which nobody joined.")
+            s.raise_in_main(error)
+
+
+def handle(t: Any, error: BaseException) -> None:
+    """Hand an error to the error handler, or print it. Called on the hub."""
+    try:
+        if _handler is not None:
+            _handler(t, error)
+        else:
+            print_error(t, error)
+    except BaseException as failure:
+        unraisable(failure, _handler)
+
+
+def print_error(t: Any, error: BaseException) -> None:
+    """What is done with a reported error when there is no handler."""
+    where = "" if t is None else f" in {describe(t)}"
+    lines = "".join(traceback.format_exception(error))
+    print(f"Error{where}, which nobody joined:\n{lines}", end="", file=sys.stderr, flush=True)
+
+
+def unraisable(error: BaseException, where: Any) -> None:
+    """Hand an error that can be raised nowhere to ``sys.unraisablehook``."""
+    hook = sys.unraisablehook
+    hook(_Unraisable(error, where))  # type: ignore[arg-type]
+
+
+class _Unraisable:
+    """What ``sys.unraisablehook`` is given."""
+
+    def __init__(self, error: BaseException, where: Any) -> None:
+        self.exc_type = type(error)
+        self.exc_value = error
+        self.exc_traceback = error.__traceback__
+        self.err_msg = "Exception ignored in a callback of flower"
+        self.object = where
+
+
+def raise_failure(t: Any) -> None:
+    """Raise the error that ended the tasklet, to one who joins it; each gets a traceback of its own."""
+    error = t.failure
+    if isinstance(error, (TaskletExit, GreenletExit)):
+        raise TaskletKilled(f"{describe(t)} was killed") from None
+    if t.collected:
+        error = _copy(error)
+    t.collected = True
+    raise error.with_traceback(t.traceback)
+
+
+def _copy(error: BaseException) -> BaseException:
+    """The same error once more, so that two tasklets can raise it without mixing their tracebacks."""
+    cls = type(error)
+    try:
+        other = cls.__new__(cls, *error.args)
+    except Exception:  # a class with a constructor of its own kind: the one instance must do
+        return error
+    other.__dict__.update(error.__dict__)
+    other.args = error.args
+    other.__cause__ = error.__cause__
+    other.__context__ = error.__context__
+    other.__suppress_context__ = error.__suppress_context__
+    return other
+
+
+def error_of(error: Any) -> BaseException:
+    """What is to be raised: an exception, or that of the channel which was closed."""
+    return error if isinstance(error, BaseException) else error._refusal()
+
+
+def refuse_to_block(s: Any) -> None:
+    """Raise the RuntimeError of a blocking call where none is possible."""
+    if s.closing:
+        raise TaskletExit
+    if s.current is None:
+        raise RuntimeError("blocking is not possible here: this is a callback of the I/O tasklet, which must go on")
+    raise RuntimeError("blocking is not possible here: this is a callback, or a switch trap is set")
+
+
+def alerted(s: Any, t: Any, parking: bool = True) -> None:
+    """Before the task parks or gives way: raise what is waiting for it."""
+    if t.alert & KILL:
+        error, t.pending = t.pending, None
+        t.alert &= ~KILL
+        raise error
+    if t.alert & ERRORS:
+        error = s.main_errors.pop(0)
+        if not s.main_errors:
+            t.alert &= ~ERRORS
+        raise error
+    if t.alert & TRAP and parking:
+        raise RuntimeError("this tasklet does not like to be blocked.")
+
+
+def describe(t: Any) -> str:
+    """The tasklet in words, as repr shows it."""
+    name = t.label or getattr(t.func, "__qualname__", None)
+    words = ["main tasklet" if t.sched is not None and t.sched.main is t else "tasklet"]
+    if name:
+        words.append(repr(name))
+    words.append(("dead", "paused", "ready", "running", "blocked")[t.state])
+    if t.state == _scheduler.BLOCKED:
+        words.append(f"in {t.reason}")
+    return f"<{' '.join(words)} at {id(t):#x}>"
+
+
+_scheduler.cold = sys.modules[__name__]

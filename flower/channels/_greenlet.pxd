@@ -1,0 +1,81 @@
+# cython: language_level=3
+# The only door to greenlet's C interface, to thread-local C storage and to the thread's context.
+cdef extern from *:
+    """
+    #include "greenlet/greenlet.h"
+    #include <time.h>
+
+    #if defined(_MSC_VER)
+    #define FLOWER_THREAD_LOCAL __declspec(thread)
+    #else
+    #define FLOWER_THREAD_LOCAL __thread
+    #endif
+
+    /* Borrowed: the scheduler is owned by a threading.local, whose clean-up resets this. One copy per compiled
+       module that asks for it, so only _scheduler may. */
+    static FLOWER_THREAD_LOCAL PyObject *flower_here = NULL;
+
+    static CYTHON_INLINE PyObject *flower_get_here(void) {
+        PyObject *s = flower_here != NULL ? flower_here : Py_None;
+        Py_INCREF(s);
+        return s;
+    }
+    static CYTHON_INLINE void flower_set_here(PyObject *s) { flower_here = s == Py_None ? NULL : s; }
+
+    CYTHON_UNUSED static int flower_import_greenlet(void) {
+        PyGreenlet_Import();
+        return _PyGreenlet_API == NULL ? -1 : 0;
+    }
+
+    /* PyGreenlet_Switch returns an empty tuple here: nothing is ever passed along. */
+    static CYTHON_INLINE int flower_switch(PyGreenlet *g) {
+        PyObject *r = PyGreenlet_Switch(g, NULL, NULL);
+        if (r == NULL) return -1;
+        Py_DECREF(r);
+        return 0;
+    }
+
+    /* Seconds, for telling whether a time slice is over: a few nanoseconds to read, a few milliseconds fine. */
+    static CYTHON_INLINE double flower_coarse(void) {
+    #if defined(CLOCK_MONOTONIC_COARSE)
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+        return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    #elif defined(CLOCK_MONOTONIC)
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    #else
+        return (double)clock() / CLOCKS_PER_SEC;
+    #endif
+    }
+
+    /* A context for a new tasklet: None where the creator's is untouched or empty, else a copy. */
+    CYTHON_UNUSED static PyObject *flower_copy_context(void) {
+        PyObject *context = PyThreadState_Get()->context;
+        if (context == NULL || PyObject_Size(context) == 0) {
+            Py_RETURN_NONE;
+        }
+        return PyContext_CopyCurrent();
+    }
+    CYTHON_UNUSED static void flower_set_context(PyObject *context) {
+        PyThreadState *ts = PyThreadState_Get();
+        PyObject *old = ts->context;
+        if (context == Py_None) context = NULL;
+        if (old == context) return;
+        Py_XINCREF(context);
+        ts->context = context;
+        ts->context_ver++;
+        Py_XDECREF(old);
+    }
+    """
+    ctypedef class greenlet.greenlet [object PyGreenlet, check_size ignore]:
+        pass
+
+    object get_here "flower_get_here"()
+    void set_here "flower_set_here"(object scheduler)
+    int import_greenlet "flower_import_greenlet"() except -1
+    int switch_to "flower_switch"(greenlet g) except -1
+    double coarse "flower_coarse"()
+    object copy_context "flower_copy_context"()
+    void set_context "flower_set_context"(object context)

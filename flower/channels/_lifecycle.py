@@ -1,0 +1,175 @@
+"""How a thread's scheduler begins and ends: threads, forks, Ctrl-C, and the end of the program."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import os
+import signal
+import sys
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from flower.channels import _deadlock, _scheduler
+from flower.channels._scheduler import COMPILED, Scheduler
+from flower.errors import TaskletExit
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+_of_thread = threading.local()
+_schedulers: dict[int, Scheduler] = {}
+_kept: list[Any] = []  # what must never be freed: see in_child and at_exit
+
+
+class _Owner:
+    """Lives in a thread's local storage, and ends the thread's scheduler with it."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler: Scheduler | None = scheduler
+
+    def __del__(self) -> None:
+        s, self.scheduler = self.scheduler, None
+        if s is not None and s.thread_id == threading.get_ident():
+            end_thread(s)
+
+
+def adopt_thread(s: Scheduler) -> Scheduler:
+    """A scheduler was made: tie it to its thread."""
+    _of_thread.owner = _Owner(s)
+    _schedulers[s.thread_id] = s
+    return s
+
+
+def schedulers() -> dict[int, Scheduler]:
+    """The schedulers of all threads that have one, by thread id."""
+    return dict(_schedulers)
+
+
+def end_thread(s: Scheduler) -> None:
+    """The thread's code has ended: its tasklets can never run again."""
+    left = s.unfinished()
+    s.end(True)
+    _schedulers.pop(s.thread_id, None)
+    _scheduler.set_current_scheduler(None)
+    for error in s.main_errors:
+        print_left(error)
+    if left:
+        warnings.warn(
+            f"a thread ended with {left} tasklets that had not: run() or join them before it returns",
+            ResourceWarning,
+            stacklevel=2,
+        )
+
+
+def bury(s: Scheduler) -> None:
+    """On the hub, for the last time: the tasklets that are left leave what they wait in, and end."""
+    s.drop_ready()
+    if s.started:
+        for t in _deadlock.started_tasklets(s):
+            s.finish_off(t, TaskletExit())
+
+
+def print_left(error: BaseException) -> None:
+    """An error that no later park of main can raise any more."""
+    import traceback
+
+    text = "".join(traceback.format_exception(error))
+    print(f"Error of a tasklet, raised when the main tasklet no longer waited:\n{text}", end="", file=sys.stderr)
+
+
+# -- Ctrl-C
+
+
+def before_hub(s: Scheduler) -> None:
+    """This thread is about to wait for the first time: take over Ctrl-C, unless the program handles it itself."""
+    _deadlock.refuse_foreign_loop()
+    if threading.current_thread() is threading.main_thread():
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, on_sigint)
+
+
+def on_sigint(signum: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt at once in users' code; elsewhere hold it until main's park."""
+    s = _scheduler.current_scheduler()
+    current = s.current
+    if current is not None and not s.traps and not _is_ours(frame):
+        error = KeyboardInterrupt()
+        if current is not s.main:
+            error._flower_passed_on = True  # type: ignore[attr-defined]
+            s.interrupt_main()
+        raise error
+    s.interrupt_main()
+
+
+def _is_ours(frame: FrameType | None) -> bool:
+    return frame is not None and frame.f_globals.get("__name__", "").startswith("flower.")
+
+
+# -- fork
+
+
+def before_fork_child(s: Scheduler) -> None:
+    """In the child: keep what the parent's scheduler holds, unused and unclosed."""
+    _kept.append((s, s.poller))
+
+
+def in_child() -> None:
+    """After a fork: the forking tasklet is the child's main, with an empty scheduler and a poller of its own."""
+    if not COMPILED:
+        from flower.channels import _uncompiled
+
+        _uncompiled.reset_after_fork()
+    _schedulers.clear()
+    old = _scheduler.present_scheduler()
+    if old is None:
+        return
+    before_fork_child(old)
+    owner = getattr(_of_thread, "owner", None)
+    if owner is not None:
+        owner.scheduler = None
+    forker = old.current
+    if forker is None:
+        forker = _scheduler.task_class.__new__(_scheduler.task_class)
+    forker.joiners = forker.owner = None
+    new = Scheduler(forker)
+    _scheduler.set_current_scheduler(new)
+    adopt_thread(new)
+
+
+def leave_fork(t: Any) -> None:
+    """In a child, the tasklet that forked has ended, and it was the child's main: the process ends."""
+    status = 0
+    error = t.failure
+    if isinstance(error, SystemExit) and not isinstance(error, TaskletExit):
+        code = error.code
+        status = code if isinstance(code, int) else 0 if code is None else 1
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr)
+    elif error is not None and not isinstance(error, TaskletExit):
+        sys.excepthook(type(error), error, error.__traceback__)
+        status = 1
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
+
+
+# -- the end of the program
+
+
+def at_exit() -> None:
+    """Main has ended. Close the loop; what is blocked stays so, and nothing else is run."""
+    s = _scheduler.present_scheduler()
+    if s is None:
+        return
+    for error in s.main_errors:
+        print_left(error)
+    s.main_errors.clear()
+    _kept.append(s)
+    s.end(False)
+
+
+atexit.register(at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=in_child)

@@ -1,0 +1,12 @@
+"""What the sources of the core use of the ``cython`` module, for when Cython is not installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+compiled = False
+
+
+def cast(kind: Any, value: Any) -> Any:
+    """The value itself: types are checked by nobody when the core runs uncompiled."""
+    return value

@@ -1,0 +1,138 @@
+# cython: language_level=3
+cimport cython
+from flower.channels._greenlet cimport (
+    coarse, copy_context, get_here, greenlet, import_greenlet, set_context, set_here, switch_to,
+)
+from flower.channels._waiting cimport NEVER, Alarm, Timed, Timers, Waiter, WaitQueue
+
+cdef int DEAD, PAUSED, READY, RUNNING, BLOCKED
+cdef int KILL, ERRORS, TRAP
+cdef int SWITCHES_PER_TURN
+cdef double SECONDS_PER_TURN
+cdef Py_ssize_t IDLE_CARRIERS
+
+cdef class Task(Waiter):
+    cdef public object sched
+    cdef readonly greenlet carrier
+    cdef public object func
+    cdef public object args
+    cdef public object kwargs
+    cdef readonly int state
+    cdef readonly bint decided
+    cdef public int alert
+    cdef readonly int direction
+    cdef int outside
+    cdef bint wakes_on_time
+    cdef public bint daemon
+    cdef readonly object reason
+    cdef readonly object on
+    cdef public object error
+    cdef public object pending
+    cdef public list cases
+    cdef Py_ssize_t chosen
+    cdef public object scope
+    cdef object context
+    cdef public object label
+    cdef public WaitQueue joiners
+    cdef public object owner
+    cdef public object result
+    cdef public object failure
+    cdef public object traceback
+    cdef public bint collected
+    cdef public bint ended
+    cdef public object tempval
+
+cdef class Scheduler
+
+@cython.locals(i=Py_ssize_t)
+cpdef int withdraw(Task t) except -1
+cdef int unlink(Waiter w) except -1
+@cython.locals(t=Task)
+cdef Task claim(Waiter w)
+@cython.locals(s=Scheduler)
+cpdef int wake(Task t) except -1
+cpdef int fail(Task t, object error) except -1
+cdef int check_switch(Scheduler s) except -1
+cpdef object check_timeout(object timeout)
+
+@cython.final
+cdef class Scheduler:
+    cdef object __weakref__
+    cdef WaitQueue ready
+    cdef Timers timers
+    cdef WaitQueue runs
+    cdef public Task main
+    cdef public Task current
+    cdef public Task last
+    cdef public object thread_id
+    cdef public object poller
+    cdef object entered
+    cdef greenlet hub
+    cdef list idle
+    cdef Task starting
+    cdef public Task victim
+    cdef int budget
+    cdef double due
+    cdef bint attentive
+    cdef bint io
+    cdef bint polling
+    cdef public bint closing
+    cdef public Py_ssize_t outside
+    cdef public Py_ssize_t outside_live
+    cdef public Py_ssize_t holds
+    cdef public Py_ssize_t watches
+    cdef public int traps
+    cdef public list main_errors
+    cdef public object posts
+    cdef public Py_ssize_t started
+    cdef bint bury
+    cdef public object on_switch
+    cdef public object clock
+    cdef public object chooser
+
+    cdef int adopt(self, Task main) except -1
+    @cython.locals(t=Task)
+    cdef Task choose(self)
+    cpdef double now(self) except? -1.0
+    @cython.locals(t=Task, me=Task)
+    cdef int switch(self) except -1
+    cdef int enter_hub(self) except -1
+    @cython.locals(t=Task)
+    cpdef object carry(self)
+    cdef Task retire(self, Task t, object me)
+    cdef int finish(self, Task t) except -1
+    @cython.locals(seconds=double)
+    cdef Task prepare(self, object timeout)
+    cdef object park(self, Task t, object reason, object on, int direction, bint outside)
+    cdef int yield_now(self) except -1
+    cdef int resumed(self, Task me) except -1
+    cdef int meet(self, Task t, int direction, int preference, bint all_switch) except -1
+    cpdef object live(self)
+    @cython.locals(seconds=double)
+    cpdef double turn(self) except? -1.0
+    @cython.locals(t=Task)
+    cdef int run_ready(self) except -1
+    @cython.locals(now=double, item=Timed)
+    cdef int fire_due(self) except -1
+    @cython.locals(seconds=double, first=Timed)
+    cdef double idle_for(self) except? -1.0
+    cdef int rouse(self) except -1
+    cpdef object post(self, object callback)
+    cpdef object raise_in_main(self, object error)
+    cpdef object set_alarm(self, Alarm alarm, double when)
+    cpdef bint clear_alarm(self, Alarm alarm) except -1
+    cpdef object sleep_until(self, double when)
+    cpdef object throw_into(self, Task t, object error)
+    @cython.locals(t=Task)
+    cpdef object drop_ready(self)
+    cpdef object finish_off(self, Task t, object error)
+    cdef int tell(self, Task before, Task after) except -1
+
+@cython.locals(w=Waiter)
+cpdef list case_channels(Task t)
+
+@cython.locals(w=Waiter)
+cpdef list members(WaitQueue queue)
+
+cdef Scheduler here()
+cdef object present()

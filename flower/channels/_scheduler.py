@@ -1,0 +1,800 @@
+"""The scheduler of a thread: who runs next, on which greenlet, and how a tasklet waits.
+
+Invariants
+    A task's ``state`` says where it is. READY: it is in ``ready``. RUNNING: it is ``current``. BLOCKED: it is
+    in the queues that its waiters name (none for a sleep), and in ``timers`` when ``when`` is finite.
+    PAUSED and DEAD: nowhere.
+    ``decided`` is set exactly while a task's outcome is written and the task has not run since. Whoever
+    sets it has taken all the task's waiters out of their queues; after that, a timeout, a cancellation or a
+    kill comes too late, and waits for the next park.
+    ``current`` is None while the hub runs, and only then.
+    ``carrier`` is set from a task's first switch until its end; a carrier that has no task is in ``idle``.
+
+Who runs on what
+    A *carrier* is a greenlet that runs one task after the other: one that finishes takes the next unstarted
+    task without a switch. All carriers are started by the *hub*, from its turn, so that none inherits a
+    deep stack. The hub is a greenlet that lives inside the poller's ``run`` and calls `Scheduler.turn`.
+
+Who may touch what
+    Everything here may be called by any thread that holds the GIL (uncompiled: the guard), except `switch`,
+    `park`, `turn` and `carry`, which are the own thread's. No Python code runs between two lines that leave
+    the links half made: values are dropped, and callbacks called, when the links are whole again.
+
+Three things are done in one place each, so that a testing kit can take them over: the next task is chosen
+in `choose`, the clock is read in `now`, and the outside is waited on by the poller.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+try:
+    import cython
+except ImportError:
+    from flower.channels import _nocython as cython
+
+from greenlet import getcurrent, greenlet
+
+from flower.channels._poller import ThreadPoller
+from flower.channels._waiting import Alarm, Timed, Timers, Waiter, WaitQueue
+from flower.errors import Timeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flower.channels._poller import Poller
+
+COMPILED: bool = cython.compiled
+
+if cython.compiled:
+    import_greenlet()
+else:
+    import contextvars
+
+    from flower.channels._waiting import NEVER
+    from flower.channels._uncompiled import guarded, switch_to, zeroed
+
+    _this_thread = threading.local()
+    coarse = time.monotonic
+
+    def get_here() -> Any:
+        return getattr(_this_thread, "scheduler", None)
+
+    def set_here(scheduler: Any) -> None:
+        _this_thread.scheduler = scheduler
+
+    def copy_context() -> Any:
+        context = contextvars.copy_context()
+        return context if len(context) else None
+
+    def set_context(context: Any) -> None:
+        getcurrent().gr_context = context
+
+
+# Task.state
+DEAD = 0
+PAUSED = 1
+READY = 2
+RUNNING = 3
+BLOCKED = 4
+
+# Task.alert: why a look is needed before the task may park
+KILL = 1  # ``pending`` holds an exception that is to be raised there
+ERRORS = 2  # main only: ``main_errors`` has some
+TRAP = 4  # ``block_trap`` is set
+
+# The outside gets a look after this many switches at the latest, or after this many seconds, whichever is first:
+# often enough that tasklets which only talk to each other do not starve the network (Go's sysmon uses 10 ms), and
+# seldom enough that the look (a few microseconds) costs little.
+SWITCHES_PER_TURN = 512
+SECONDS_PER_TURN = 0.004
+
+# C constants in the compiled core: this makes them visible to the modules that are not compiled.
+globals().update(
+    DEAD=DEAD, PAUSED=PAUSED, READY=READY, RUNNING=RUNNING, BLOCKED=BLOCKED, KILL=KILL, ERRORS=ERRORS, TRAP=TRAP
+)
+
+# Idle carriers that are kept. Each holds an interpreter stack chunk of 16 KiB.
+IDLE_CARRIERS = 512
+
+_monotonic = time.monotonic
+
+
+# The module of the rare paths (failures, deadlock, thread start), which needs this one: it puts itself here.
+cold: Any = None
+
+
+class Task(Waiter):
+    """A tasklet as the scheduler sees it. `flower.tasklet` adds the public surface."""
+
+    sched: Any
+    carrier: Any
+    func: Any
+    args: Any
+    kwargs: Any
+    state: int
+    decided: bool
+    alert: int
+    direction: int  # what it is blocked in: 1 a send, -1 a receive, 0 anything else
+    outside: int  # 1: it waits for something outside: a deadline, a connection, a worker thread; 2: and flower.run() stays for it
+    wakes_on_time: bool  # its deadline is no failure: it sleeps
+    daemon: bool
+    reason: Any  # what it waits for, in words
+    on: Any  # the channel or other object that it waits on
+    error: Any  # to be raised when it next runs
+    pending: Any  # to be raised when it next parks
+    cases: Any  # the waiters of its select
+    chosen: int
+    scope: Any  # the innermost cancel scope
+    context: Any
+    label: Any
+    joiners: Any
+    owner: Any  # the group that is told of its end
+    result: Any
+    failure: Any
+    traceback: Any
+    collected: bool
+    ended: bool  # it ran to its end, or was killed before
+    tempval: Any
+
+    def fire(self, now: float) -> object:
+        """The task's deadline has passed while it was parked."""
+        if self.state == BLOCKED and not self.decided:
+            error = None
+            if self.scope is not None:
+                error = self.scope.cancellation(now)
+            if error is None and not self.wakes_on_time:
+                error = Timeout(f"{self.reason}: nothing happened within the time given")
+            fail(self, error)
+        return None
+
+
+def withdraw(t: Task) -> int:
+    """Take a blocked task, whose outcome is not written, out of whatever it waits in."""
+    if t.queue is not None:
+        t.queue.remove(t)
+    elif t.cases is not None:
+        for i in range(len(t.cases)):
+            unlink(cython.cast(Waiter, t.cases[i]))
+    t.decided = True
+    return 0
+
+
+def unlink(w: Waiter) -> int:
+    """Take a waiter out of its queue, if it is in one."""
+    if w.queue is not None:
+        w.queue.remove(w)
+    return 0
+
+
+def claim(w: Waiter) -> Task:
+    """Decide for this waiter: its task leaves every queue. The caller writes the outcome, then wakes the task."""
+    t: Task
+    if w.task is None:
+        t = cython.cast(Task, w)
+        t.queue.remove(t)
+        t.decided = True
+    else:
+        t = cython.cast(Task, w.task)
+        t.chosen = w.index
+        withdraw(t)
+    return t
+
+
+def wake(t: Task) -> int:
+    """Queue a task that waits in nothing, its outcome written, in its own scheduler."""
+    s = cython.cast(Scheduler, t.sched)
+    t.state = READY
+    s.ready.append(t)
+    if s.polling:
+        s.rouse()
+    return 0
+
+
+def fail(t: Task, error: object) -> int:
+    """Wake a blocked, undecided task with an exception (None: with nothing)."""
+    withdraw(t)
+    t.error = error
+    wake(t)
+    return 0
+
+
+class Scheduler:
+    """The tasks of one OS thread."""
+
+    def __init__(self, main: Task) -> None:
+        self.ready = WaitQueue()
+        self.timers = Timers()
+        self.runs = WaitQueue()
+        self.main = main
+        self.current: Task | None = main
+        self.last: Task = main
+        self.thread_id = threading.get_ident()
+        self.poller: Any = ThreadPoller()
+        self.entered: Any = None
+        self.hub: Any = None
+        self.idle: list[Any] = []
+        self.starting: Task | None = None
+        self.victim: Task | None = None
+        self.budget: int = SWITCHES_PER_TURN
+        self.due: float = 0.0
+        self.attentive: bool = False
+        self.io: bool = False
+        self.polling: bool = False
+        self.closing: bool = False
+        self.outside: int = 0
+        self.outside_live: int = 0
+        self.holds: int = 0
+        self.watches: int = 0
+        self.traps: int = 0
+        self.main_errors: list[BaseException] = []
+        self.posts: Any = deque()
+        self.started: int = 0
+        self.bury: bool = False
+        self.on_switch: Any = None
+        self.clock: Any = None
+        self.chooser: Any = None
+        self.adopt(main)
+
+    def adopt(self, main: Task) -> int:
+        """Make the task the one of this thread's own code, which is running."""
+        main.sched = self
+        main.state = RUNNING
+        main.carrier = getcurrent()
+        return 0
+
+    # -- the three places that a testing kit can take over (the third is the poller)
+
+    def choose(self) -> Task | None:
+        """Take the next task out of the queue; None when the hub must have its turn first."""
+        t: Task
+        if self.ready.first is None:
+            return None
+        self.budget -= 1
+        if self.budget < 0 or (self.attentive and coarse() > self.due):
+            if self.attentive:
+                return None
+            self.budget = SWITCHES_PER_TURN
+        if self.chooser is not None:
+            t = self.chooser(self)
+        else:
+            t = cython.cast(Task, self.ready.first)
+        self.ready.remove(t)
+        return t
+
+    def now(self) -> float:
+        """Seconds on the monotonic clock."""
+        if self.clock is not None:
+            return self.clock()
+        return _monotonic()
+
+    # -- switching
+
+    def switch(self) -> int:
+        """Leave the current task, which is queued or parked, for the next; return when it is current again."""
+        me = self.current
+        t = self.choose()
+        if t is None:
+            self.last = me
+            self.current = None
+            self.enter_hub()
+            return 0
+        if self.on_switch is not None and t is not me:
+            self.tell(me, t)
+        if t.carrier is None:
+            if not self.idle:
+                self.starting = t
+                self.current = None
+                self.enter_hub()
+                return 0
+            t.carrier = self.idle.pop()
+            self.started += 1
+        t.state = RUNNING
+        self.current = t
+        if t is not me:
+            switch_to(t.carrier)
+        return 0
+
+    def enter_hub(self) -> int:
+        """Switch to the hub, made now if this is the first time."""
+        if self.hub is None:
+            self.hub = greenlet(self.live, self.main.carrier)
+        switch_to(self.hub)
+        return 0
+
+    def carry(self) -> object:
+        """What a carrier runs: one task after the other, each from its start to its end."""
+        me = getcurrent()
+        t = self.current
+        while t is not None:
+            set_context(t.context)
+            t.context = None
+            try:
+                if t.kwargs is None:
+                    t.result = t.func(*t.args)
+                else:
+                    t.result = t.func(*t.args, **t.kwargs)
+            except BaseException as error:
+                t.failure = error
+            t = self.retire(t, me)
+        return None
+
+    def retire(self, t: Task, me: object) -> Task | None:
+        """The task has ended on this carrier. Returns the next one to start here, or None: this carrier ends."""
+        if t.sched is not self:
+            cold.leave_fork(t)
+        self.finish(t)
+        if self.closing:
+            return None
+        t = self.choose()
+        if t is not None:
+            if self.on_switch is not None:
+                self.tell(self.last, t)
+            if t.carrier is None:
+                t.carrier = me
+                self.started += 1
+                t.state = RUNNING
+                self.current = t
+                return t
+        set_context(None)
+        if len(self.idle) >= IDLE_CARRIERS:
+            self.starting = t
+            return None  # to the hub, which goes on with t
+        self.idle.append(me)
+        if t is None:
+            switch_to(self.hub)
+        else:
+            t.state = RUNNING
+            self.current = t
+            switch_to(t.carrier)
+        return self.current
+
+    def finish(self, t: Task) -> int:
+        """The task's function has returned or raised (``failure``)."""
+        self.last = t
+        self.current = None
+        self.started -= 1
+        t.state = DEAD
+        t.ended = True
+        t.carrier = None
+        t.scope = None
+        t.func = None
+        t.args = None
+        t.kwargs = None
+        t.cases = None
+        if t.failure is None and t.joiners is None and t.owner is None:
+            return 0
+        cold.settle(self, t)
+        return 0
+
+    # -- parking
+
+    def prepare(self, timeout: object) -> Task:
+        """The current task is about to park: raise what keeps it from that, and set its deadline.
+
+        Nothing has been changed when this raises. ``timeout`` is None or a checked number of seconds.
+        """
+        t = self.current
+        if t is None or self.traps:
+            cold.refuse_to_block(self)
+        if t.alert:
+            cold.alerted(self, t)
+        if self.hub is None:
+            cold.before_hub(self)
+        t.when = NEVER
+        if timeout is not None:
+            seconds = timeout
+            if seconds == 0.0:
+                raise Timeout("not ready, and the time given is 0 seconds")
+            t.when = self.now() + seconds
+        if t.scope is not None:
+            t.when = t.scope.deadline(self, t.when)
+        return t
+
+    def park(self, t: Task, reason: object, on: object, direction: int, outside: bool) -> object:
+        """Leave the current, prepared task, whose waiters are linked, until it is woken.
+
+        Returns what the waker left in ``value``, or raises what it left in ``error``.
+        """
+        t.state = BLOCKED
+        t.reason = reason
+        t.on = on
+        t.direction = direction
+        if outside or t.when != NEVER:
+            self.outside += 1
+            t.outside = 1
+            if not t.daemon and t.queue is not self.runs:
+                t.outside = 2
+                self.outside_live += 1
+            if t.when != NEVER:
+                self.timers.add(t)
+                self.attentive = True
+        self.switch()
+        t.decided = False
+        t.direction = 0
+        t.on = None
+        if t.outside:
+            self.outside -= 1
+            if t.outside == 2:
+                self.outside_live -= 1
+            t.outside = 0
+            if t.slot:
+                self.timers.remove(t)
+        value = t.value
+        t.value = None
+        if t.error is not None:
+            error = t.error
+            t.error = None
+            raise cold.error_of(error)
+        return value
+
+    def yield_now(self) -> int:
+        """The current task goes to the end of the queue, and the next one runs."""
+        me = self.current
+        me.state = READY
+        self.ready.append(me)
+        self.switch()
+        return self.resumed(me)
+
+    def resumed(self, me: Task) -> int:
+        """After a switch that was no park: an exception may have been left for the task."""
+        if me.error is not None:
+            error = me.error
+            me.error = None
+            raise error
+        return 0
+
+    def meet(self, t: Task, direction: int, preference: int, all_switch: bool) -> int:
+        """Wake the partner of a rendezvous, and switch as the channel's preference says.
+
+        ``direction`` is what the current task does: 1 it sends, -1 it receives.
+        """
+        me = self.current
+        if t.sched is not self or me is None or self.traps or self.chooser is not None:
+            wake(t)
+            return 0
+        t.state = READY
+        if not all_switch and preference != -direction:
+            self.ready.append(t)
+            return 0
+        if all_switch:
+            self.ready.append(t)
+        else:
+            self.ready.push(t)
+        me.state = READY
+        me.decided = True  # its own half is done: a kill or a cancellation is for its next park
+        self.ready.append(me)
+        self.switch()
+        me.decided = False
+        return 0
+
+    # -- the hub
+
+    def live(self) -> object:
+        """What the hub runs: one poller after the other."""
+        while not self.closing:
+            self.entered = self.poller
+            self.entered.run(self.turn)
+            if self.entered is not self.poller:
+                self.entered.close()
+        self.poller.close()
+        self.current = None
+        if self.bury:
+            cold.bury(self)
+        self.current = self.main
+        return None
+
+    def turn(self) -> float:
+        """Run all that can run; then say how long the outside may be waited for (negative: come back)."""
+        self.polling = False
+        self.budget = SWITCHES_PER_TURN
+        seconds = -1.0
+        while not self.closing:
+            if self.attentive:
+                self.attentive = self.io
+                self.fire_due()
+                self.due = coarse() + SECONDS_PER_TURN
+            while self.posts:
+                self.posts.popleft()()
+            self.run_ready()
+            if self.closing:
+                seconds = -1.0
+                break
+            if self.ready.first is not None:
+                seconds = 0.0
+                break
+            seconds = self.idle_for()
+            if seconds != 0.0:
+                break
+            self.budget = SWITCHES_PER_TURN
+        self.polling = True
+        return seconds
+
+    def run_ready(self) -> int:
+        """Switch to task after task, until none is ready or the outside is due."""
+        while not self.closing:
+            t = self.starting
+            if t is not None:
+                self.starting = None
+            else:
+                t = self.choose()
+                if t is None:
+                    return 0
+                if self.on_switch is not None and t is not self.last:
+                    self.tell(self.last, t)
+            if t.carrier is None:
+                t.carrier = self.idle.pop() if self.idle else greenlet(self.carry, self.hub)
+                self.started += 1
+            t.state = RUNNING
+            self.current = t
+            switch_to(t.carrier)
+        return 0
+
+    def fire_due(self) -> int:
+        """Fire every timer whose moment has come."""
+        item = self.timers.first()
+        if item is not None:
+            self.attentive = True
+            now = self.now()
+            while item is not None and item.when <= now:
+                self.timers.remove(item)
+                item.fire(now)
+                item = self.timers.first()
+        return 0
+
+    def idle_for(self) -> float:
+        """Nothing is ready. How long may the outside be waited for? 0.0 if something became ready after all."""
+        if self.posts:
+            return 0.0
+        if self.entered is not self.poller:
+            return -1.0
+        seconds = NEVER
+        first = self.timers.first()
+        if first is not None:
+            seconds = first.when - self.now()
+            if seconds <= 0.0:
+                self.attentive = True
+                return 0.0
+        if cold.foreign_loop_refused(self):
+            return 0.0
+        if self.runs.last is not None and self.outside_live == 0 and self.holds == 0:
+            fail(cython.cast(Task, self.runs.last), None)
+            return 0.0
+        if seconds == NEVER and self.outside == 0 and self.holds == 0 and self.watches == 0:
+            return cold.asleep_for_good(self)
+        return seconds
+
+    def rouse(self) -> int:
+        """Something became ready while the hub waits for the outside."""
+        self.polling = False
+        if get_here() is self:
+            self.poller.ready()
+        else:
+            self.poller.wake()
+        return 0
+
+    def tell(self, before: Task, after: Task) -> int:
+        """Call the schedule callback, which may not block. Its error goes to sys.unraisablehook."""
+        self.traps += 1
+        try:
+            self.on_switch(before, after)
+        except BaseException as error:
+            cold.unraisable(error, self.on_switch)
+        finally:
+            self.traps -= 1
+        return 0
+
+    # -- for the modules of Flower that are not compiled
+
+    def set_poller(self, poller: Poller) -> None:
+        """Use this poller from the next time that the thread waits."""
+        self.poller = poller
+        self.io = self.attentive = True
+
+    def hold(self) -> None:
+        """Something is pending that keeps `flower.run` going and could wake tasklets, such as a serving listener."""
+        self.holds += 1
+
+    def release(self) -> None:
+        """What `hold` was called for is over."""
+        self.holds -= 1
+        if self.polling:
+            self.rouse()
+
+    def raise_in_main(self, error: BaseException) -> None:
+        """Raise an error in the main task: now if it is parked, undecided; else when it next parks."""
+        main = self.main
+        if main.state == BLOCKED and not main.decided:
+            withdraw(main)
+        elif main.state != READY or main.decided or main.error is not None:
+            self.main_errors.append(error)
+            main.alert |= ERRORS
+            return
+        else:
+            self.ready.remove(main)
+        main.error = error
+        main.state = READY
+        self.ready.push(main)
+        if self.polling:
+            self.rouse()
+
+    def post(self, callback: Callable[[], object]) -> None:
+        """Have the hub call the function in its next turn; it may neither block nor raise.
+
+        From any thread, and from a signal handler: whatever it interrupts, nothing but plain fields is touched here.
+        """
+        self.posts.append(callback)
+        self.budget = 0
+        self.attentive = True
+        if self.polling:
+            self.rouse()
+
+    def interrupt_main(self) -> None:
+        """Ctrl-C: KeyboardInterrupt is raised in the main task where it waits, or when it next parks."""
+        self.post(lambda: self.raise_in_main(KeyboardInterrupt()))
+
+    def report(self, error: BaseException, t: Task | None) -> None:
+        """Hand an error that nobody collects to the error handler, on the hub."""
+        self.post(lambda: cold.handle(t, error))
+
+    def set_alarm(self, alarm: Alarm, when: float) -> None:
+        """Have the alarm go off at the time (on the scheduler's clock), and at no other."""
+        if alarm.slot:
+            self.timers.remove(alarm)
+        alarm.when = when
+        self.timers.add(alarm)
+        self.attentive = True
+        if self.polling:
+            self.rouse()
+
+    def clear_alarm(self, alarm: Alarm) -> bool:
+        """Take the alarm back; says whether it was still to go off."""
+        if alarm.slot == 0:
+            return False
+        self.timers.remove(alarm)
+        return True
+
+    def pause(self) -> None:
+        """Let the others run once; a cancellation or a kill is delivered here."""
+        self.prepare(None)
+        self.yield_now()
+
+    def sleep_until(self, when: float) -> None:
+        """Park the current task until the time, or until its scope's end."""
+        t = self.prepare(None)
+        if when < t.when:
+            t.when = when
+        t.wakes_on_time = True
+        try:
+            self.park(t, "sleep", None, 0, False)
+        finally:
+            t.wakes_on_time = False
+
+    def throw_into(self, t: Task, error: BaseException) -> None:
+        """Raise an error in a live task that is not current: where it is parked or queued, or else at its next park."""
+        if t.state == BLOCKED and not t.decided:
+            fail(t, error)
+        elif t.state == READY and not t.decided and t.carrier is not None and t.error is None:
+            t.error = error
+        elif t.state == PAUSED and t.carrier is not None:
+            t.error = error
+            wake(t)
+        else:
+            t.pending = error
+            t.alert |= KILL
+
+    # -- the end of a thread
+
+    def end(self, bury: bool) -> None:
+        """Make the hub leave its poller for good; with ``bury``, end the tasks that are left. Called by main's own code."""
+        self.closing = True
+        self.bury = bury
+        hub = self.hub
+        if hub is None:
+            self.poller.close()
+            self.drop_ready()
+        elif not hub.dead and getcurrent() is not hub:
+            self.current = None
+            switch_to(hub)
+
+    def unfinished(self) -> int:
+        """How many tasks have begun, or wait for their turn to, and have not ended."""
+        return self.started + sum(t.carrier is None for t in members(self.ready))
+
+    def drop_ready(self) -> None:
+        """Let go of the tasks that have never run."""
+        for t in members(self.ready):
+            if t.carrier is None:
+                self.ready.remove(t)
+                t.state = DEAD
+
+    def finish_off(self, t: Task, error: BaseException) -> None:
+        """On the hub, while closing: raise the error in a task, which can't park any more."""
+        if t.state == BLOCKED:
+            withdraw(t)
+        elif t.state == READY:
+            self.ready.remove(t)
+        t.error = error
+        t.state = RUNNING
+        self.current = t
+        switch_to(t.carrier)
+        self.current = None
+
+
+def members(queue: WaitQueue) -> list[Any]:
+    """The waiters of a queue."""
+    found = []
+    w = queue.first
+    while w is not None:
+        found.append(w)
+        w = w.right
+    return found
+
+
+def case_channels(t: Task) -> list[Any]:
+    """The channels that a task's select waits on."""
+    found: list[Any] = []
+    for i in range(len(t.cases)):
+        w = cython.cast(Waiter, t.cases[i])
+        if w.channel is not None:
+            found.append(w.channel)
+    return found
+
+
+def check_switch(s: Scheduler) -> int:
+    """Raise RuntimeError where no tasklet may be switched away from: on the hub, in a callback, under a switch trap."""
+    if s.current is None or s.traps:
+        cold.refuse_to_block(s)
+    return 0
+
+
+def check_timeout(timeout: object) -> object:
+    """The timeout as a number of seconds, or None for no limit. Refuses what is none."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"a timeout is a number of seconds or None, not {timeout!r}")
+    if not timeout >= 0:
+        raise ValueError(f"a timeout is at least 0 seconds, not {timeout!r}")
+    return None if timeout == NEVER else timeout
+
+
+task_class: Any = Task
+
+
+def here() -> Scheduler:
+    """The scheduler of this thread, made on first use."""
+    s = get_here()
+    if s is None:
+        s = Scheduler(task_class.__new__(task_class))
+        set_here(s)
+        cold.adopt_thread(s)
+    return s
+
+
+def current_scheduler() -> Scheduler:
+    """`here`, for modules that are not compiled."""
+    return here()
+
+
+def present() -> Any:
+    """The scheduler of this thread, or None."""
+    return get_here()
+
+
+def present_scheduler() -> Scheduler | None:
+    """`present`, for modules that are not compiled."""
+    return present()
+
+
+def set_current_scheduler(scheduler: Scheduler | None) -> None:
+    """Make this the thread's scheduler. For the start and the end of threads and forks alone."""
+    set_here(scheduler)
+
+
+if not cython.compiled:
+    zeroed(Task)
+    guarded(Scheduler, "finish retire turn set_poller hold release raise_in_main throw_into set_alarm clear_alarm pause sleep_until")

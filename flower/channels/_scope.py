@@ -1,0 +1,270 @@
+"""Limits on what runs inside a ``with``: timeout, move_on, shield, and group.
+
+A scope that is cancelled, or whose time is over, raises Cancelled in its tasklet at the next call that would
+park, and again at each one until the scope is left. Scopes nest; when several are over, the outermost is the
+one that raises, and only the scope that an exception belongs to catches it. A shield hides the scopes around
+it from what runs inside. The scheduler asks the innermost scope each time the tasklet is about to park.
+"""
+
+from __future__ import annotations
+
+from math import inf as NEVER
+from typing import TYPE_CHECKING, Any
+
+from flower.channels._channel import channel
+from flower.channels._scheduler import BLOCKED, check_timeout, current_scheduler, fail
+from flower.channels._tasklet import tasklet
+from flower.errors import Cancelled, TaskletExit, Timeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+
+class Scope:
+    """What ``with flower.move_on(...)`` and ``flower.timeout(...)`` give: a part of a tasklet that can be cancelled."""
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self._seconds = check_timeout(seconds)
+        self._task: Any = None
+        self._parent: Scope | None = None
+        self._deadline = NEVER
+        self._shield = False
+        self.expired = False
+        """Whether the time was over before the scope was left, and something was cancelled for that."""
+        self.cancelled = False
+        """Whether the scope was cancelled, by ``cancel`` or because its time was over."""
+
+    def cancel(self) -> None:
+        """Cancel what runs inside: now if it is blocked, else where it next blocks. From any tasklet or thread."""
+        self.cancelled = True
+        task = self._task
+        if task is not None and task.state == BLOCKED and not task.decided and task.scope is not None:
+            culprit = task.scope._culprit(None)
+            if culprit is not None:
+                fail(task, Cancelled(culprit))
+
+    def _culprit(self, now: float | None) -> Scope | None:
+        """The outermost scope that is over (by its deadline too, if given the time), as seen from inside this one."""
+        found = None
+        scope: Scope | None = self
+        while scope is not None and not scope._shield:
+            if now is not None and scope._deadline <= now:
+                scope.expired = scope.cancelled = True
+            if scope.cancelled:
+                found = scope
+            scope = scope._parent
+        return found
+
+    def deadline(self, scheduler: Any, when: float) -> float:
+        """The tasklet is about to park until ``when``: until when at most? Raises Cancelled if a scope is over."""
+        limit = NEVER
+        scope: Scope | None = self
+        over = False
+        while scope is not None and not scope._shield:
+            over = over or scope.cancelled
+            limit = min(limit, scope._deadline)
+            scope = scope._parent
+        if over or limit != NEVER:
+            culprit = self._culprit(scheduler.now())
+            if culprit is not None:
+                raise Cancelled(culprit)
+        return min(when, limit)
+
+    def cancellation(self, now: float) -> Cancelled | None:
+        """A deadline has passed while the tasklet was parked: the exception, if it was that of a scope."""
+        culprit = self._culprit(now)
+        return None if culprit is None else Cancelled(culprit)
+
+    def __enter__(self) -> Scope:
+        scheduler = current_scheduler()
+        task = scheduler.current
+        if task is None:
+            raise RuntimeError("a scope can't be entered in a callback")
+        if self._task is not None:
+            raise RuntimeError("a scope can be entered only once")
+        self._enter(task)
+        if self._seconds is not None:
+            self._deadline = scheduler.now() + self._seconds
+        return self
+
+    def _enter(self, task: Any) -> None:
+        self._task = task
+        self._parent = task.scope
+        task.scope = self
+
+    def __exit__(self, kind: Any, error: BaseException | None, tb: TracebackType | None) -> bool:
+        self._leave()
+        return isinstance(error, Cancelled) and error.scope is self
+
+    def _leave(self) -> None:
+        task = self._task
+        if task.scope is not self:
+            raise RuntimeError("scopes are left in the reverse order of entering, by the tasklet that entered")
+        task.scope = self._parent
+        self._task = None
+
+    def __repr__(self) -> str:
+        state = "expired" if self.expired else "cancelled" if self.cancelled else "open"
+        return f"<{type(self).__name__.lower()} {state}>"
+
+
+class move_on(Scope):
+    """move_on(seconds=None)
+
+    ``with move_on(seconds) as scope:`` leaves its body quietly when the time is over, or on ``scope.cancel()``.
+
+    ``seconds`` is a number of seconds from the entry; None has no deadline. ``scope.expired`` tells afterwards
+    whether the time was over. Values are not lost: what the body had received is received.
+
+    >>> from flower import channel
+    >>> with move_on(0.001) as scope:
+    ...     channel().receive()
+    >>> scope.expired
+    True
+    """
+
+
+class timeout(Scope):
+    """timeout(seconds)
+
+    ``with timeout(seconds) as scope:`` raises Timeout when the body is not done within the seconds from the entry.
+
+    It raises only if it stopped the body at a blocking call; another error of the body goes before.
+
+    >>> from flower import channel
+    >>> with timeout(0.001):
+    ...     channel().receive()
+    Traceback (most recent call last):
+    flower.errors.Timeout: the block was not done within 0.001 seconds
+    """
+
+    def __init__(self, seconds: float | None) -> None:
+        super().__init__(seconds)
+
+    def __exit__(self, kind: Any, error: BaseException | None, tb: TracebackType | None) -> bool:
+        if super().__exit__(kind, error, tb):
+            if self.expired:
+                raise Timeout(f"the block was not done within {self._seconds} seconds") from None
+            raise Timeout("the block was cancelled") from None
+        return False
+
+
+class shield(Scope):
+    """shield()
+
+    ``with shield():`` lets what runs inside finish, though scopes around it are over. A kill is not held back.
+
+    >>> with shield():
+    ...     pass
+    """
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self._shield = True
+
+
+class group:
+    """group()
+
+    ``with group() as g:`` runs tasklets, started with ``g.go(func, *args)``, and waits for all of them at its end.
+
+    The first error cancels the others (and the body), and is raised when all have ended; several are raised together as
+    an ExceptionGroup. A member that is killed is no error. An owner that is killed or cancelled while it waits
+    cancels its members and awaits them. ``g.cancel()`` cancels body and members, which is no error either.
+
+    >>> from flower import channel
+    >>> ch = channel(3)
+    >>> with group() as g:
+    ...     for n in range(3):
+    ...         _ = g.go(ch.send, n)
+    >>> len(ch)
+    3
+    """
+
+    def __init__(self) -> None:
+        self._scope = Scope()
+        self._members: dict[Any, Scope] = {}
+        self._errors: list[BaseException] = []
+        self._ended: channel[None] = channel(1, label="the tasklets of a group")
+        self._open = False
+
+    def go(self, func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> tasklet:
+        """Start ``func(*args, **kwargs)`` as a tasklet of the group; returns the tasklet. Does not block.
+
+        Raises RuntimeError when the group is not entered, or left; TypeError for a func that is not callable.
+        """
+        if not self._open:
+            raise RuntimeError("a group takes tasklets only inside of its with block")
+        t = tasklet(func)
+        scope = Scope()
+        scope.cancelled = self._scope.cancelled
+        scope._enter(t)
+        t.owner = self
+        self._members[t] = scope
+        t(*args, **kwargs)
+        return t
+
+    def cancel(self) -> None:
+        """Cancel the body and all the members, at their blocking calls."""
+        self._scope.cancel()
+        for scope in list(self._members.values()):
+            scope.cancel()
+
+    def child_ended(self, t: Any, error: BaseException | None) -> None:
+        """A member has ended. Called by the scheduler; may not block."""
+        scope = self._members.pop(t)
+        own = isinstance(error, Cancelled) and error.scope is scope
+        if error is not None and not own and not isinstance(error, (TaskletExit, KeyboardInterrupt)):
+            self._errors.append(error)
+        if isinstance(error, KeyboardInterrupt) or len(self._errors) == 1:
+            self.cancel()
+        if not self._members:
+            self._ended.try_send(None)
+
+    def __enter__(self) -> group:
+        self._scope.__enter__()
+        self._open = True
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, tb: TracebackType | None) -> bool:
+        if error is not None:
+            self.cancel()
+        try:
+            while self._members:
+                self._ended.receive()
+        except BaseException as interruption:
+            self.cancel()
+            error = self._await_members(interruption)
+        self._open = False
+        own = self._scope.__exit__(type(error), error, None)
+        return self._conclude(None if own else error, error is not None and own)
+
+    def _await_members(self, error: BaseException) -> BaseException:
+        """Wait for the cancelled members, whatever is raised meanwhile; returns the last exception that was."""
+        while self._members:
+            try:
+                with shield():
+                    self._ended.receive()
+            except BaseException as another:
+                error = another
+        return error
+
+    def _conclude(self, error: BaseException | None, swallow: bool) -> bool:
+        """Raise what is to be raised; True if the body's exception ends here."""
+        errors, self._errors = self._errors, []
+        if error is None:
+            if not errors:
+                return swallow
+            if len(errors) == 1:
+                raise errors[0]
+        elif isinstance(error, (TaskletExit, KeyboardInterrupt, Cancelled)):
+            for other in errors:
+                current_scheduler().report(other, None)
+            raise error
+        elif not errors:
+            raise error
+        else:
+            errors.insert(0, error)
+        message = "several tasklets of a group failed"
+        raise BaseExceptionGroup(message, errors) from None

@@ -1,0 +1,241 @@
+"""select: wait on several channels at once; exactly one case happens.
+
+It runs in three passes. (1) Look for a case that is ready, and if there are several choose one uniformly.
+(2) If there is none, put one waiter per case into the channels' queues, and park. (3) Whoever completes one
+of the waiters has by then taken all of them out of their queues, in O(1) each: read which one it was.
+
+The waiters are kept on the task, so that a loop around a select allocates nothing. Between (1) and (2)
+nothing runs, and the GIL (uncompiled: the guard) is held: no case can become ready unseen.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any
+
+try:
+    import cython
+except ImportError:
+    from flower.channels import _nocython as cython
+
+from flower.channels._bomb import bomb
+from flower.channels._channel import channel
+from flower.channels._scheduler import Scheduler, Task, check_timeout
+from flower.channels._waiting import Waiter
+
+if not cython.compiled:
+    from flower.channels._channel import NOTHING
+    from flower.channels._scheduler import here
+    from flower.channels._uncompiled import hold
+
+    class Selected(tuple[Any, ...]):
+        """What select returns: the pair (channel, value), with the position of the case as ``index``."""
+
+        index: int
+
+    def make_selected(ch: Any, value: Any, index: int) -> Any:
+        result = Selected((ch, value))
+        result.index = index
+        return result
+
+
+MISSING: Any = object()
+_random = random.Random().random
+
+
+def select(*cases: Any, timeout: Any = None, default: Any = MISSING) -> Any:
+    """Wait until one of several channel operations can happen, and do that one.
+
+    A case is a channel (to receive from it) or a pair ``(channel, value)`` (to send the value). A channel's end, a
+    connection or a listener stands for its channel. None instead of a channel is a case that is never ready.
+
+    Returns ``(channel, value)`` of the one case that happened; the value is None for a send. The result's
+    ``index`` is the case's position. Of several ready cases each is as likely.
+
+    ``timeout``: seconds, at most; None waits for good. ``default``: with it select never blocks, and returns
+    ``(None, default)``, index -1, when no case is ready. Blocks until a case is ready; with no case that can be, for
+    good. A select that ends with an exception has received nothing and sent nothing.
+
+    Raises ChannelClosed, with ``channel`` set, when a case's channel is closed (receive: and drained); Timeout;
+    what was sent as an exception; TypeError for a case of another type.
+
+    >>> jobs, quit = channel(1), channel()
+    >>> jobs.send("job")
+    >>> ch, value = select(jobs, quit)
+    >>> value
+    'job'
+    """
+    if timeout is not None:
+        timeout = check_timeout(timeout)
+    count = len(cases)
+    s = here()
+    t = s.current
+    if t is None:
+        s.prepare(None)  # raises: not in a callback
+    waiters = t.cases
+    if waiters is None or len(waiters) != count:
+        waiters = [Waiter() for _ in cases]
+    for i in range(count):
+        aim(waiters[i], cases[i], i, t)
+    return choose_case(s, t, cases, waiters, timeout, default)
+
+
+def choose_case(s: Scheduler, t: Task, cases: Any, waiters: Any, timeout: Any, default: Any) -> Any:
+    """The three passes, for cases that have been looked at and waiters that name them."""
+    result: Any
+    w: Waiter
+    prepared = False
+    t.cases = None  # a nested select, in a channel callback, makes its own
+    while True:
+        w = pick_ready(waiters)
+        if w is not None:
+            result = perform(w, cases)
+            forget(waiters)
+            t.cases = waiters
+            return result
+        if default is not MISSING:
+            forget(waiters)
+            t.cases = waiters
+            return make_selected(None, default, -1)
+        if prepared:
+            break
+        try:
+            s.prepare(timeout)  # may let another thread in: look once more
+            prepare_cases(waiters)
+        except BaseException:
+            forget(waiters)
+            raise
+        prepared = True
+    outside = link_all(waiters)
+    t.cases = waiters
+    t.chosen = -1
+    try:
+        value = s.park(t, "select", waiters, 0, outside)
+    except BaseException:
+        forget(waiters)
+        raise
+    w = waiters[t.chosen]
+    result = make_selected(named(cases[t.chosen]), value, t.chosen)
+    forget(waiters)
+    if isinstance(value, bomb):
+        value.explode()
+    return result
+
+
+def aim(w: Waiter, case: Any, index: int, t: Task) -> int:
+    """Make the waiter stand for the case. Raises TypeError for what is no case."""
+    w.index = index
+    w.task = t
+    w.sends = False
+    w.value = None
+    if isinstance(case, channel) or case is None:
+        w.channel = case
+    elif isinstance(case, tuple):
+        if len(case) != 2:
+            raise TypeError(f"select's case {index} is no pair (channel, value): {case!r}")
+        ch, w.value = case
+        w.sends = True
+        if isinstance(ch, channel) or ch is None:
+            w.channel = ch
+        else:
+            w.channel = end_of(ch, "_send_channel", index)
+    else:
+        w.channel = end_of(case, "_receive_channel", index)
+    return 0
+
+
+def end_of(thing: Any, attribute: str, index: int) -> channel:
+    """The channel that an end, a connection or a listener stands for."""
+    ch = getattr(thing, attribute, None)
+    if not isinstance(ch, channel):
+        what = "receive from" if attribute == "_receive_channel" else "send to"
+        raise TypeError(f"select's case {index} is no channel to {what}, no pair (channel, value) and not None: {thing!r}")
+    return ch
+
+
+def named(case: Any) -> Any:
+    """The channel, or what stands for it, as the caller wrote it."""
+    return case[0] if isinstance(case, tuple) else case
+
+
+def is_ready(w: Waiter) -> bool:
+    """Whether the case could happen now, be it by raising."""
+    if w.channel is None:
+        return False
+    ch = cython.cast(channel, w.channel)
+    return ch.can_put() if w.sends else ch.can_take()
+
+
+def pick_ready(waiters: Any) -> Any:
+    """One of the ready cases, each as likely; None if there is none."""
+    count = 0
+    found = 0
+    for i in range(len(waiters)):
+        if is_ready(waiters[i]):
+            count += 1
+            found = i
+    if count == 0:
+        return None
+    if count > 1:
+        skip = int(_random() * count)
+        for i in range(len(waiters)):
+            if is_ready(waiters[i]):
+                if skip == 0:
+                    found = i
+                    break
+                skip -= 1
+    return waiters[found]
+
+
+def perform(w: Waiter, cases: Any) -> Any:
+    """Do the ready case."""
+    ch = cython.cast(channel, w.channel)
+    index = w.index
+    value = None
+    if w.sends:
+        ch.put(w.value)
+    else:
+        value = ch.take()
+        if isinstance(value, bomb):
+            value.explode()
+    return make_selected(named(cases[index]), value, index)
+
+
+def prepare_cases(waiters: Any) -> int:
+    """Tell the channels that want to know that somebody is about to wait for them."""
+    for i in range(len(waiters)):
+        w = cython.cast(Waiter, waiters[i])
+        if w.channel is not None and not w.sends:
+            ch = cython.cast(channel, w.channel)
+            if ch._on_wait is not None:
+                ch._on_wait()
+    return 0
+
+
+def link_all(waiters: Any) -> bool:
+    """Put each case's waiter into its queue; says whether one of them waits for the outside."""
+    outside = False
+    for i in range(len(waiters)):
+        w = cython.cast(Waiter, waiters[i])
+        if w.channel is not None:
+            ch = cython.cast(channel, w.channel)
+            if ch._external:
+                outside = True
+            if w.sends:
+                ch.senders.append(w)
+            else:
+                ch.receivers.append(w)
+    return outside
+
+
+def forget(waiters: Any) -> int:
+    """Let go of channels and values: the waiters are kept for the task's next select."""
+    for i in range(len(waiters)):
+        w = cython.cast(Waiter, waiters[i])
+        w.channel = None
+        w.value = None
+    return 0
+
+
+if not cython.compiled:
+    choose_case = hold(choose_case)

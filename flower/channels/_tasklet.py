@@ -1,0 +1,349 @@
+"""The tasklet as users see it: Stackless's surface, `go`, and `join`.
+
+What a tasklet is doing, and how it is switched to, is the scheduler's business; this file is the door, where
+arguments are checked and states told apart.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+try:
+    import cython
+except ImportError:
+    from flower.channels import _nocython as cython
+
+from flower.channels import _scheduler
+from flower.channels._bomb import exception_from
+from flower.channels._scheduler import Scheduler, Task, check_timeout, wake
+from flower.channels._waiting import WaitQueue
+from flower.errors import TaskletExit
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+if not cython.compiled:
+    from flower.channels._scheduler import (
+        BLOCKED,
+        DEAD,
+        PAUSED,
+        READY,
+        RUNNING,
+        TRAP,
+        check_switch,
+        copy_context,
+        here,
+    )
+    from flower.channels._uncompiled import guarded, hold
+
+
+class tasklet(Task):
+    """tasklet(func=None, label="", daemon=False)
+
+    A function that runs by itself, on this thread, whenever the others wait. Call it with the function's
+    arguments to start it:
+
+    >>> from flower import tasklet, run
+    >>> t = tasklet(print, label="hello")("hello, world")
+    >>> run()
+    hello, world
+
+    ``daemon`` tasklets do not keep ``run()`` waiting. A tasklet that has ended can be bound and run again.
+
+    Raises TypeError for a func that is not callable.
+    """
+
+    def __init__(self, func: Any = None, label: str = "", daemon: bool = False) -> None:
+        if func is not None and not callable(func):
+            raise TypeError(f"a tasklet needs a function to run, not {func!r}")
+        if self.state != DEAD:
+            raise RuntimeError("a tasklet in use can't be initialised again")
+        self.sched = here()
+        self.func = func
+        self.label = label
+        self.daemon = daemon
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tasklet:
+        """Bind the arguments and put the tasklet at the end of the queue; returns the tasklet."""
+        self.prime(args, kwargs)
+        wake(self)
+        return self
+
+    def setup(self, *args: Any, **kwargs: Any) -> tasklet:
+        """The same as calling the tasklet."""
+        self.prime(args, kwargs)
+        wake(self)
+        return self
+
+    def prime(self, args: Any, kwargs: Any) -> int:
+        """Bind arguments: the tasklet is alive from here on, in no queue yet, with a copy of the creator's context."""
+        if self.state != DEAD:
+            raise RuntimeError("You cannot bind arguments to a tasklet that is alive already")
+        if self.func is None:
+            raise TypeError("this tasklet is bound to no function yet: bind(func) first")
+        self.args = args
+        self.kwargs = kwargs if kwargs else None
+        self.context = copy_context()
+        if self.result is not None or self.failure is not None:
+            self.result = self.failure = self.traceback = None
+        self.collected = self.ended = False
+        self.state = PAUSED
+        return 0
+
+    def bind(self, func: Any = None, args: Any = None, kwargs: Any = None) -> tasklet:
+        """Bind a function (None keeps the present one); with arguments, the tasklet is alive and paused.
+
+        Returns the tasklet. Raises TypeError for a func that is not callable, RuntimeError when it is alive.
+        """
+        if func is not None and not callable(func):
+            raise TypeError(f"a tasklet needs a function to run, not {func!r}")
+        if self.state == PAUSED and self.carrier is None:
+            self.state = DEAD
+        elif self.state != DEAD:
+            raise RuntimeError("You cannot bind a tasklet that is alive")
+        if func is not None:
+            self.func = func
+        if args is not None or kwargs is not None:
+            self.prime(tuple(args or ()), dict(kwargs or {}))
+        return self
+
+    # -- the queue
+
+    def insert(self) -> tasklet:
+        """Put a paused tasklet at the end of the queue; no effect on one that is queued. Returns the tasklet.
+
+        Raises RuntimeError when it is blocked, or dead.
+        """
+        if self.state == BLOCKED:
+            raise RuntimeError("You cannot run a blocked tasklet")
+        if self.state == DEAD:
+            raise RuntimeError("You cannot run an unbound(dead) tasklet")
+        if self.state == PAUSED:
+            wake(self)
+        return self
+
+    def remove(self) -> tasklet:
+        """Take the tasklet out of the queue: it is paused until it is inserted again. Returns the tasklet.
+
+        Raises RuntimeError when it is blocked, or current.
+        """
+        if self.state == BLOCKED:
+            raise RuntimeError("You cannot remove a blocked tasklet.")
+        if self.state == RUNNING:
+            raise RuntimeError("The current tasklet cannot be removed.")
+        if self.state == READY:
+            self.queue.remove(self)
+            self.state = PAUSED
+        return self
+
+    def run(self) -> None:
+        """Run the tasklet now; the queue goes on from its place, so that the caller's turn comes last.
+
+        Raises RuntimeError when it is blocked, dead, or of another thread.
+        """
+        self.take_turn(READY)
+
+    def switch(self) -> None:
+        """Run the tasklet now; the caller leaves the queue, paused. Raises as ``run``."""
+        self.take_turn(PAUSED)
+
+    def take_turn(self, leave_as: int) -> int:
+        """Make this tasklet the next one; the current one stays behind in the given state."""
+        s = here()
+        me = s.current
+        if self.sched is not s:
+            raise RuntimeError("You cannot run a tasklet of another thread")
+        if me is self:
+            return 0
+        check_switch(s)
+        self.insert()
+        me.state = leave_as
+        if leave_as == READY:
+            s.ready.append(me)
+        s.ready.rotate(self)
+        s.switch()
+        return s.resumed(me)
+
+    # -- exceptions
+
+    def kill(self, pending: bool = False) -> None:
+        """End the tasklet by raising TaskletExit in it, where it is blocked or queued.
+
+        The victim runs at once, and kill returns when it first parks again or has ended; with ``pending``, or for
+        a tasklet of another thread, kill returns right away. One that has not started yet never does; a dead one
+        is left alone. If what the victim waits for has already happened, it gets that first, and TaskletExit at
+        its next blocking call. Killing oneself raises at once.
+        """
+        self.throw(TaskletExit, None, None, pending)
+
+    def raise_exception(self, cls: Any, *args: Any) -> None:
+        """Raise an exception, made of the class and the arguments, in the tasklet. As ``throw``."""
+        self.throw(cls(*args), None, None, False)
+
+    def throw(self, exc: Any, val: Any = None, tb: TracebackType | None = None, pending: bool = False) -> None:
+        """Raise an exception in the tasklet, which runs at once (``pending``: when its turn comes).
+
+        Raises TypeError when the arguments make no exception, RuntimeError when the tasklet is dead (and the
+        exception is no TaskletExit).
+        """
+        error = exception_from(exc, val)
+        if tb is not None:
+            error = error.with_traceback(tb)
+        s = cython.cast(Scheduler, self.sched)
+        mine = here()
+        me = mine.current
+        if me is self:
+            raise error
+        if self.state == DEAD:
+            if not isinstance(error, TaskletExit):
+                raise RuntimeError("You cannot throw an exception into a dead tasklet")
+            return
+        if self.carrier is None:
+            if self.state == READY:
+                self.queue.remove(self)
+            self.die(error)
+            return
+        s.throw_into(self, error)
+        if not pending and s is mine and me is not None and not s.traps and self.state == READY:
+            s.ready.remove(self)
+            me.state = READY
+            me.decided = True
+            s.ready.push(me)
+            s.ready.push(self)
+            s.switch()
+            me.decided = False
+
+    def die(self, error: object) -> int:
+        """End a tasklet that never ran."""
+        self.state = DEAD
+        self.ended = True
+        self.failure = error
+        self.func = self.args = self.kwargs = self.context = None
+        _scheduler.cold.settle(self.sched, self)
+        return 0
+
+    # -- the end
+
+    def join(self, timeout: Any = None) -> Any:
+        """Wait until the tasklet has ended; returns its function's result, or raises its error.
+
+        ``timeout``: seconds, at most. Blocks until the end; a join that is cancelled or timed out leaves the
+        tasklet running. An error that is joined is not raised in the main tasklet.
+
+        Raises what the function raised; TaskletKilled when it was killed; Timeout; RuntimeError for a tasklet that
+        was never started, or for joining oneself.
+
+        >>> from flower import go
+        >>> go(sum, [1, 2, 3]).join()
+        6
+        """
+        timeout = check_timeout(timeout)
+        if self.state != DEAD:
+            s = here()
+            if s.current is self:
+                raise RuntimeError("a tasklet can't join itself: it would wait for good")
+            t = s.prepare(timeout)
+            if self.state != DEAD:
+                if self.joiners is None:
+                    self.joiners = WaitQueue()
+                self.joiners.append(t)
+                s.park(t, "join", self, 0, False)
+        if self.failure is not None:
+            _scheduler.cold.raise_failure(self)
+        if not self.ended:
+            raise RuntimeError("You cannot join a tasklet that was never started")
+        return self.result
+
+    # -- what it looks like
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has been given its arguments and has not ended."""
+        return self.state != DEAD
+
+    @property
+    def paused(self) -> bool:
+        """Whether it is alive, and neither queued, nor blocked, nor current."""
+        return self.state == PAUSED
+
+    @property
+    def blocked(self) -> int:
+        """1: blocked in a send; -1: blocked in a receive or anything else; 0: not blocked."""
+        if self.state != BLOCKED:
+            return 0
+        return 1 if self.direction == 1 else -1
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether it is queued, current or blocked."""
+        return self.state in (READY, RUNNING, BLOCKED)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether it is the one that runs now on its thread."""
+        return self.state == RUNNING
+
+    @property
+    def is_main(self) -> bool:
+        """Whether it is its thread's own code."""
+        return self.sched.main is self
+
+    @property
+    def thread_id(self) -> int:
+        """The thread it runs on, as ``threading.get_ident`` tells it."""
+        return self.sched.thread_id
+
+    @property
+    def block_trap(self) -> bool:
+        """Set it, and blocking raises RuntimeError in this tasklet instead."""
+        return bool(self.alert & TRAP)
+
+    @block_trap.setter
+    def block_trap(self, value: bool) -> None:
+        self.alert = (self.alert | TRAP) if value else (self.alert & ~TRAP)
+
+    @property
+    def next(self) -> Any:
+        """The tasklet after this one in the queue of runnable tasklets, or None."""
+        return self.right if self.state == READY else None
+
+    @property
+    def prev(self) -> Any:
+        """The tasklet before this one in the queue of runnable tasklets, or None."""
+        return self.left if self.state == READY else None
+
+    @property
+    def frame(self) -> FrameType | None:
+        """The innermost Python frame while it is suspended; None when it is unstarted, current or dead."""
+        if self.carrier is None or self.state == RUNNING:
+            return None
+        return self.carrier.gr_frame
+
+    def __repr__(self) -> str:
+        return _scheduler.cold.describe(self)
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a tasklet can't be pickled")
+
+
+def go(func: Any, /, *args: Any, **kwargs: Any) -> tasklet:
+    """Start ``func(*args, **kwargs)`` as a tasklet, at the end of the queue; returns the tasklet.
+
+    The same as ``tasklet(func)(*args, **kwargs)``. Does not block, and switches to nobody.
+
+    Raises TypeError for a func that is not callable.
+
+    >>> go(pow, 2, 10).join()
+    1024
+    """
+    t = tasklet(func)
+    t.prime(args, kwargs)
+    wake(t)
+    return t
+
+
+_scheduler.task_class = tasklet
+
+if not cython.compiled:
+    guarded(tasklet, "__call__ setup bind insert remove run switch throw join")
+    go = hold(go)

@@ -1,0 +1,345 @@
+"""The I/O tasklet: a scheduler's poller that waits inside an event loop.
+
+The only file that knows asyncio and uvloop. It uses asyncio's public loop interface and nothing else, so
+any loop that keeps to it will do: uvloop's where that exists, else the standard one. ``FLOWER_LOOP=asyncio``
+asks for the standard one, ``FLOWER_LOOP=uvloop`` insists on uvloop.
+
+Invariants
+
+- The hub (the greenlet that runs `LoopPoller.run`) stays in ONE ``run_forever()``. It is left by a flag and
+  ``loop.stop()`` only, never by an exception thrown into it. Anything else that ends it (a foreign
+  ``loop.stop()``, a KeyboardInterrupt from a callback) starts it again on the same loop.
+- Tasklets run in `LoopPoller._on_turn` alone, a callback of the loop: at most one is queued (``_due``), however
+  many callbacks made tasklets runnable. Callbacks put into channels and never switch.
+- Tasklets see no running loop: ``asyncio`` is told so around the turn, so that libraries don't take their code
+  for a coroutine's.
+- At most one timer is armed (``_armed`` is when it fires). A deadline that moved further away leaves it alone.
+- In a forked child the parent's loop is neither used nor closed: parent and child share one epoll set, and
+  whoever closes a handle there silences the other's socket.
+
+What may not live here: anything that knows what a connection is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import math
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from flower.channels import channel, shield
+from flower.channels._scheduler import current_scheduler
+
+T = TypeVar("T")
+
+LOOP_VARIABLE = "FLOWER_LOOP"
+TIMER_GRAIN = 0.001  # seconds: libuv counts whole milliseconds; a shorter wait is rounded up to one
+LONGEST_SLEEP = 86_400.0  # seconds: one timer waits at most this long, and is then armed again
+CLOSING_TIME = 2.0  # seconds: at the end, what was written and not yet sent has this long to leave
+
+
+class Resource(Protocol):
+    """What a poller holds for someone: something that a forked child must not touch."""
+
+    def finish(self) -> bool:
+        """Send what is left and close. True while there is something left to wait for."""
+
+    def disown(self) -> Any:
+        """In a forked child: forget the loop's objects without a call to them, and return them."""
+
+
+class LoopPoller:
+    """Waits for the outside in an event loop, and gives the scheduler its turns from there."""
+
+    def __init__(self) -> None:
+        self.loop = _new_event_loop()
+        self.loop.slow_callback_duration = math.inf  # in debug mode: a turn is no slow callback
+        self.scheduler = current_scheduler()
+        self.thread = threading.get_ident()
+        self.resources: set[Resource] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._context = contextvars.Context()  # one for all callbacks: it costs less than a copy for each
+        self._turn: Callable[[], float] | None = None
+        self._due = False  # _on_turn is in the loop's queue
+        self._leaving = False
+        self._failure: BaseException | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._armed = math.inf
+        self._signals: _SignalWake | None = None
+        if threading.current_thread() is threading.main_thread() and not _watches_signals(self.loop):
+            self._signals = _SignalWake(self.loop)
+        _pollers.add(self)
+
+    # -- The poller interface
+
+    def run(self, turn: Callable[[], float]) -> None:
+        """Stay in the loop, on the hub, until a turn returns a negative number."""
+        self._turn = turn
+        self._leaving = False
+        self.ready()
+        if self._signals is not None:
+            self._signals.start()
+        try:
+            while not self._leaving:
+                try:
+                    self.loop.run_forever()
+                except KeyboardInterrupt:  # a callback's, or of a signal handler that ran on the hub
+                    self.scheduler.interrupt_main()
+                    self.ready()
+                except SystemExit:  # asyncio's tasks pass it on; whoever awaits the task has it too
+                    pass
+        finally:
+            if self._signals is not None:
+                self._signals.stop()
+            self._turn = None
+            if self._failure is not None:
+                failure, self._failure = self._failure, None
+                raise failure
+
+    def ready(self) -> None:
+        if not self._due:
+            self._due = True
+            self.loop.call_soon(self._on_turn, context=self._context)
+
+    def wake(self) -> None:
+        if not self._due:
+            self._due = True
+            try:
+                self.loop.call_soon_threadsafe(self._on_turn, context=self._context)
+            except RuntimeError:  # closed meanwhile: there is nobody left to wake
+                pass
+
+    def close(self) -> None:
+        """Let what was written leave, for at most CLOSING_TIME seconds, and release the loop."""
+        loop = self.loop
+        if loop.is_closed():
+            return
+        _pollers.discard(self)
+        self._cancel_timer()
+        deadline = time.monotonic() + CLOSING_TIME
+        try:
+            for task in self._tasks:
+                task.cancel()
+            # One round at least: cancelled tasks and closed transports say goodbye in the loop's next round.
+            while True:
+                waiting = [r for r in list(self.resources) if r.finish()]
+                loop.call_later(0.01 if waiting else 0.0, loop.stop)
+                loop.run_forever()
+                if not (waiting or self.resources or self._tasks) or time.monotonic() > deadline:
+                    break
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            if self._signals is not None:
+                self._signals.close()
+            loop.close()
+
+    # -- For the rest of flower.net
+
+    def call(self, function: Callable[..., object], *args: Any) -> None:
+        """Run the function on the loop, soon. From any thread; nothing happens when the loop is closed."""
+        try:
+            self.loop.call_soon_threadsafe(function, *args, context=self._context)
+        except RuntimeError:
+            pass
+
+    def is_here(self) -> bool:
+        """Whether this is the thread whose loop it is."""
+        return threading.get_ident() == self.thread
+
+    def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run a coroutine as a task of the loop. The task is kept alive until it is done."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # -- Turns
+
+    def _on_turn(self) -> None:
+        """Run tasklets, and see to it that the next turn comes when it should."""
+        self._due = False
+        turn = self._turn
+        if turn is None:  # queued by a wake while the hub was outside: run() asks for a turn of its own
+            return
+        _set_running_loop(None)
+        try:
+            delay = turn()
+        except BaseException as error:  # the scheduler's own failure: nothing here may swallow it
+            self._failure = error
+            delay = -1.0
+        finally:
+            _set_running_loop(self.loop)
+        if delay == 0.0:
+            self.ready()
+        elif delay < 0.0:
+            self._leaving = True
+            self.loop.stop()
+        elif delay != math.inf:
+            self._arm(delay)
+
+    def _arm(self, delay: float) -> None:
+        delay = min(delay, LONGEST_SLEEP)
+        when = time.monotonic() + delay
+        if when >= self._armed:
+            return  # the timer fires before that, and the turn that follows arms it again
+        self._cancel_timer()
+        self._armed = when
+        rounded = math.ceil(delay / TIMER_GRAIN) * TIMER_GRAIN
+        self._timer = self.loop.call_later(rounded, self._on_timer, context=self._context)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._armed = math.inf
+        self.ready()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._armed = math.inf
+
+
+class _SignalWake:
+    """Ends the loop's wait when a signal arrives. uvloop does so itself; the standard loop retries its wait."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._near, self._far = socket.socketpair()
+        self._near.setblocking(False)
+        self._far.setblocking(False)
+        self._previous = -1
+        loop.add_reader(self._near, self._on_byte)
+
+    def start(self) -> None:
+        self._previous = signal.set_wakeup_fd(self._far.fileno(), warn_on_full_buffer=False)
+
+    def stop(self) -> None:
+        signal.set_wakeup_fd(self._previous)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._near)
+        self._near.close()
+        self._far.close()
+
+    def _on_byte(self) -> None:
+        try:
+            self._near.recv(4096)  # the handlers themselves have run by now
+        except BlockingIOError:
+            pass
+
+
+# -- Which loop
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    wanted = os.environ.get(LOOP_VARIABLE, "")
+    if wanted not in ("", "asyncio", "uvloop"):
+        raise ValueError(f"{LOOP_VARIABLE} is {wanted!r}: give asyncio or uvloop")
+    if wanted != "asyncio":
+        try:
+            import uvloop
+        except ImportError:
+            if wanted == "uvloop":
+                raise
+        else:
+            return uvloop.new_event_loop()
+    return asyncio.SelectorEventLoop()
+
+
+def _watches_signals(loop: asyncio.AbstractEventLoop) -> bool:
+    return type(loop).__module__.partition(".")[0] == "uvloop"
+
+
+_set_running_loop = asyncio._set_running_loop
+_get_running_loop = asyncio._get_running_loop
+
+
+def io_poller() -> LoopPoller:
+    """This thread's I/O poller; made, and given to the scheduler, on first use.
+
+    Raises RuntimeError where an event loop that is not Flower's is running in this thread: a tasklet that
+    waited there would stop that loop.
+    """
+    running = _get_running_loop()
+    scheduler = current_scheduler()
+    poller = scheduler.poller
+    if not isinstance(poller, LoopPoller):
+        if running is not None:
+            raise RuntimeError(f"an event loop is already running in this thread ({running!r}): {_ADVICE}")
+        poller = LoopPoller()
+        scheduler.set_poller(poller)
+    elif running is not None:
+        if running is poller.loop:
+            raise RuntimeError("this would block the I/O tasklet: call it from a tasklet, not from a callback")
+        raise RuntimeError(f"an event loop of somebody else is running in this thread ({running!r}): {_ADVICE}")
+    return poller
+
+
+_ADVICE = "use flower in a thread of its own"
+
+
+# -- Waiting for a coroutine
+
+
+def wait(coroutine: Coroutine[Any, Any, T], dispose: Callable[[T], object] | None = None) -> T:
+    """Run a coroutine on the I/O tasklet's loop; parks only the calling tasklet.
+
+    When the tasklet is cancelled or killed meanwhile, the asyncio task is cancelled, and waited for. A result
+    that it had already is handed to ``dispose``, so that nothing leaks.
+    """
+    try:
+        poller = io_poller()
+    except BaseException:
+        coroutine.close()
+        raise
+    done: channel[asyncio.Task[T]] = channel(math.inf, "awaiting")
+    done._external = True
+    task = poller.spawn(coroutine)
+    task.add_done_callback(done.try_send)
+    try:
+        done.receive()
+    except BaseException:
+        task.cancel()
+        with shield():
+            while not task.done():
+                done.receive()
+        if not task.cancelled() and task.exception() is None and dispose is not None:
+            dispose(task.result())
+        raise
+    return task.result()
+
+
+# -- Fork
+
+_pollers: set[LoopPoller] = set()
+_inherited: list[Any] = []
+
+
+def _after_fork_in_child() -> None:
+    """Set aside whatever belongs to the parent's loops, for good, without a call to any of it."""
+    for poller in _pollers:
+        if poller._turn is not None and threading.get_ident() == poller.thread:
+            signal.set_wakeup_fd(-1)  # it is the parent's: a signal here would wake the parent
+        _inherited.append((poller, poller.loop, [(r, r.disown()) for r in poller.resources], set(poller._tasks)))
+        poller.resources.clear()
+    _pollers.clear()
+    if _inherited:
+        _immortalise(_inherited)
+
+
+def _immortalise(what: Any) -> None:
+    """Keep an object even past the end of the interpreter, which would otherwise close what is in it."""
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(what))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,16 @@
+"""MessagePack-RPC over Flower's connections: serve an object's methods, and call those of others.
+
+>>> server = rpc.serve("tcp://127.0.0.1:0", Calc())
+>>> peer = rpc.connect(server.url)
+>>> peer.call("add", 1, 2)
+3
+"""
+
+from __future__ import annotations
+
+from flower.errors import RemoteError
+from flower.rpc._peer import Peer, connect
+from flower.rpc._server import Server, serve
+from flower.rpc._service import method
+
+__all__ = ["Peer", "RemoteError", "Server", "connect", "method", "serve"]

@@ -1,0 +1,328 @@
+"""Ctrl-C by a real SIGINT, and the ends of processes, in each state that a program can be in."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from .support import Interrupted, output, python
+
+# Each program prints "ready" where the signal is to find it, or just before; then "caught", and it ends well.
+STATES = {
+    "main blocked in receive": """
+        try:
+            ready(); flower.channel().receive(timeout=30)
+        except KeyboardInterrupt:
+            print("caught")
+    """,
+    "main blocked in send": """
+        try:
+            ready(); flower.channel().send(1, timeout=30)
+        except KeyboardInterrupt:
+            print("caught")
+    """,
+    "main blocked in select": """
+        try:
+            ready(); flower.select(flower.channel(), flower.after(30))
+        except KeyboardInterrupt:
+            print("caught")
+    """,
+    "main asleep": """
+        try:
+            ready(); flower.time.sleep(30)
+        except KeyboardInterrupt:
+            print("caught")
+    """,
+    "main in run": """
+        t = flower.go(flower.time.sleep, 30)
+        try:
+            ready(); flower.run()
+        except KeyboardInterrupt:
+            print("caught")
+        t.kill()
+    """,
+    "main in join": """
+        t = flower.go(flower.time.sleep, 30)
+        try:
+            ready(); t.join()
+        except KeyboardInterrupt:
+            print("caught")
+        t.kill()
+    """,
+    "main in a group": """
+        try:
+            with flower.group() as g:
+                g.go(flower.time.sleep, 30)
+                ready()
+        except KeyboardInterrupt:
+            print("caught")
+    """,
+    "main in a blocking call": """
+        import threading
+        gate = threading.Event()
+        try:
+            ready(); flower.blocking(gate.wait, 30)
+        except KeyboardInterrupt:
+            print("caught")
+        gate.set()
+    """,
+    "main waiting for another thread": """
+        import threading
+        gate = threading.Event()
+        thread = threading.Thread(target=gate.wait)
+        thread.start()
+        try:
+            ready(); flower.channel().receive()
+        except KeyboardInterrupt:
+            print("caught")
+        gate.set()
+    """,
+    "main computing": """
+        try:
+            ready()
+            while True: pass
+        except KeyboardInterrupt:
+            print("caught")
+    """,
+    "tasklets exchanging values while main is blocked": """
+        a, b = flower.channel(), flower.channel()
+        def pump(x, y):
+            while True:
+                x.send(y.receive())
+        ts = [flower.go(pump, a, b), flower.go(pump, b, a), flower.go(a.send, 1)]
+        try:
+            ready(); flower.channel().receive()
+        except KeyboardInterrupt:
+            print("caught")
+        for t in ts: t.kill()
+    """,
+    "a tasklet computing while main is blocked": """
+        seen = []
+        def compute():
+            try:
+                ready()
+                while True: pass
+            except KeyboardInterrupt:
+                seen.append("in the tasklet")
+                raise
+        flower.go(compute)
+        try:
+            flower.channel().receive()
+        except KeyboardInterrupt:
+            assert seen == ["in the tasklet"]
+            print("caught")
+    """,
+    "tasklets being made and ended": """
+        def spawn():
+            while True:
+                flower.go(int)
+                flower.schedule()
+        t = flower.go(spawn)
+        try:
+            ready(); flower.run()
+        except KeyboardInterrupt:
+            print("caught")
+        t.kill()
+    """,
+    "a schedule loop in main": """
+        try:
+            ready()
+            while True: flower.schedule()
+        except KeyboardInterrupt:
+            print("caught")
+    """,
+    "main blocked on the network": """
+        from flower import net
+        listener = net.Listen(("127.0.0.1", 0), "tcp")
+        try:
+            ready(); listener.accept()
+        except KeyboardInterrupt:
+            print("caught")
+        listener.close()
+    """,
+    "main asleep after the network was used": """
+        from flower import net
+        listener = net.Listen(("127.0.0.1", 0), "tcp")
+        client = net.Dial("tcp", listener.addr())
+        listener.accept()[0].close()
+        client.close(); listener.close()
+        try:
+            ready(); flower.time.sleep(30)
+        except KeyboardInterrupt:
+            print("caught")
+    """,
+}
+HEAD = """
+import flower.time
+def ready():
+    print("ready")
+"""
+# After the interrupt all works as before.
+TAIL = """
+ch = flower.channel()
+flower.go(ch.send, "works")
+assert ch.receive(timeout=30) == "works"
+flower.time.sleep(0.001)
+try:
+    flower.channel().receive()
+except flower.Deadlock:
+    print("end")
+"""
+
+
+def dedent(code: str) -> str:
+    import textwrap
+
+    return textwrap.dedent(code)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("state", STATES)
+def test_keyboard_interrupt(state: str) -> None:
+    program = Interrupted(HEAD + dedent(STATES[state]) + TAIL)
+    assert program.line() == "ready"
+    program.signal(signal.SIGINT)
+    status, out, err = program.finish()
+    assert (status, out.split(), err) == (0, ["caught", "end"], "")
+
+
+def test_keyboard_interrupt_that_nobody_catches_ends_the_process() -> None:
+    program = Interrupted(HEAD + "flower.go(flower.channel().receive)\nready()\nflower.time.sleep(30)\n")
+    assert program.line() == "ready"
+    program.signal(signal.SIGINT)
+    status, _, err = program.finish()
+    assert status in (130, -signal.SIGINT)
+    assert err.rstrip().endswith("KeyboardInterrupt")
+
+
+def test_an_interrupted_wait_leaves_nothing_on_the_channel() -> None:
+    code = """
+        ch = flower.channel()
+        try:
+            ready(); ch.receive(timeout=30)
+        except KeyboardInterrupt:
+            print("caught", ch.balance, ch.try_send("lost?"))
+    """
+    program = Interrupted(HEAD + dedent(code) + TAIL)
+    assert program.line() == "ready"
+    program.signal(signal.SIGINT)
+    assert program.finish() == (0, "caught 0 False\nend\n", "")
+
+
+def test_a_watch_on_sigint_replaces_keyboard_interrupt_until_it_is_closed() -> None:
+    code = """
+        import signal
+        watch = flower.signals(signal.SIGINT)
+        ready()
+        assert watch.receive() == signal.SIGINT
+        watch.close()
+        try:
+            ready(); flower.time.sleep(30)
+        except KeyboardInterrupt:
+            print("caught")
+    """
+    program = Interrupted(HEAD + dedent(code) + TAIL)
+    for _ in range(2):
+        assert program.line() == "ready"
+        program.signal(signal.SIGINT)
+    assert program.finish() == (0, "caught\nend\n", "")
+
+
+def test_the_users_own_sigint_handler_is_left_alone() -> None:
+    code = """
+        import os, signal
+        calls = []
+        signal.signal(signal.SIGINT, lambda *args: calls.append(args))
+        flower.time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+        flower.time.sleep(0.001)
+        print("caught" if len(calls) == 1 else calls)
+    """
+    assert output(HEAD + dedent(code) + TAIL) == "caught\nend\n"
+
+
+# -- Ends of processes
+
+
+@pytest.mark.parametrize(
+    "blocked",
+    [
+        "flower.channel().receive",
+        "flower.channel().send, 1",
+        "flower.select, flower.channel()",
+        "flower.time.sleep, 1000",
+        "flower.after(1000).receive",
+        "flower.run, flower.channel().receive",
+    ],
+)
+def test_the_interpreter_exits_with_blocked_tasklets(blocked: str) -> None:
+    code = f"""
+        import flower, flower.time
+        tasklets = [flower.go({blocked}) for _ in range(3)]
+        flower.schedule()
+        print("end")
+    """
+    assert output(code) == "end\n"
+
+
+def test_the_interpreter_exits_from_a_tasklet() -> None:
+    code = """
+        import sys, flower, flower.time
+        def leave():
+            print("leaving")
+            sys.exit(3)
+        flower.go(leave)
+        flower.channel().receive()
+    """
+    done = python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (3, "leaving\n", "")
+
+
+def test_the_interpreter_exits_with_finalizers_that_use_channels() -> None:
+    code = """
+        import atexit, flower, flower.time
+        ch = flower.channel(10)
+        def blocked():
+            try:
+                flower.channel().receive()
+            finally:
+                ch.try_send("left")
+        t = flower.go(blocked)
+        flower.schedule()
+        atexit.register(lambda: print("atexit", flower.getruncount()))
+        print("end")
+    """
+    lines = output(code).splitlines()
+    assert lines == ["end", "atexit 1"]
+
+
+def test_the_interpreter_exits_while_other_threads_are_blocked() -> None:
+    code = """
+        import threading, flower, flower.time
+        ch = flower.channel()
+        def other():
+            flower.go(ch.receive)
+            ch.receive()
+        threading.Thread(target=other, daemon=True).start()
+        while ch.balance != -2:
+            flower.time.sleep(0.001)
+        print("end")
+    """
+    assert output(code) == "end\n"
+
+
+def test_threads_that_are_waited_for_at_exit_still_work() -> None:
+    code = """
+        import threading, flower, flower.time
+        go_on = threading.Event()
+        def other():
+            go_on.wait()
+            ch = flower.channel()
+            flower.go(ch.send, "late")
+            print(ch.receive())
+        threading.Thread(target=other).start()
+        print("end of main")
+        go_on.set()
+    """
+    assert output(code) == "end of main\nlate\n"

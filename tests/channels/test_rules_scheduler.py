@@ -1,0 +1,354 @@
+"""The rules that settle the corner cases of the scheduler: deadlock, run, threads, fork, error handler."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import warnings
+from typing import Any
+
+import pytest
+
+import flower
+import flower.time
+from flower import (
+    Deadlock,
+    Timeout,
+    channel,
+    go,
+    schedule,
+)
+
+from .support import NEVER, SOON, in_thread, output, settle
+
+
+class Boom(Exception):
+    pass
+
+
+def boom(*args: Any) -> None:
+    raise Boom(*args)
+
+
+# -- Deadlock
+
+
+def test_a_timer_could_still_wake_someone() -> None:
+    ch = channel()
+    flower.time.after_func(SOON, lambda: ch.try_send("by the timer") or ch.close())
+    assert ch.receive() == "by the timer"
+
+
+def test_a_sleeping_tasklet_could_still_wake_someone() -> None:
+    ch = channel()
+
+    def later() -> None:
+        flower.time.sleep(SOON)
+        ch.send("later")
+
+    go(later)
+    assert ch.receive() == "later"
+
+
+def test_another_thread_could_still_wake_someone() -> None:
+    ch, gate = channel(), threading.Event()
+
+    def other() -> None:
+        gate.wait(NEVER)
+        ch.send("from a thread")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    go(gate.set)
+    assert ch.receive() == "from a thread"
+    thread.join()
+
+
+def test_a_thread_that_is_ignored_does_not_count() -> None:
+    gate = threading.Event()
+    thread = threading.Thread(target=gate.wait, args=(NEVER,))
+    thread.start()
+    flower.ignore_thread(thread)
+    try:
+        with pytest.raises(Deadlock):
+            channel().receive()
+    finally:
+        gate.set()
+        thread.join()
+
+
+def test_idle_workers_do_not_count() -> None:
+    assert flower.blocking(lambda: 5) == 5
+    with pytest.raises(Deadlock):
+        channel().receive()
+
+
+@pytest.mark.slow
+def test_threads_are_looked_at_again() -> None:
+    gate = threading.Event()
+    thread = threading.Thread(target=gate.wait, args=(NEVER,))
+    thread.start()
+    go(gate.set)  # the thread ends while main already waits
+    with pytest.raises(Deadlock):
+        channel().receive()
+    thread.join()
+
+
+def test_a_signal_watch_could_still_wake_someone() -> None:
+    code = """
+        import os, signal, flower, flower.time
+        ch = flower.signals(signal.SIGUSR1)
+        flower.go(os.kill, os.getpid(), signal.SIGUSR1)
+        print(ch.receive() == signal.SIGUSR1)
+        ch.close()
+        try:
+            flower.channel().receive()
+        except flower.Deadlock:
+            print("deadlock")
+    """
+    assert output(code) == "True\ndeadlock\n"
+
+
+def test_deadlock_can_be_caught_and_life_goes_on() -> None:
+    ch = channel()
+    for _ in range(3):
+        with pytest.raises(Deadlock):
+            ch.receive()
+        with pytest.raises(Deadlock):
+            ch.send(1)
+        with pytest.raises(Deadlock):
+            flower.select(ch, (ch, 2))
+    assert (ch.balance, ch.queue) == (0, None)
+    go(ch.send, 3)
+    assert ch.receive() == 3
+
+
+# -- run
+
+
+def test_run_of_a_function_returns_its_result_when_it_ends() -> None:
+    forever = channel()
+
+    def main(a: int, b: int) -> int:
+        go(forever.receive)
+        schedule()
+        return a + b
+
+    assert flower.run(main, 1, 2) == 3
+    assert forever.balance == -1
+    forever.send(None)
+    settle()
+
+
+def test_run_of_a_function_raises_its_error() -> None:
+    with pytest.raises(Boom):
+        flower.run(boom)
+
+
+def test_deadlock_is_thrown_into_the_function_that_run_runs_at_its_park() -> None:
+    def main() -> str:
+        try:
+            channel().receive()
+        except Deadlock:
+            return "deadlock"
+        return "woken"
+
+    assert flower.run(main) == "deadlock"
+
+
+def test_run_waits_for_what_waits_for_the_outside() -> None:
+    log: list[str] = []
+
+    def sleeper() -> None:
+        flower.time.sleep(SOON)
+        log.append("slept")
+
+    def scoped() -> None:
+        with flower.move_on(SOON):
+            channel().receive()
+        log.append("moved on")
+
+    def worker() -> None:
+        log.append(flower.blocking(lambda: "blocking"))
+
+    go(sleeper)
+    go(scoped)
+    go(worker)
+    flower.time.after_func(SOON, log.append, "after_func")
+    flower.run()
+    assert sorted(log) == ["after_func", "blocking", "moved on", "slept"]
+
+
+def test_run_does_not_wait_for_daemons() -> None:
+    t = flower.tasklet(flower.time.sleep, daemon=True)(NEVER)
+    flower.run()
+    assert t.alive
+    t.kill()
+
+
+# -- Threads
+
+
+def test_thread_end_takes_its_waiters_off_their_channels() -> None:
+    ch, ran = channel(), []
+
+    def other() -> None:
+        go(ch.receive)
+        go(ch.receive)
+        schedule()
+        assert ch.balance == -2
+        go(ran.append, "unstarted")
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        in_thread(other)
+    assert (ch.balance, ch.queue) == (0, None)
+    assert ran == []
+    assert [w.category for w in caught] == [ResourceWarning]
+    assert not ch.try_send("to nobody")
+
+
+def test_a_plain_thread_sends_and_receives_without_a_scheduler() -> None:
+    there, back = channel(), channel()
+
+    def plain() -> int:
+        back.send(there.receive() + 1)
+        assert threading.get_ident() not in flower.getthreads()
+        return threading.get_ident()
+
+    idents: list[int] = []
+    thread = threading.Thread(target=lambda: idents.append(plain()))
+    thread.start()
+    there.send(1)
+    assert back.receive() == 2
+    thread.join()
+    assert idents and idents[0] not in flower.getthreads()
+
+
+def test_a_plain_threads_receive_times_out() -> None:
+    def plain() -> bool:
+        with pytest.raises(Timeout):
+            channel().receive(timeout=SOON)
+        with pytest.raises(Timeout):
+            channel().send(1, timeout=SOON)
+        return threading.get_ident() not in flower.getthreads()
+
+    assert in_thread(plain)
+
+
+# -- Fork
+
+FORK = """
+    import os, flower, flower.time
+    log = []
+    ch = flower.channel()
+    flower.go(ch.receive)
+    flower.go(log.append, "must not run in the child")
+    def forks():
+        flower.getcurrent().label = "forker"
+        return os.fork()
+    def child_view():
+        assert flower.getcurrent() is flower.getmain()
+        assert flower.getruncount() == 1
+        assert ch.balance == 0, ch.balance
+        flower.run()
+        assert log == []
+        again = flower.channel()
+        flower.go(again.send, "the child works")
+        assert again.receive() == "the child works"
+        flower.time.sleep(0.001)
+        try:
+            again.receive()
+        except flower.Deadlock:
+            return 7
+        return 1
+    {fork}
+    if pid == 0:
+        try:
+            code = child_view()
+        except BaseException:
+            import traceback; traceback.print_exc()
+            code = 1
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), ch.balance)
+    flower.run()
+    print(log, ch.balance)
+"""
+
+
+@pytest.mark.parametrize("fork", ["pid = os.fork()", "flower.time.sleep(0.001); pid = os.fork()"])
+def test_a_forked_child_starts_with_an_empty_scheduler(fork: str) -> None:
+    lines = output(FORK.replace("{fork}", fork)).splitlines()
+    assert lines[0].startswith("7 ")
+    assert lines[1] == "['must not run in the child'] -1"
+
+
+def test_the_forking_tasklet_is_the_childs_main() -> None:
+    code = """
+        import os, flower, flower.time
+        def forks():
+            pid = os.fork()
+            if pid == 0:
+                me = flower.getcurrent()
+                ok = me.is_main and me is flower.getmain() and flower.getruncount() == 1
+                t = flower.go(lambda: 3)
+                os._exit(7 if ok and t.join() == 3 else 1)
+            return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        t = flower.go(forks)
+        print(t.join(), flower.getcurrent().is_main)
+    """
+    assert output(code) == "7 True\n"
+
+
+# -- The error handler
+
+
+def test_the_error_handler_may_not_block() -> None:
+    seen: list[BaseException] = []
+
+    def handler(*what: Any) -> None:
+        for action in (channel().receive, schedule, lambda: flower.time.sleep(1)):
+            try:
+                action()
+            except RuntimeError as e:
+                seen.append(e)
+
+    flower.set_error_handler(handler)
+    try:
+        go(boom)
+        flower.run()
+    finally:
+        flower.set_error_handler(None)
+    assert len(seen) == 3
+    assert flower.getruncount() == 1
+
+
+def test_the_error_handlers_own_error_goes_to_unraisablehook(monkeypatch: pytest.MonkeyPatch) -> None:
+    unraisable: list[Any] = []
+    monkeypatch.setattr(
+        sys, "unraisablehook", lambda args: unraisable.append((args.exc_type, str(args.exc_value)))
+    )
+
+    def handler(*what: Any) -> None:
+        raise KeyError("the handler's own")
+
+    flower.set_error_handler(handler)
+    try:
+        go(boom)
+        flower.run()
+    finally:
+        flower.set_error_handler(None)
+    assert unraisable == [(KeyError, '"the handler\'s own"')]
+
+
+def test_the_error_handler_may_send_without_blocking() -> None:
+    reports = channel(math.inf)
+    flower.set_error_handler(lambda t, error: reports.try_send(error.args))
+    try:
+        go(boom, 1)
+        go(boom, 2)
+        flower.run()
+    finally:
+        flower.set_error_handler(None)
+    assert [reports.receive() for _ in range(2)] == [(1,), (2,)]

@@ -1,0 +1,172 @@
+"""timeout, move_on, shield and group: scopes that end what blocks inside them."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+import flower
+from flower import Cancelled, Timeout, channel, go
+
+from .support import NEVER, SOON, settle, spawn_parked
+
+
+def test_cancel_from_another_tasklet_and_from_another_thread() -> None:
+    scopes: list[Any] = []
+
+    def body() -> None:
+        with flower.move_on(NEVER) as scope:
+            scopes.append(scope)
+            channel().receive()
+        scopes.append("left")
+
+    t = spawn_parked(body)
+    scopes[0].cancel()
+    t.join()
+    u = spawn_parked(body)
+    thread = threading.Thread(target=scopes[2].cancel)
+    thread.start()
+    u.join()
+    thread.join()
+    assert [s for s in scopes if s == "left"] == ["left"] * 2
+
+
+def test_a_scope_can_be_left_and_life_goes_on() -> None:
+    ch = channel()
+    for _ in range(3):
+        with flower.move_on(0):
+            ch.receive()
+        with pytest.raises(Timeout), flower.timeout(0):
+            ch.receive()
+    go(ch.send, 1)
+    assert ch.receive() == 1
+
+
+def test_a_swallowed_cancelled_comes_again_at_the_next_park() -> None:
+    count = 0
+    with flower.move_on(0):
+        for _ in range(5):
+            try:
+                channel().receive()
+            except Cancelled:
+                count += 1
+    assert count == 5
+
+
+def test_except_exception_does_not_swallow_cancelled() -> None:
+    log = []
+    with flower.move_on(0):
+        try:
+            channel().receive()
+        except Exception:
+            log.append("swallowed")
+    assert log == []
+
+
+def test_shield_holds_back_and_its_end_lets_through() -> None:
+    ch, log = channel(), []
+    go(ch.send, "shielded")
+    with flower.move_on(NEVER) as scope:
+        scope.cancel()
+        with flower.shield():
+            log.append(ch.receive())
+            with flower.move_on(0):  # a scope inside is in force
+                channel().receive()
+            log.append("inner left")
+        log.append("shield left")
+        channel().receive()
+        log.append("never")
+    assert log == ["shielded", "inner left", "shield left"]
+
+
+# -- Groups
+
+
+def test_a_group_waits_for_its_tasklets() -> None:
+    log: list[int] = []
+
+    def work(n: int) -> int:
+        for _ in range(n):
+            flower.schedule()
+        log.append(n)
+        return n
+
+    with flower.group() as g:
+        tasklets = [g.go(work, n) for n in (3, 1, 2)]
+        assert log == []
+    assert log == [1, 2, 3]
+    assert [t.join() for t in tasklets] == [3, 1, 2]
+
+
+def test_the_first_error_cancels_the_rest_and_is_raised() -> None:
+    ended: list[str] = []
+
+    def waits() -> None:
+        try:
+            channel().receive()
+        except Cancelled:
+            ended.append("cancelled")
+            raise
+
+    def fails() -> None:
+        raise LookupError("first")
+
+    with pytest.raises(LookupError, match="first"), flower.group() as g:
+        g.go(waits)
+        g.go(waits)
+        g.go(fails)
+    assert ended == ["cancelled"] * 2
+
+
+def test_several_errors_make_an_exception_group() -> None:
+    def fails() -> None:
+        raise LookupError("first")
+
+    def fails_when_cancelled() -> None:
+        try:
+            channel().receive()
+        finally:
+            raise KeyError("second")
+
+    with pytest.raises(BaseExceptionGroup) as caught, flower.group() as g:
+        g.go(fails_when_cancelled)
+        g.go(fails)
+    assert sorted(type(e).__name__ for e in caught.value.exceptions) == ["KeyError", "LookupError"]
+
+
+def test_the_bodys_error_cancels_the_group_and_is_raised() -> None:
+    with pytest.raises(LookupError), flower.group() as g:
+        t = g.go(channel().receive)
+        settle()
+        raise LookupError("the body's")
+    assert not t.alive
+
+
+def test_a_groups_tasklets_can_start_more() -> None:
+    log: list[int] = []
+
+    def work(g: Any, n: int) -> None:
+        log.append(n)
+        if n:
+            g.go(work, g, n - 1)
+
+    with flower.group() as g:
+        g.go(work, g, 5)
+    assert log == [5, 4, 3, 2, 1, 0]
+
+
+def test_a_cancelled_group_ends_quietly_in_its_scope() -> None:
+    with flower.move_on(SOON) as scope, flower.group() as g:
+        tasklets = [g.go(channel().receive) for _ in range(3)]
+    assert scope.expired
+    assert not any(t.alive for t in tasklets)
+
+
+def test_nothing_can_join_a_group_that_has_ended() -> None:
+    with flower.group() as g:
+        pass
+    with pytest.raises(RuntimeError):
+        g.go(print)
+    assert flower.getruncount() == 1

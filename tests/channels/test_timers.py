@@ -1,0 +1,320 @@
+"""after, tick, never, Timer, Ticker, sleep, after_func, idle, blocking, and signals."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from typing import Any
+
+import pytest
+
+import flower
+import flower.time
+from flower import ChannelClosed, Deadlock, Timeout, channel, go, select
+from flower.time import Ticker, Timer, after_func, sleep
+
+from .support import NEVER, SOON, drain, output, settle, spawn_parked
+
+
+def test_after_gives_one_value() -> None:
+    ch = flower.after(SOON)
+    ch.receive()
+    with pytest.raises((Deadlock, ChannelClosed)):
+        ch.receive()
+
+
+def test_never_is_never_ready() -> None:
+    assert select(flower.never(), default="d") == (None, "d")
+    t = spawn_parked(flower.never().receive)
+    assert t.alive
+    t.kill()
+
+
+def test_select_with_after_as_a_timeout() -> None:
+    quiet, deadline = channel(), flower.after(SOON)
+    assert select(quiet, deadline)[0] is deadline
+    assert quiet.balance == 0
+
+
+def test_tick_ticks() -> None:
+    ticks = flower.tick(SOON)
+    times = [ticks.receive() for _ in range(3)]
+    assert times == sorted(times) and len(set(times)) == 3
+    del ticks
+    gc.collect()
+    with pytest.raises(Deadlock):  # nothing is left of it
+        channel().receive()
+
+
+@pytest.mark.parametrize("make", [flower.tick, Ticker])
+@pytest.mark.parametrize("seconds", [0, 0.0, -1, -0.5])
+def test_a_ticker_of_zero_or_less_is_a_value_error(make: Any, seconds: float) -> None:
+    with pytest.raises(ValueError):
+        make(seconds)
+
+
+def test_a_ticker_drops_ticks_for_a_slow_receiver() -> None:
+    ticker = Ticker(0.001)
+    sleep(0.02)
+    assert len(drain(ticker.c)) == 1
+    ticker.c.receive()
+    ticker.stop()
+
+
+def test_a_ticker_without_a_receiver_stalls_no_timer() -> None:
+    ticker = Ticker(0.001)
+    for _ in range(3):
+        sleep(SOON)
+    ticker.stop()
+    with pytest.raises(Deadlock):
+        channel().receive()
+
+
+def test_a_stopped_ticker_gives_no_stale_tick() -> None:
+    ticker = Ticker(0.001)
+    sleep(0.005)
+    ticker.stop()
+    assert drain(ticker.c) == []
+    sleep(0.003)
+    assert drain(ticker.c) == []
+
+
+def test_stop_says_whether_it_prevented_the_firing() -> None:
+    timer = Timer(NEVER)
+    assert timer.stop() is True
+    assert timer.stop() is False
+    fired = Timer(0.001)
+    fired.c.receive()
+    assert fired.stop() is False
+
+
+def test_after_stop_or_reset_no_stale_value_is_received() -> None:
+    timer = Timer(0.001)
+    sleep(0.005)  # it has fired; nobody received
+    timer.stop()
+    assert drain(timer.c) == []
+    timer.reset(0.001)
+    sleep(0.005)
+    timer.reset(NEVER)
+    assert drain(timer.c) == []
+    timer.reset(0.001)
+    timer.c.receive()
+    assert drain(timer.c) == []
+    timer.stop()
+
+
+@pytest.mark.parametrize("make", [Timer, Ticker, flower.tick, flower.after])
+def test_an_unreferenced_timer_can_be_collected(make: Any) -> None:
+    made = make(NEVER)
+    ref = weakref.ref(made)
+    del made
+    gc.collect()
+    assert ref() is None
+
+
+def test_an_unreferenced_timer_wakes_whoever_waits_for_it() -> None:
+    """The waiter's own reference is enough."""
+    t = go(lambda: flower.after(SOON).receive())
+    settle()
+    gc.collect()
+    assert t.join() is not None
+
+
+def test_after_func_calls_with_its_arguments_once() -> None:
+    log: list[Any] = []
+    after_func(SOON, lambda *args, **kwargs: log.append((args, kwargs)), 1, x=2)
+    flower.run()
+    assert log == [((1,), {"x": 2})]
+
+
+def test_after_func_can_be_stopped() -> None:
+    log: list[int] = []
+    timer = after_func(NEVER, log.append, 1)
+    assert timer.stop() is True
+    flower.run()  # nothing to wait for
+    assert log == []
+
+
+def test_an_error_in_after_func_reaches_main() -> None:
+    def fails() -> None:
+        raise LookupError("late")
+
+    after_func(SOON, fails)
+    with pytest.raises(LookupError):
+        flower.run()
+
+
+def test_sleep_lets_the_others_run() -> None:
+    log: list[str] = []
+    go(log.append, "other")
+    sleep(SOON)
+    assert log == ["other"]
+
+
+def test_idle_runs_when_nothing_else_is_runnable() -> None:
+    log: list[str] = []
+
+    def busy() -> None:
+        for _ in range(3):
+            flower.schedule()
+        log.append("busy")
+
+    def idler() -> None:
+        flower.time.idle()
+        log.append("idle")
+
+    go(idler)
+    go(busy)
+    flower.run()
+    assert log == ["busy", "idle"]
+
+
+def test_timeout_zero_does_not_wait_but_takes_what_is_ready() -> None:
+    ch = channel(1)
+    with pytest.raises(Timeout):
+        ch.receive(timeout=0)
+    ch.send(1, timeout=0)
+    with pytest.raises(Timeout):
+        ch.send(2, timeout=0)
+    assert ch.receive(timeout=0) == 1
+    with pytest.raises(Timeout):
+        select(ch, timeout=0)
+    ch.send(3)
+    assert select(ch, timeout=0) == (ch, 3)
+    assert ch.balance == 0
+
+
+def test_timeout_none_and_infinity_wait_for_good() -> None:
+    ch = channel()
+    for timeout in (None, float("inf")):
+        t = spawn_parked(ch.receive, timeout=timeout)
+        with pytest.raises(Deadlock):
+            channel().receive()
+        t.kill()
+
+
+def test_timeout_is_a_timeout_error_and_loses_nothing() -> None:
+    ch = channel()
+    with pytest.raises(TimeoutError):
+        ch.send("lost?", timeout=SOON)
+    assert (ch.balance, ch.try_receive("nothing")) == (0, "nothing")
+    with pytest.raises(TimeoutError):
+        ch.receive(timeout=SOON)
+    assert not ch.try_send("to nobody")
+
+
+def test_tasklets_that_only_talk_to_each_other_do_not_starve_the_timers() -> None:
+    a, b = channel(), channel()
+
+    def pump(x: Any, y: Any) -> None:
+        while True:
+            x.send(y.receive())
+
+    tasklets = [go(pump, a, b), go(pump, b, a), go(a.send, "ball")]
+    sleep(SOON)
+    flower.after(SOON).receive()
+    for t in tasklets:
+        t.kill()
+    spinner = go(spin)
+    sleep(SOON)
+    spinner.kill()
+    assert not spinner.alive
+
+
+def spin() -> None:
+    while True:
+        flower.schedule()
+
+
+# -- blocking
+
+
+def test_blocking_parks_only_the_calling_tasklet() -> None:
+    gate, ident = threading.Event(), threading.get_ident()
+    log: list[str] = []
+
+    def opens() -> None:
+        log.append("others run")
+        gate.set()
+
+    def work(a: int, b: int) -> Any:
+        assert gate.wait(NEVER)
+        return a + b, threading.get_ident() != ident
+
+    go(opens)
+    assert flower.blocking(work, 2, 3) == (5, True)
+    assert log == ["others run"]
+
+
+def test_blocking_raises_the_functions_error() -> None:
+    def fails() -> None:
+        raise LookupError("in the worker")
+
+    with pytest.raises(LookupError, match="in the worker") as caught:
+        flower.blocking(fails)
+    assert caught.traceback[-1].name == "fails"
+
+
+def test_blocking_calls_run_side_by_side() -> None:
+    barrier = threading.Barrier(4)
+    tasklets = [go(flower.blocking, barrier.wait, NEVER) for _ in range(4)]
+    assert sorted(t.join() for t in tasklets) == [0, 1, 2, 3]
+
+
+# -- signals
+
+
+def test_signals_come_as_values() -> None:
+    code = """
+        import os, signal, flower, flower.time
+        ch = flower.signals(signal.SIGUSR1, signal.SIGUSR2)
+        def send():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            flower.time.sleep(0.001)
+            os.kill(os.getpid(), signal.SIGUSR2)
+        flower.go(send)
+        print([signal.Signals(ch.receive()).name for _ in range(2)])
+        ch.close()
+        print(signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL)
+    """
+    assert output(code) == "['SIGUSR1', 'SIGUSR2']\nTrue\n"
+
+
+def test_signals_wake_a_process_that_sleeps() -> None:
+    code = """
+        import os, signal, threading, flower, flower.time
+        ch = flower.signals(signal.SIGUSR1)
+        main = threading.main_thread().ident
+        parked = threading.Event()
+        def other():
+            parked.wait()
+            signal.pthread_kill(main, signal.SIGUSR1)
+        threading.Thread(target=other).start()
+        flower.go(parked.set)
+        print(ch.receive() == signal.SIGUSR1)
+        ch.close()
+    """
+    assert output(code) == "True\n"
+
+
+def test_signals_outside_of_the_main_thread_are_refused() -> None:
+    caught: list[BaseException] = []
+
+    def other() -> None:
+        try:
+            flower.signals(10)
+        except BaseException as e:
+            caught.append(e)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    thread.join()
+    assert [type(e) for e in caught] in ([RuntimeError], [ValueError])
+
+
+def test_idle_costs_no_cpu() -> None:
+    start = time.process_time()
+    sleep(0.05)
+    assert time.process_time() - start < 0.04

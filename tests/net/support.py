@@ -1,0 +1,175 @@
+"""Helpers of the network's tests: turns of the loop, and peers that know nothing of Flower."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager
+from typing import Any
+
+import flower
+from flower.net import Conn, Dial, Listen
+from flower.net._loop import wait
+
+NEVER = 30.0  # seconds; a timeout that a passing test never sees elapse
+HOME = "127.0.0.1"
+
+
+async def _nothing() -> None:
+    pass
+
+
+def rounds(count: int) -> None:
+    """Let the loop go round, so that what is ready in the kernel is read."""
+    for _ in range(count):
+        wait(_nothing())
+
+
+def until(condition: Callable[[], Any], limit: float = NEVER) -> None:
+    """Let the loop go round until the condition holds."""
+    with flower.timeout(limit):
+        while not condition():
+            rounds(1)
+
+
+@contextmanager
+def listening() -> Any:
+    """A listener on a port of its own."""
+    listener = Listen((HOME, 0), "tcp")
+    try:
+        yield listener
+    finally:
+        listener.close()
+
+
+@contextmanager
+def connected() -> Any:
+    """Both ends of a connection, as Conns."""
+    with listening() as listener:
+        near = Dial("tcp", listener.addr())
+        far = listener.receive(NEVER)
+    try:
+        yield near, far
+    finally:
+        near.close()
+        far.close()
+
+
+@contextmanager
+def plain_peer() -> Any:
+    """A Conn, and at its other end a plain socket, blocking with a time limit."""
+    with listening() as listener:
+        sock = socket.create_connection(listener.addr(), NEVER)
+        conn = listener.receive(NEVER)
+    try:
+        yield conn, sock
+    finally:
+        conn.close()
+        sock.close()
+
+
+def reset(sock: socket.socket) -> None:
+    """Close a plain socket so that the peer gets a reset."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    sock.close()
+
+
+def read_all(conn: Conn) -> bytes:
+    return b"".join(iter(lambda: conn.read(timeout=NEVER), b""))
+
+
+def echo(conn: Conn) -> None:
+    for data in conn:
+        conn.send(data)
+    conn.close()
+
+
+@contextmanager
+def echo_server() -> Any:
+    """A listener that echoes."""
+    with listening() as listener:
+        t = flower.tasklet(listener.serve)(echo)
+        yield listener
+        listener.close()
+        t.join(NEVER)
+
+
+def failing(function: Callable[..., Any], *args: Any) -> Any:
+    """A tasklet whose result is the exception that the function raises."""
+
+    def body() -> BaseException:
+        try:
+            result = function(*args)
+        except Exception as error:
+            return error
+        raise AssertionError(f"it was to fail, and gave {result!r}")
+
+    return flower.go(body)
+
+
+def in_thread(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
+    """Run the function in a thread; the result is a function that waits for it, with tasklets going on meanwhile."""
+    done = flower.channel(1)
+
+    def body() -> None:
+        try:
+            result = function(*args)
+        except BaseException as error:
+            done.send(flower.bomb(error))
+        else:
+            done.send(result)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+
+    def finish() -> Any:
+        try:
+            return done.receive(NEVER)
+        finally:
+            thread.join(NEVER)
+
+    return finish
+
+
+def receive_exactly(sock: socket.socket, count: int) -> bytes:
+    data = bytearray()
+    while len(data) < count:
+        piece = sock.recv(count - len(data))
+        if not piece:
+            break
+        data += piece
+    return bytes(data)
+
+
+def receive_all(sock: socket.socket) -> bytes:
+    data = bytearray()
+    while piece := sock.recv(65536):
+        data += piece
+    return bytes(data)
+
+
+def start(code: str, *args: str, **options: Any) -> subprocess.Popen[str]:
+    """A Python program in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", textwrap.dedent(code), *args],
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+    )
+
+
+def output(code: str, *args: str) -> str:
+    """What a program prints that must end well, and say nothing on standard error."""
+    process = start(code, *args)
+    try:
+        out, err = process.communicate(timeout=NEVER)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, err) == (0, ""), f"ended with {process.returncode}: {err}"
+    return out

@@ -1,0 +1,585 @@
+"""A connection is a channel of bytes each way: what arrives, in which order, and how it ends."""
+
+from __future__ import annotations
+
+import socket
+import warnings
+from typing import Any
+
+import pytest
+
+import flower
+from flower.errors import ChannelClosed, Timeout
+from flower.net import Conn, Dial
+from flower.net._stream import HIGH_WATER, INCOMING_LIMIT
+from tests.net.support import (
+    NEVER,
+    connected,
+    failing,
+    in_thread,
+    listening,
+    plain_peer,
+    read_all,
+    receive_all,
+    receive_exactly,
+    reset,
+    rounds,
+    until,
+)
+
+SOON = 0.005  # seconds; a timeout that a test waits for
+
+# -- Bytes
+
+
+@pytest.mark.parametrize("size", [1, 100, 65_536, 300_000, pytest.param(3_000_000, marks=pytest.mark.slow)])
+def test_bytes_arrive_whole_and_in_order(size: int) -> None:
+    data = bytes(i * 7 % 251 for i in range(size))
+    with connected() as (near, far):
+
+        def sender() -> None:
+            for at in range(0, size, 50_000):
+                near.send(data[at : at + 50_000])
+            near.close()
+
+        t = flower.go(sender)
+        assert read_all(far) == data
+        t.join()
+
+
+def test_both_directions_at_once() -> None:
+    data = b"abcdefghij" * 30_000
+    with connected() as (near, far):
+
+        def pump(conn: Conn) -> bytes:
+            def send() -> None:
+                for at in range(0, len(data), 10_000):
+                    conn.send(data[at : at + 10_000])
+
+            sender = flower.go(send)
+            got = bytearray()
+            while len(got) < len(data):
+                got += conn.receive(NEVER)
+            sender.join()
+            return bytes(got)
+
+        a, b = flower.go(pump, near), flower.go(pump, far)
+        assert a.join() == b.join() == data
+
+
+@pytest.mark.parametrize("data", [b"x", bytearray(b"x"), memoryview(b"x")])
+def test_send_takes_bytes_of_every_kind(data: Any) -> None:
+    with connected() as (near, far):
+        near.send(data)
+        assert far.receive(NEVER) == b"x"
+
+
+def test_send_takes_a_copy_of_what_can_change() -> None:
+    with connected() as (near, far):
+        data = bytearray(b"before")
+        near.send(data)
+        data[:] = b"after!"
+        assert far.receive(NEVER) == b"before"
+
+
+@pytest.mark.parametrize("data", ["text", 5, None, [b"x"]])
+def test_send_takes_nothing_else(data: Any) -> None:
+    with connected() as (near, far):
+        with pytest.raises(TypeError, match="takes bytes"):
+            near.send(data)
+        near.send(b"x")
+        assert far.receive(NEVER) == b"x"
+
+
+def test_write_takes_text_as_utf8() -> None:
+    with connected() as (near, far):
+        near.write("grüße")
+        assert far.read() == "grüße".encode()
+
+
+def test_writelines() -> None:
+    with connected() as (near, far):
+        near.writelines(["a", b"b", bytearray(b"c")])
+        assert far.read() == b"abc"
+
+
+def test_empty_data_is_no_data() -> None:
+    with connected() as (near, far):
+        near.send(b"")
+        near.send(b"x")
+        assert far.read() == b"x"
+
+
+def test_the_seeds_spelling_and_the_channels_are_one() -> None:
+    with connected() as (near, far):
+        near.write(b"1")
+        assert far.receive(NEVER) == b"1"
+        near.send(b"2")
+        assert far.read() == b"2"
+
+
+# -- How it ends
+
+
+def test_end_of_file() -> None:
+    with connected() as (near, far):
+        near.send(b"last words")
+        near.close()
+        assert far.read() == b"last words"
+        assert far.read() == b""
+        assert far.read() == b""
+        with pytest.raises(ChannelClosed) as caught:
+            far.receive()
+        assert caught.value.channel is far
+        assert "the peer closed it" in str(caught.value)
+        assert list(far) == []
+
+
+def test_after_the_peers_end_of_file_the_other_direction_is_open() -> None:
+    with plain_peer() as (conn, sock):
+        sock.shutdown(socket.SHUT_WR)
+        assert conn.read() == b""
+        assert conn.status == "writeonly"
+        conn.send(b"still here")
+        rounds(2)
+        assert sock.recv(100) == b"still here"
+
+
+def test_iteration_ends_with_the_file() -> None:
+    with connected() as (near, far):
+        near.send(b"abc")
+        near.close()
+        assert b"".join(far) == b"abc"
+
+
+def test_a_reset_is_no_end_of_file() -> None:
+    with plain_peer() as (conn, sock):
+        sock.sendall(b"before")
+        assert conn.read() == b"before"
+        reset(sock)
+        for _ in range(2):  # a failure stays one
+            with pytest.raises(ConnectionResetError):
+                conn.read()
+            with pytest.raises(ConnectionResetError):
+                conn.receive()
+        with pytest.raises(ConnectionResetError):
+            next(iter(conn))
+        with pytest.raises(OSError):
+            conn.send(b"x")
+        assert conn.status == "closed"
+
+
+def test_what_came_before_a_reset_is_read_first() -> None:
+    with plain_peer() as (conn, sock):
+        sock.sendall(b"before")
+        until(lambda: len(conn._receive_channel))
+        reset(sock)
+        until(lambda: conn.status == "closed")
+        assert conn.read() == b"before"
+        with pytest.raises(ConnectionResetError):
+            conn.read()
+
+
+def test_a_blocked_reader_learns_of_a_reset() -> None:
+    with plain_peer() as (conn, sock):
+        t = flower.tasklet(conn.read)()
+        rounds(1)
+        assert t.blocked
+        reset(sock)
+        with pytest.raises(ConnectionResetError):
+            t.join(NEVER)
+
+
+def test_every_reader_learns_of_a_reset() -> None:
+    with plain_peer() as (conn, sock):
+        readers = [failing(conn.read) for _ in range(3)]
+        rounds(1)
+        reset(sock)
+        assert [type(t.join(NEVER)) for t in readers] == [ConnectionResetError] * 3
+
+
+def test_a_select_learns_of_a_reset() -> None:
+    with plain_peer() as (conn, sock):
+        reset(sock)
+        with pytest.raises(ConnectionResetError):
+            flower.select(conn, timeout=NEVER)
+
+
+@pytest.mark.parametrize("operation", ["receive", "read", "send", "write"])
+def test_after_a_local_close(operation: str) -> None:
+    with connected() as (near, _far):
+        near.close()
+        near.close()
+        args = [b"x"] if operation in ("send", "write") else []
+        with pytest.raises(ChannelClosed, match="closed here"):
+            getattr(near, operation)(*args)
+        assert list(near) == []
+        assert near.status == "closed"
+
+
+def test_a_local_close_drops_what_was_not_received() -> None:
+    with connected() as (near, far):
+        near.send(b"unread")
+        until(lambda: len(far._receive_channel))
+        far.close()
+        with pytest.raises(ChannelClosed):
+            far.read()
+        with pytest.raises(ChannelClosed):
+            flower.select(far)
+
+
+def test_a_local_close_wakes_a_blocked_reader() -> None:
+    with connected() as (near, _far):
+        t = flower.tasklet(near.receive)()
+        rounds(1)
+        near.close()
+        with pytest.raises(ChannelClosed):
+            t.join(NEVER)
+
+
+def test_what_was_written_before_a_close_still_leaves() -> None:
+    data = b"x" * 5_000_000
+    with plain_peer() as (conn, sock):
+        conn.send(data)
+        conn.close()
+        assert len(in_thread(receive_all, sock)()) == len(data)
+
+
+def test_run_waits_for_what_was_written_before_a_close() -> None:
+    data = b"x" * 5_000_000
+    with plain_peer() as (conn, sock):
+        finish = in_thread(receive_all, sock)
+        conn.send(data)
+        conn.close()
+        flower.run()
+        assert len(finish()) == len(data)
+
+
+def test_a_peer_that_never_reads_does_not_keep_a_closed_connection_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flower.net._stream.LINGER", SOON)
+    with plain_peer() as (conn, _sock):
+        conn.send(b"x" * 10_000_000)
+        conn.close()
+        flower.run()
+        assert not conn._stream.poller.resources
+
+
+# -- Timeouts and cancellation: nothing is lost
+
+
+def test_a_receive_that_times_out() -> None:
+    with connected() as (near, far):
+        for operation in (far.receive, lambda timeout: far.read(timeout=timeout)):
+            with pytest.raises(Timeout):
+                operation(timeout=SOON)
+        near.send(b"x")
+        assert far.read() == b"x"
+
+
+def test_a_cancelled_receive_loses_no_byte() -> None:
+    with connected() as (near, far):
+        with flower.move_on(SOON) as scope:
+            far.receive()
+        assert scope.expired
+        near.send(b"x")
+        assert far.receive(NEVER) == b"x"
+
+
+def test_a_killed_reader_loses_no_byte() -> None:
+    with connected() as (near, far):
+        t = flower.tasklet(far.read)()
+        rounds(1)
+        near.send(b"x")
+        t.kill()
+        assert far.receive(NEVER) == b"x"
+
+
+def test_a_kill_just_as_the_bytes_arrive_loses_none() -> None:
+    with connected() as (near, far):
+        got: list[bytes] = []
+        t = flower.go(lambda: got.append(far.receive()))
+        rounds(1)
+        near.send(b"x")
+        until(lambda: not t.blocked)  # its outcome is written: the kill comes too late
+        t.kill()
+        assert b"".join(got) == b"x"
+
+
+def test_data_that_is_there_needs_no_waiting() -> None:
+    with connected() as (near, far):
+        near.send(b"x")
+        until(lambda: len(far._receive_channel))
+        with flower.move_on(0):
+            assert far.receive() == b"x"
+
+
+def fill(conn: Conn) -> int:
+    """Send until it would block; the number of bytes that were taken."""
+    total = 0
+    try:
+        while True:
+            conn.send(b"x" * 65_536, timeout=SOON)
+            total += 65_536
+    except Timeout:
+        return total
+
+
+def test_a_send_that_times_out_took_nothing() -> None:
+    with plain_peer() as (conn, sock):
+        total = fill(conn)
+        with pytest.raises(Timeout, match="no room to write"):
+            conn.send(b"never", timeout=SOON)
+        finish = in_thread(receive_exactly, sock, total)
+        conn.send(b"the end", timeout=NEVER)
+        assert finish() == b"x" * total
+        assert in_thread(receive_exactly, sock, 7)() == b"the end"
+
+
+def test_a_cancelled_send_took_nothing() -> None:
+    with plain_peer() as (conn, sock):
+        total = fill(conn)
+        with flower.move_on(SOON) as scope:
+            conn.send(b"never")
+        assert scope.expired
+        conn.close()
+        assert len(in_thread(receive_all, sock)()) == total
+
+
+def test_blocked_senders_go_on_in_order() -> None:
+    with plain_peer() as (conn, sock):
+        total = fill(conn)
+        senders = [flower.go(conn.send, bytes([48 + i]) * 70_000) for i in range(5)]
+        rounds(1)
+        assert all(t.blocked for t in senders)
+        finish = in_thread(receive_exactly, sock, total + 350_000)
+        for t in senders:
+            t.join(NEVER)
+        assert finish()[total:] == b"".join(bytes([48 + i]) * 70_000 for i in range(5))
+
+
+def test_a_killed_sender_lets_the_next_one_go_on() -> None:
+    with plain_peer() as (conn, sock):
+        total = fill(conn)
+        senders = [flower.go(conn.send, bytes([48 + i]) * 1000) for i in range(3)]
+        rounds(1)
+        senders[0].kill()
+        finish = in_thread(receive_exactly, sock, total + 2000)
+        for t in senders[1:]:
+            t.join(NEVER)
+        assert finish()[total:] == b"1" * 1000 + b"2" * 1000
+
+
+@pytest.mark.parametrize("end", ["close", "reset"])
+def test_blocked_senders_learn_of_the_end(end: str) -> None:
+    with plain_peer() as (conn, sock):
+        fill(conn)
+        senders = [failing(conn.send, b"x") for _ in range(3)]
+        rounds(1)
+        if end == "close":
+            conn.close()
+            sock.close()
+        else:
+            reset(sock)
+        for t in senders:
+            assert isinstance(t.join(NEVER), ChannelClosed if end == "close" else ConnectionError)
+
+
+# -- Backpressure
+
+
+def test_a_flood_is_held_back() -> None:
+    with plain_peer() as (conn, sock):
+        sock.setblocking(False)
+        sent = 0
+        for _ in range(200):
+            try:
+                while True:
+                    sent += sock.send(b"x" * 65_536)
+            except BlockingIOError:
+                rounds(1)
+        held = sum(len(chunk) for chunk in iter(lambda: conn._receive_channel.try_receive(b""), b""))
+        assert 0 < held <= 2 * INCOMING_LIMIT
+        assert sent > held
+        got = held
+        while got < sent:
+            got += len(conn.receive(NEVER))
+        assert got == sent
+
+
+def test_a_flood_of_tiny_chunks_is_held_back() -> None:
+    with plain_peer() as (conn, _sock):
+        stream = conn._stream
+        while not stream._paused:
+            stream.data_received(b"x")
+        assert len(conn._receive_channel) < INCOMING_LIMIT / 16
+
+
+@pytest.mark.parametrize("how", ["receive", "select", "iterate"])
+def test_reading_goes_on_when_the_buffer_was_taken(how: str) -> None:
+    size = 4 * INCOMING_LIMIT
+    with plain_peer() as (conn, sock):
+        finish = in_thread(sock.sendall, b"x" * size)
+        until(lambda: conn._stream._paused)
+        got = 0
+        chunks = iter(conn)
+        while got < size:
+            if how == "select":
+                source, data = flower.select(conn, timeout=NEVER)
+                assert source is conn
+            else:
+                data = next(chunks) if how == "iterate" else conn.receive(NEVER)
+            got += len(data)
+        finish()
+        assert got == size
+
+
+def test_a_peer_that_never_reads_holds_a_bounded_amount() -> None:
+    with plain_peer() as (conn, _sock):
+        fill(conn)
+        transport = conn._stream._transport
+        assert transport.get_write_buffer_size() <= HIGH_WATER + 65_536
+
+
+def test_a_receiver_in_another_thread_resumes_reading() -> None:
+    size = 4 * INCOMING_LIMIT
+    with plain_peer() as (conn, sock):
+        finish = in_thread(sock.sendall, b"x" * size)
+        until(lambda: conn._stream._paused)
+
+        def receiver() -> int:
+            got = 0
+            while got < size:
+                got += len(conn.receive(NEVER))
+            return got
+
+        assert in_thread(receiver)() == size
+        finish()
+
+
+# -- select
+
+
+def test_select_over_connections_and_channels() -> None:
+    with connected() as (a, b), connected() as (c, d):
+        quit = flower.channel(1)
+        a.send(b"first")
+        assert tuple(flower.select(b, d, quit, timeout=NEVER)) == (b, b"first")
+        c.send(b"second")
+        assert tuple(flower.select(b, d, quit, timeout=NEVER)) == (d, b"second")
+        quit.send("enough")
+        assert tuple(flower.select(b, d, quit, timeout=NEVER)) == (quit, "enough")
+
+
+def test_a_select_that_lost_consumes_no_byte() -> None:
+    with connected() as (a, b):
+        ready = flower.channel(1)
+        ready.send(1)
+        a.send(b"x")
+        until(lambda: len(b._receive_channel))
+        taken = 0
+        for _ in range(20):
+            source, _value = flower.select(b, ready)
+            if source is b:
+                taken += 1
+                break
+            ready.send(1)
+        assert taken or b.receive(NEVER) == b"x"
+        assert len(b._receive_channel) == 0
+
+
+def test_select_on_a_closed_connection() -> None:
+    with connected() as (a, b):
+        a.close()
+        with pytest.raises(ChannelClosed):
+            flower.select(b, timeout=NEVER)
+
+
+def test_select_with_a_default() -> None:
+    with connected() as (_a, b):
+        assert tuple(flower.select(b, default="nothing")) == (None, "nothing")
+
+
+# -- What it looks like
+
+
+def test_addresses_and_status() -> None:
+    with connected() as (near, far):
+        assert near.local_addr() == far.remote_addr() == near.local_address()
+        assert near.remote_addr() == far.local_addr() == near.remote_address()
+        assert near.status == far.status == "open"
+        assert "127.0.0.1" in repr(near)
+        assert "open" in repr(near)
+        near.close()
+        assert near.status == "closed"
+        until(lambda: far.status != "open")
+        assert far.status == "writeonly"
+
+
+def test_a_connection_is_always_true() -> None:
+    with connected() as (near, far):
+        assert near
+        near.close()
+        assert near
+        assert far
+
+
+def test_the_with_statement_closes() -> None:
+    with connected() as (near, far):
+        with near as same:
+            assert same is near
+        assert near.status == "closed"
+        assert far.read() == b""
+
+
+# -- Dropped
+
+
+def pair() -> tuple[Conn, Conn]:
+    with listening() as listener:
+        return Dial("tcp", listener.addr()), listener.receive(NEVER)
+
+
+def test_dropped_before_its_end_it_warns_and_closes() -> None:
+    near, far = pair()
+    stream = near._stream
+    with pytest.warns(ResourceWarning, match="dropped, and not closed"):
+        del near  # no cycle holds it
+    assert stream.ended
+    assert far.read() == b""
+    far.close()
+
+
+def test_dropped_after_its_end_it_is_silent() -> None:
+    near, far = pair()
+    far.close()
+    assert near.read() == b""
+    stream = near._stream
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del near
+    assert stream.ended
+
+
+def test_dropped_while_reading_is_paused_it_is_closed() -> None:
+    near, far = pair()
+    sender = flower.go(far.send, b"x" * 4 * INCOMING_LIMIT)
+    until(lambda: near._stream._paused)
+    stream = near._stream
+    with pytest.warns(ResourceWarning):
+        del near
+    assert stream.ended
+    sender.join()
+    with pytest.raises((OSError, ChannelClosed)):
+        while True:
+            far.send(b"x" * 65_536, timeout=NEVER)
+    far.close()
+
+
+def test_dropped_in_another_thread_it_is_closed_in_its_own() -> None:
+    near, far = pair()
+    box = [near]
+    del near
+    with pytest.warns(ResourceWarning):
+        in_thread(box.clear)()
+    assert far.read() == b""
+    far.close()

@@ -1,0 +1,159 @@
+"""Dial: connections to whoever is there, and clear words about those who are not."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+
+import flower
+from flower.errors import Timeout
+from flower.net import Dial, Listen
+from tests.net.support import HOME, NEVER, in_thread, listening, rounds
+
+SOON = 0.005  # seconds; a timeout that a test waits for
+
+BAD_ADDRESSES = [
+    (5, TypeError),
+    (None, TypeError),
+    ("127.0.0.1:80", TypeError),
+    ((HOME,), TypeError),
+    ((HOME, "80"), TypeError),
+    ((HOME, 80.0), TypeError),
+    ((HOME, True), TypeError),
+    ((5, 80), TypeError),
+    ((b"127.0.0.1", 80), TypeError),
+    ((HOME, -1), ValueError),
+    ((HOME, 65_536), ValueError),
+    (("a\0b", 80), ValueError),
+    (("." * 5, 80), (ValueError, OSError)),
+    (("x" * 100, 80), (ValueError, OSError)),
+]
+
+
+@pytest.mark.parametrize(("address", "error"), BAD_ADDRESSES)
+def test_bad_addresses(address: Any, error: Any) -> None:
+    for attempt in (lambda: Dial("tcp", address), lambda: Listen(address, "tcp")):
+        with pytest.raises(error) as caught:
+            attempt()
+        shown = address[0] if isinstance(address, tuple) and isinstance(address[0], str) else address
+        assert ascii(shown)[1:-1] in str(caught.value)
+
+
+@pytest.mark.parametrize("proto", ["", "TCP", "sctp", 5, None, [], b"tcp"])
+def test_unknown_protocols(proto: Any) -> None:
+    for attempt in (lambda: Dial(proto, (HOME, 80)), lambda: Listen((HOME, 0), proto)):
+        with pytest.raises(ValueError, match="unknown protocol") as caught:
+            attempt()
+        assert repr(proto) in str(caught.value)
+        assert "tcp" in str(caught.value)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind((HOME, 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def test_a_refused_connection_names_the_address() -> None:
+    port = free_port()
+    with pytest.raises(ConnectionRefusedError, match=f"{HOME}:{port}"):
+        Dial("tcp", (HOME, port))
+
+
+def test_a_name_that_is_not_known() -> None:
+    with pytest.raises(socket.gaierror, match=r"name-that-is-not-known\.invalid:80"):
+        Dial("tcp", ("name-that-is-not-known.invalid", 80))
+
+
+def test_dial_parks_only_its_caller() -> None:
+    with listening() as listener:
+        order: list[str] = []
+
+        def dialer() -> None:
+            conn = Dial("tcp", listener.addr())
+            order.append("connected")
+            conn.close()
+
+        t = flower.go(dialer)
+        flower.go(lambda: order.append("another"))
+        t.join(NEVER)
+        listener.receive(NEVER).close()
+    assert order == ["another", "connected"]
+
+
+def full_backlog() -> Any:
+    """A listening socket that answers nobody: its queue is full, so a connection to it hangs."""
+    sock = socket.socket()
+    sock.bind((HOME, 0))
+    sock.listen(0)
+    fill = []
+    for _ in range(4):
+        filler = socket.socket()
+        filler.setblocking(False)
+        filler.connect_ex(sock.getsockname())
+        fill.append(filler)
+    return sock, fill
+
+
+@pytest.mark.parametrize("how", ["timeout", "scope", "kill"])
+def test_a_dial_that_is_given_up_leaves_nothing(how: str) -> None:
+    sock, fill = full_backlog()
+    address = sock.getsockname()
+    try:
+        if how == "timeout":
+            with pytest.raises(Timeout, match=f"{HOME}:{address[1]}"):
+                Dial("tcp", address, timeout=SOON)
+        elif how == "scope":
+            with flower.move_on(SOON) as scope:
+                Dial("tcp", address)
+            assert scope.expired
+        else:
+            t = flower.go(Dial, "tcp", address)
+            rounds(2)
+            assert t.blocked
+            t.kill()
+            rounds(2)
+            assert not t.alive
+    finally:
+        sock.close()
+        for filler in fill:
+            filler.close()
+
+
+def test_dial_from_several_tasklets_at_once() -> None:
+    with listening() as listener:
+        dialers = [flower.go(Dial, "tcp", listener.addr()) for _ in range(20)]
+        far = [listener.receive(NEVER) for _ in range(20)]
+        near = [t.join(NEVER) for t in dialers]
+        assert {c.local_addr() for c in near} == {c.remote_addr() for c in far}
+        for conn in near + far:
+            conn.close()
+
+
+def test_a_plain_server() -> None:
+    def serve(sock: socket.socket) -> bytes:
+        conn, _ = sock.accept()
+        with conn:
+            conn.settimeout(NEVER)
+            data = conn.recv(100)
+            conn.sendall(data.upper())
+            return data
+
+    with socket.create_server((HOME, 0)) as sock:
+        finish = in_thread(serve, sock)
+        with Dial("tcp", sock.getsockname()) as conn:
+            conn.write("hello")
+            assert conn.read() == b"HELLO"
+            assert conn.read() == b""
+        assert finish() == b"hello"
+
+
+def test_the_defaults_of_a_connection() -> None:
+    with listening() as listener, Dial("tcp", listener.addr()) as near, listener.receive(NEVER) as far:
+        for conn in (near, far):
+            sock = conn._stream._sock
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)

@@ -1,0 +1,366 @@
+"""A listener is a channel of connections."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import logging
+import os
+import resource
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+import flower
+from flower.errors import ChannelClosed, Timeout
+from flower.net import Conn, Dial, Listen, Listener, dial, listen
+from flower.net._listener import HELD
+from tests.net.support import HOME, NEVER, echo, echo_server, failing, listening, reset, rounds, until
+
+SOON = 0.005  # seconds; a timeout that a test waits for
+
+
+def plain(listener: Listener) -> socket.socket:
+    return socket.create_connection(listener.addr(), NEVER)
+
+
+# -- Receiving connections
+
+
+def test_receive_accept_iterate_and_select_give_connections_in_order() -> None:
+    with listening() as listener, ExitStack() as stack:
+        names = []
+        for _ in range(4):
+            sock = stack.enter_context(plain(listener))
+            names.append(sock.getsockname())
+            until(lambda: len(listener._receive_channel) == len(names))
+        first = listener.receive(NEVER)
+        second, err = listener.accept()
+        assert err is None
+        third = next(iter(listener))
+        source, fourth = flower.select(listener, timeout=NEVER)
+        assert source is listener
+        conns = [first, second, third, fourth]
+        assert [c.remote_addr() for c in conns] == names
+        assert all(isinstance(c, Conn) for c in conns)
+        for conn in conns:
+            conn.close()
+
+
+def test_a_blocked_accept_is_woken() -> None:
+    with listening() as listener:
+        t = flower.tasklet(listener.accept)()
+        rounds(1)
+        assert t.blocked
+        with plain(listener):
+            conn, err = t.join(NEVER)
+            assert err is None
+            conn.close()
+
+
+def test_several_tasklets_accept_from_one_listener() -> None:
+    with listening() as listener, ExitStack() as stack:
+        acceptors = [flower.go(listener.receive) for _ in range(5)]
+        rounds(1)
+        for _ in range(5):
+            stack.enter_context(plain(listener))
+        conns = [t.join(NEVER) for t in acceptors]
+        assert len({c.remote_addr() for c in conns}) == 5
+        for conn in conns:
+            conn.close()
+
+
+def test_timeouts_and_cancellation_lose_no_connection() -> None:
+    with listening() as listener:
+        with pytest.raises(Timeout):
+            listener.receive(SOON)
+        with pytest.raises(Timeout):
+            listener.accept(timeout=SOON)
+        with flower.move_on(SOON):
+            listener.receive()
+        t = flower.go(listener.receive)
+        rounds(1)
+        t.kill()
+        with plain(listener):
+            listener.receive(NEVER).close()
+
+
+def test_a_select_that_lost_consumes_no_connection() -> None:
+    with listening() as listener:
+        other = flower.channel(1)
+        t = flower.go(lambda: flower.select(listener, other))
+        rounds(1)
+        other.send(1)
+        assert t.join()[0] is other
+        with plain(listener):
+            listener.receive(NEVER).close()
+
+
+def test_the_first_data_may_come_before_accept() -> None:
+    with listening() as listener, plain(listener) as sock:
+        sock.sendall(b"early")
+        rounds(3)
+        with listener.receive(NEVER) as conn:
+            assert conn.read() == b"early"
+
+
+# -- The end
+
+
+def test_a_closed_listener() -> None:
+    listener = Listen((HOME, 0), "tcp")
+    address = listener.addr()
+    listener.close()
+    listener.close()
+    assert listener.closed
+    for operation in (listener.receive, listener.accept):
+        with pytest.raises(ChannelClosed, match="is closed") as caught:
+            operation()
+        assert caught.value.channel is listener
+    with pytest.raises(ChannelClosed):
+        flower.select(listener)
+    assert list(listener) == []
+    assert listener.addr() == address
+    with pytest.raises(ConnectionRefusedError):
+        Dial("tcp", address)
+
+
+def test_close_wakes_those_that_wait() -> None:
+    with listening() as listener:
+        acceptor = failing(listener.accept)
+        server = flower.go(listener.serve, echo)
+        rounds(1)
+        listener.close()
+        assert isinstance(acceptor.join(NEVER), ChannelClosed)
+        server.join(NEVER)
+
+
+def test_close_cuts_connections_that_nobody_has_received() -> None:
+    with listening() as listener, plain(listener) as sock:
+        until(lambda: len(listener._receive_channel))
+        listener.close()
+        rounds(2)
+        try:
+            assert sock.recv(1) == b""
+        except ConnectionResetError:
+            pass
+
+
+def test_dropped_it_warns_and_closes() -> None:
+    listener = Listen((HOME, 0), "tcp")
+    address = listener.addr()
+    with pytest.warns(ResourceWarning, match="dropped, and not closed"):
+        del listener  # no cycle holds it
+    with pytest.raises(ConnectionRefusedError):
+        Dial("tcp", address)
+
+
+def test_closed_and_dropped_it_is_silent() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with listening() as listener:
+            pass
+        del listener
+        gc.collect()
+
+
+# -- Addresses
+
+
+def test_port_zero_lets_the_system_choose() -> None:
+    with listening() as one, listening() as other:
+        assert one.addr()[0] == HOME
+        assert one.addr()[1] != other.addr()[1]
+        assert f"{HOME}:{one.addr()[1]}" in repr(one)
+
+
+def test_a_port_in_use() -> None:
+    with listening() as listener:
+        with pytest.raises(OSError, match=str(listener.addr()[1])) as caught:
+            Listen(listener.addr())
+        assert caught.value.errno == errno.EADDRINUSE
+
+
+def test_an_address_that_is_not_ours() -> None:
+    with pytest.raises(OSError, match="192.0.2.1:0") as caught:
+        Listen(("192.0.2.1", 0))
+    assert caught.value.errno == errno.EADDRNOTAVAIL
+
+
+def test_a_port_is_free_again_at_once() -> None:
+    with listening() as listener:
+        address = listener.addr()
+        with plain(listener):
+            listener.receive(NEVER).close()
+    with Listen(address) as again, plain(again):
+        again.receive(NEVER).close()
+
+
+def test_a_name_for_this_machine() -> None:
+    with Listen(("localhost", 0)) as listener, Dial("tcp", ("localhost", listener.addr()[1])) as conn:
+        with listener.receive(NEVER) as other:
+            assert other.remote_addr() == conn.local_addr()
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+def test_ipv6() -> None:
+    try:
+        listener = Listen(("::1", 0))
+    except OSError:
+        pytest.skip("no IPv6 address here")
+    with listener, Dial("tcp", listener.addr()) as conn, listener.receive(NEVER) as other:
+        assert other.remote_addr() == conn.local_addr()
+        assert "[::1]" in repr(conn)
+
+
+def test_the_other_spelling() -> None:
+    assert listen is Listen
+    assert dial is Dial
+
+
+def test_a_listener_is_always_true() -> None:
+    with listening() as listener:
+        assert listener
+    assert listener
+
+
+# -- serve
+
+
+def test_serve_runs_a_tasklet_for_each_connection() -> None:
+    with echo_server() as listener, ExitStack() as stack:
+        conns = [stack.enter_context(Dial("tcp", listener.addr())) for _ in range(20)]
+        for i, conn in enumerate(conns):
+            conn.write(str(i))
+        assert [conn.read(timeout=NEVER) for conn in conns] == [str(i).encode() for i in range(20)]
+
+
+def test_serve_keeps_one_failure_from_the_rest() -> None:
+    reported: list[Any] = []
+    before = flower.set_error_handler(lambda t, error: reported.append(error))
+
+    def handler(conn: Conn) -> None:
+        if conn.read() == b"fail":
+            raise ZeroDivisionError
+        conn.write("fine")
+
+    try:
+        with listening() as listener:
+            server = flower.go(listener.serve, handler)
+            with Dial("tcp", listener.addr()) as bad, Dial("tcp", listener.addr()) as good:
+                bad.write("fail")
+                assert bad.read(timeout=NEVER) == b""  # serve closes what the handler left
+                good.write("work")
+                assert good.read(timeout=NEVER) == b"fine"
+            listener.close()
+            server.join(NEVER)
+    finally:
+        flower.set_error_handler(before)
+    (error,) = reported
+    assert isinstance(error, ZeroDivisionError)
+    assert "the listener goes on" in error.__notes__[0]
+
+
+def test_a_peer_that_resets_does_not_end_a_program(capsys: pytest.CaptureFixture[str]) -> None:
+    with listening() as listener:
+        sock = plain(listener)
+        t = flower.go(lambda conn: conn.read(), listener.receive(NEVER))
+        rounds(1)
+        reset(sock)
+        until(lambda: not t.alive)
+        rounds(2)  # an uncaught loss of a peer is reported, and not raised here
+    assert "ConnectionResetError" in capsys.readouterr().err
+
+
+def test_serve_wants_a_function() -> None:
+    with listening() as listener, pytest.raises(TypeError, match="function"):
+        listener.serve(None)
+
+
+# -- Bounds and faults
+
+
+def test_the_number_of_accepted_connections_is_bounded() -> None:
+    with listening() as listener, ExitStack() as stack:
+        socks = [stack.enter_context(plain(listener)) for _ in range(HELD + 50)]
+        rounds(20)
+        assert len(listener._receive_channel) == HELD
+        for sock in socks:  # the rest come from the kernel's queue
+            with listener.receive(NEVER) as conn:
+                assert conn.remote_addr() == sock.getsockname()
+
+
+@contextmanager
+def no_descriptors_left() -> Iterator[None]:
+    """The process can open no more descriptors within."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    probe = os.open(os.devnull, os.O_RDONLY)
+    os.close(probe)
+    used = max(int(name) for name in os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(probe, used), hard))
+    fill = []
+    try:
+        try:
+            while True:
+                fill.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError as error:
+            assert error.errno == errno.EMFILE
+        yield
+    finally:
+        for fd in fill:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_lack_of_descriptors_is_waited_out(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flower.net._listener.BACK_OFF", SOON)
+    with listening() as listener, plain(listener) as sock:
+        with caplog.at_level(logging.WARNING, "flower.net"), no_descriptors_left():
+            with pytest.raises(Timeout):
+                listener.receive(5 * SOON)
+        (record,) = caplog.records  # told once, however often it was tried
+        assert "can't accept connections for now" in record.getMessage()
+        with listener.receive(NEVER) as conn:
+            assert conn.remote_addr() == sock.getsockname()
+
+
+def test_backing_off_ends_with_the_listener() -> None:
+    with listening() as listener, plain(listener):
+        with no_descriptors_left():
+            rounds(2)
+            listener.close()
+        with pytest.raises(ChannelClosed):
+            listener.receive()
+
+
+def test_a_peer_that_is_gone_before_accept() -> None:
+    with listening() as listener:
+        gone = plain(listener)
+        reset(gone)
+        with plain(listener) as sock:
+            conns = []
+            while not conns or conns[-1].remote_addr() != sock.getsockname():
+                conns.append(listener.receive(NEVER))
+            for conn in conns:
+                conn.close()
+
+
+@pytest.mark.slow
+def test_many_connections_leave_nothing_behind() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with echo_server() as listener:
+        for _ in range(20):
+            with ExitStack() as stack:
+                conns = [stack.enter_context(Dial("tcp", listener.addr())) for _ in range(25)]
+                for conn in conns:
+                    conn.write("x")
+                for conn in conns:
+                    assert conn.read(timeout=NEVER) == b"x"
+        poller = listener._acceptor.poller
+        until(lambda: len(poller.resources) == 1)
+    until(lambda: not poller.resources)
+    assert len(os.listdir("/proc/self/fd")) <= before

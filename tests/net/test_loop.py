@@ -1,0 +1,510 @@
+"""The I/O tasklet: timers, wake-ups, idleness, strange loops, interrupts, threads and forks."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import threading
+import time
+from typing import Any
+
+import pytest
+
+import flower
+import flower.time
+from flower.channels._scheduler import current_scheduler
+from flower.net import Dial, Listen
+from flower.net._loop import LoopPoller, _new_event_loop, io_poller, wait
+from tests.net.support import HOME, NEVER, connected, echo_server, in_thread, listening, output, rounds, start, until
+
+SOON = 0.005  # seconds; a timeout that a test waits for
+
+
+def poller() -> LoopPoller:
+    return io_poller()
+
+
+# -- Which loop
+
+
+def test_the_environment_chooses_the_loop(loop: str) -> None:
+    assert type(poller().loop).__module__.startswith(loop)
+
+
+def test_without_the_variable_it_is_uvloop_where_that_exists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLOWER_LOOP")
+    made = _new_event_loop()
+    made.close()
+    assert type(made).__module__.startswith("uvloop")
+
+
+def test_without_uvloop_it_is_the_standard_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLOWER_LOOP")
+    monkeypatch.setitem(__import__("sys").modules, "uvloop", None)
+    made = _new_event_loop()
+    made.close()
+    assert type(made).__module__.startswith("asyncio")
+    monkeypatch.setenv("FLOWER_LOOP", "uvloop")
+    with pytest.raises(ImportError):
+        _new_event_loop()
+
+
+def test_an_unknown_loop_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWER_LOOP", "gevent")
+    with pytest.raises(ValueError, match="gevent"):
+        _new_event_loop()
+
+
+# -- Time
+
+
+def test_timers_and_io_live_in_one_loop() -> None:
+    """A sleep of 20 ms is not delayed until bytes arrive later."""
+    with connected() as (near, far):
+        t = flower.go(lambda: (far.receive(NEVER), time.monotonic()))
+        began = time.monotonic()
+        flower.time.sleep(0.02)
+        slept = time.monotonic() - began
+        assert t.blocked
+        near.send(b"x")
+        t.join(NEVER)
+    assert 0.02 <= slept < 0.2
+
+
+@pytest.mark.parametrize("delay", [0.0004, 0.001, 0.0015, 0.0053, 0.01])
+def test_a_timer_never_fires_early(delay: float) -> None:
+    for _ in range(5):
+        began = time.monotonic()
+        flower.time.sleep(delay)
+        assert time.monotonic() - began >= delay
+
+
+def test_timers_fire_in_order_whatever_the_order_they_were_set_in() -> None:
+    order: list[int] = []
+
+    def sleeper(i: int) -> None:
+        flower.time.sleep(0.002 * i)
+        order.append(i)
+
+    tasklets = [flower.go(sleeper, i) for i in (3, 1, 5, 2, 4)]
+    for t in tasklets:
+        t.join(NEVER)
+    assert order == [1, 2, 3, 4, 5]
+
+
+def test_a_deadline_that_moves_away_arms_no_new_timer() -> None:
+    p = poller()
+    with connected() as (near, far):
+        with pytest.raises(flower.Timeout):
+            far.receive(SOON)
+        t = flower.go(lambda: [far.receive(NEVER) for _ in range(50)])
+        rounds(1)
+        armed = {p._timer}
+        for _ in range(50):
+            near.send(b"x")
+            rounds(1)
+            armed.add(p._timer)
+        t.join(NEVER)
+        assert len(armed) < 10
+
+
+IDLE = """
+    import resource, time, flower, flower.time
+    from flower.net import Listen
+    with Listen(("127.0.0.1", 0)) as listener:
+        t = flower.go(listener.accept)
+        flower.time.sleep(0.01)
+        before, began = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+        flower.time.sleep({seconds})
+        after, ended = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+        t.kill()
+    used = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    print(used, ended - began)
+"""
+
+
+@pytest.mark.slow
+def test_idleness_costs_no_cpu() -> None:
+    used, slept = map(float, output(IDLE.format(seconds=1.5)).split())
+    assert slept >= 1.5
+    assert used < 0.003  # 20 ms in 10 s
+
+
+# -- Wake-ups
+
+
+def test_a_thread_wakes_a_tasklet_that_waits_in_the_loop() -> None:
+    rounds(1)
+    ch = flower.channel()
+    go = threading.Event()
+    finish = in_thread(lambda: (go.wait(NEVER), ch.send("news")))
+    flower.go(lambda: go.set())
+    assert ch.receive(NEVER) == "news"
+    finish()
+
+
+def test_many_threads_wake_the_loop_at_once() -> None:
+    rounds(1)
+    ch = flower.channel(math.inf)
+
+    def send() -> None:
+        for i in range(200):
+            ch.send(i)
+
+    threads = [threading.Thread(target=send) for _ in range(5)]
+    for t in threads:
+        t.start()
+    got = [ch.receive(NEVER) for _ in range(1000)]
+    for t in threads:
+        t.join(NEVER)
+    assert sum(got) == 5 * sum(range(200))
+
+
+def test_each_thread_has_a_loop_of_its_own() -> None:
+    with echo_server() as listener:
+
+        def client() -> tuple[bytes, int]:
+            with Dial("tcp", listener.addr()) as conn:
+                conn.write("x")
+                got = conn.read(timeout=NEVER)
+            return got, id(current_scheduler().poller)
+
+        clients = [in_thread(client) for _ in range(3)]
+        got = [finish() for finish in clients]
+    assert [data for data, _ in got] == [b"x"] * 3
+    assert id(current_scheduler().poller) not in {which for _, which in got}
+
+
+def test_busy_tasklets_do_not_starve_the_network() -> None:
+    with echo_server() as listener, Dial("tcp", listener.addr()) as conn:
+        stop = False
+
+        def busy() -> None:
+            while not stop:
+                flower.schedule()
+
+        t = [flower.go(busy) for _ in range(3)]
+        conn.write("x")
+        assert conn.read(timeout=NEVER) == b"x"
+        stop = True
+        for each in t:
+            each.join(NEVER)
+
+
+# -- Loops of others
+
+
+def test_a_running_loop_of_somebody_else_is_refused() -> None:
+    async def main() -> None:
+        for attempt in (lambda: Listen((HOME, 0)), lambda: Dial("tcp", (HOME, 1))):
+            with pytest.raises(RuntimeError, match="event loop"):
+                attempt()
+
+    asyncio.run(main())
+    in_thread(asyncio.run, main())()  # and in a thread that had none of ours
+
+
+def test_tasklets_see_no_running_loop() -> None:
+    rounds(1)
+
+    def look() -> None:
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+
+    look()
+    flower.go(look).join()
+
+
+def test_a_tasklet_may_run_a_loop_of_its_own() -> None:
+    rounds(1)
+
+    async def main() -> str:
+        await asyncio.sleep(0)
+        return "done"
+
+    assert flower.go(asyncio.run, main()).join() == "done"
+    rounds(1)
+
+
+def test_a_foreign_stop_does_not_end_the_loop() -> None:
+    p = poller()
+    p.loop.stop()
+    rounds(2)
+    p.loop.call_soon(p.loop.stop)
+    rounds(2)
+
+
+def test_blocking_in_a_callback_is_refused() -> None:
+    caught: list[BaseException] = []
+
+    def callback() -> None:
+        for attempt in (lambda: Dial("tcp", (HOME, 1)), flower.channel().receive):
+            try:
+                attempt()
+            except RuntimeError as error:
+                caught.append(error)
+
+    poller().loop.call_soon(callback)
+    until(lambda: len(caught) == 2)
+
+
+# -- Waiting for coroutines
+
+
+def test_wait_gives_the_result_or_raises_the_error() -> None:
+    async def fine() -> int:
+        await asyncio.sleep(0)
+        return 5
+
+    async def fails() -> None:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    assert wait(fine()) == 5
+    with pytest.raises(ZeroDivisionError):
+        wait(fails())
+
+
+def test_wait_parks_only_its_caller() -> None:
+    p = poller()
+    gate = p.loop.create_future()
+
+    async def waiting() -> str:
+        await gate
+        return "through"
+
+    t = flower.go(wait, waiting())
+    rounds(2)
+    assert t.blocked
+    gate.set_result(None)
+    assert t.join(NEVER) == "through"
+
+
+@pytest.mark.parametrize("how", ["kill", "scope"])
+def test_a_cancelled_wait_cancels_its_task_and_waits_for_it(how: str) -> None:
+    steps: list[str] = []
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await asyncio.sleep(0)
+            steps.append("cleaned up")
+
+    def waiter() -> None:
+        try:
+            wait(stubborn())
+        finally:
+            steps.append("left")
+
+    if how == "scope":
+        with flower.move_on(SOON):
+            waiter()
+    else:
+        t = flower.go(waiter)
+        rounds(2)
+        t.kill()
+        with pytest.raises(flower.TaskletKilled):
+            t.join(NEVER)
+    assert steps == ["cleaned up", "left"]
+
+
+def test_a_result_that_came_too_late_is_disposed_of() -> None:
+    disposed: list[str] = []
+
+    async def late() -> str:
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            pass
+        return "result"
+
+    with flower.move_on(SOON):
+        wait(late(), disposed.append)
+    assert disposed == ["result"]
+
+
+def test_a_task_that_raises_system_exit_does_not_end_the_loop() -> None:
+    async def leaves() -> None:
+        raise SystemExit(5)
+
+    with pytest.raises(SystemExit):
+        wait(leaves())
+    rounds(1)
+
+
+def test_tasklets_keep_their_context_variables() -> None:
+    import contextvars
+
+    var: contextvars.ContextVar[int] = contextvars.ContextVar("var", default=0)
+
+    def body(i: int) -> int:
+        var.set(i)
+        rounds(3)
+        return var.get()
+
+    tasklets = [flower.go(body, i) for i in range(1, 5)]
+    assert [t.join(NEVER) for t in tasklets] == [1, 2, 3, 4]
+    assert var.get() == 0
+
+
+# -- The end of a program
+
+
+def test_what_was_written_leaves_though_the_program_ends() -> None:
+    with listening() as listener:
+        program = start(
+            """
+            import sys
+            from flower.net import Dial
+            conn = Dial("tcp", ("127.0.0.1", int(sys.argv[1])))
+            conn.write(b"x" * 3_000_000)
+            conn.close()
+            """,
+            str(listener.addr()[1]),
+        )
+        with listener.receive(NEVER) as conn:
+            got = sum(len(chunk) for chunk in conn)
+        out, err = program.communicate(timeout=NEVER)
+        assert (got, program.returncode, out, err) == (3_000_000, 0, "", "")
+
+
+def test_a_program_may_end_with_everything_open() -> None:
+    assert (
+        output(
+            """
+            import flower
+            from flower.net import Dial, Listen
+            listener = Listen(("127.0.0.1", 0))
+            near = Dial("tcp", listener.addr())
+            far = listener.receive()
+            flower.go(far.receive)
+            flower.schedule()
+            print("end")
+            """
+        )
+        == "end\n"
+    )
+
+
+def test_a_thread_may_end_with_everything_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+
+    def body() -> Any:
+        listener = Listen((HOME, 0))
+        near = Dial("tcp", listener.addr())
+        far = listener.receive()
+        near.send(b"x")
+        far.receive()
+        return listener, near, far
+
+    kept = in_thread(body)()
+    listener, near, far = kept
+    assert listener.closed
+    assert near.status == far.status == "closed"
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+INTERRUPTED = """
+    import flower, signal
+    from flower.net import Listen
+    {handler}
+    listener = Listen(("127.0.0.1", 0))
+    try:
+        while True:
+            try:
+                flower.go(print, "ready")
+                listener.accept()
+            except KeyboardInterrupt:
+                print("interrupted")
+                break
+    finally:
+        listener.close()
+    flower.run()
+    print("end")
+"""
+
+
+@pytest.mark.parametrize("handler", ["", "signal.signal(signal.SIGINT, lambda *args: exec('raise KeyboardInterrupt'))"])
+def test_ctrl_c_reaches_the_main_tasklet_in_accept(handler: str) -> None:
+    program = start(INTERRUPTED.format(handler=handler))
+    assert program.stdout is not None
+    assert program.stdout.readline() == "ready\n"
+    program.send_signal(2)
+    out, err = program.communicate(timeout=NEVER)
+    assert (out, err, program.returncode) == ("interrupted\nend\n", "", 0)
+
+
+# -- Fork
+
+FORK = """
+    import os, sys, warnings, flower
+    from flower.net import Dial, Listen
+    listener = Listen(("127.0.0.1", 0))
+    near = Dial("tcp", listener.addr())
+    far = listener.receive()
+    near.send(b"before")
+    assert far.receive(10) == b"before"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        child = os.fork()
+    if child == 0:
+        for broken in (lambda: near.send(b"x"), lambda: far.receive(), lambda: listener.receive()):
+            try:
+                broken()
+            except (ConnectionAbortedError, flower.ChannelClosed) as error:
+                pass
+            else:
+                print("the child used the parent's connection", file=sys.stderr)
+        own = Listen(("127.0.0.1", 0))
+        mine = Dial("tcp", own.addr())
+        theirs = own.receive(10)
+        mine.send(b"child")
+        assert theirs.receive(10) == b"child"
+        near.close(); far.close(); listener.close()
+        mine.close(); theirs.close(); own.close()
+        print("child", flush=True)
+        {leave}
+    else:
+        _, status = os.waitpid(child, 0)
+        assert status == 0, status
+        near.send(b"after")
+        assert far.receive(10) == b"after"
+        again = Dial("tcp", listener.addr())
+        third = listener.receive(10)
+        again.close()
+        assert third.read() == b""
+        third.close(); near.close()
+        assert far.read() == b""
+        far.close(); listener.close()
+        print("parent")
+"""
+
+
+@pytest.mark.parametrize("leave", ["os._exit(0)", "sys.exit(0)", "pass"])
+def test_a_fork_leaves_the_parents_connections_alone(leave: str) -> None:
+    assert output(FORK.format(leave=leave)) == "child\nparent\n"
+
+
+def test_a_child_does_not_take_the_parents_signals() -> None:
+    assert (
+        output(
+            """
+            import os, signal, warnings, flower, flower.time
+            from flower.net._loop import io_poller, wait
+            async def nothing(): pass
+            io_poller()
+            wait(nothing())
+            warnings.simplefilter("ignore")
+            read, write = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.read(read, 1)
+                os._exit(0 if signal.set_wakeup_fd(-1) == -1 else 1)
+            os.write(write, b"x")
+            print(os.waitpid(child, 0)[1])
+            """
+        )
+        == "0\n"
+    )

@@ -1,0 +1,587 @@
+"""Calls: each ends in exactly one of a result, the remote error, a deadline, a cancellation, a lost connection."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import socket
+from typing import Any
+
+import msgpack
+import pytest
+
+import flower
+from flower import rpc
+from flower.errors import Disconnected, ProtocolError, RemoteError, Timeout
+from flower.net import Dial
+from flower.rpc import _session
+from tests.net.support import HOME, NEVER, failing, rounds, until
+from tests.rpc.support import URL, Calc, free_port, pair, raw_client, raw_server, served, settle
+
+SOON = 0.005  # seconds; a timeout that a test waits for
+
+
+# -- Results and errors
+
+
+def test_a_call() -> None:
+    with served() as (_, peer):
+        assert peer.call("add", 1, 2) == 3
+        assert peer.call("add", "a", "b", timeout=NEVER) == "ab"
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 0, -1, 2**64 - 1, 1.5, "", "grüße", b"\xff", [], [1, [2]], {}, {"a": {1: None}}, "x" * 200_000]
+)
+def test_values_pass(value: Any) -> None:
+    with served() as (_, peer):
+        assert peer.call("echo", value) == value
+
+
+def test_a_remote_error_is_raised_at_the_caller() -> None:
+    with served() as (_, peer):
+        with pytest.raises(RemoteError, match="ValueError: no such thing") as caught:
+            peer.call("fail", "no such thing")
+        assert caught.value.error == "ValueError: no such thing"  # a plain peer gets a string
+        with pytest.raises(RemoteError) as caught:
+            peer.call("fail", "")
+        assert caught.value.error == "ValueError"
+        assert peer.call("add", 1, 1) == 2
+
+
+@pytest.mark.parametrize("params", [[], [1], [1, 2, 3]])
+def test_the_wrong_number_of_arguments_is_a_remote_error(params: list[int]) -> None:
+    with served() as (_, peer), pytest.raises(RemoteError, match="TypeError"):
+        peer.call("add", *params)
+
+
+def test_an_unknown_method_is_a_remote_error() -> None:
+    with served() as (_, peer):
+        with pytest.raises(RemoteError, match="unknown method: subtract"):
+            peer.call("subtract", 1, 2)
+        with pytest.raises(RemoteError, match="unknown method"):
+            peer.call("$/hello", {})
+
+
+def test_a_result_that_cant_be_sent_is_a_remote_error() -> None:
+    with served() as (_, peer):
+        with pytest.raises(RemoteError, match="TypeError"):
+            peer.call("unpackable")
+        assert peer.call("add", 1, 1) == 2
+
+
+@pytest.mark.parametrize(("value", "error"), [(object(), TypeError), (2**64, ValueError)])
+def test_an_argument_that_cant_be_sent_is_told_before_anything_is(value: object, error: type[Exception]) -> None:
+    with served() as (server, peer):
+        with pytest.raises(error):
+            peer.call("echo", value)
+        with pytest.raises(error):
+            peer.notify("note", value)
+        assert peer.call("add", 1, 1) == 2
+        assert len(server.peers) == 1
+
+
+def test_many_calls_at_once_each_get_their_own_answer() -> None:
+    with served() as (_, peer):
+        callers = [flower.go(peer.call, "add", i, i) for i in range(300)]
+        assert [t.join(NEVER) for t in callers] == [2 * i for i in range(300)]
+
+
+def test_answers_come_in_any_order() -> None:
+    calc = Calc()
+    with served(calc) as (_, peer):
+        slow = [flower.go(peer.call, "wait", i) for i in range(3)]
+        assert peer.call("add", 1, 1) == 2
+        for _ in slow:
+            calc.gate.send(None, NEVER)
+        assert [t.join(NEVER) for t in slow] == [0, 1, 2]
+
+
+# -- start, notify, proxy
+
+
+def test_start_gives_a_channel_of_one_reply() -> None:
+    with served() as (_, peer):
+        reply = peer.start("add", 1, 2)
+        assert list(reply) == [3]
+        assert reply.closed
+        failure = peer.start("fail", "it did")
+        with pytest.raises(RemoteError, match="it did"):
+            failure.receive(NEVER)
+
+
+def test_select_over_replies() -> None:
+    calc = Calc()
+    with served(calc) as (_, peer):
+        slow, fast = peer.start("wait"), peer.start("add", 1, 2)
+        assert tuple(flower.select(slow, fast, timeout=NEVER)) == (fast, 3)
+        calc.gate.send(None, NEVER)
+        assert tuple(flower.select(slow, timeout=NEVER)) == (slow, None)
+
+
+def test_notifications_are_served_in_order() -> None:
+    calc = Calc()
+    with served(calc) as (_, peer):
+        for i in range(500):
+            peer.notify("note", i)
+        peer.notify("unknown")
+        peer.notify("fail", "nobody is told")
+        assert peer.call("add", 1, 1) == 2
+        until(lambda: len(calc.log) == 500)
+    assert calc.log == list(range(500))
+
+
+def test_a_failing_notification_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR, "flower.rpc"), served() as (_, peer):
+        peer.notify("fail", "quietly")
+        until(lambda: caplog.records)
+    assert "the notification fail failed" in caplog.text
+
+
+def test_the_proxy() -> None:
+    with served() as (_, peer):
+        assert peer.proxy.add(1, 2) == 3
+        assert peer.proxy.echo("x", timeout=NEVER) == "x"
+        with pytest.raises(RemoteError):
+            peer.proxy.no_such_method()
+        for name in ("_private", "__class_getitem__", "__len__"):
+            with pytest.raises(AttributeError, match="private"):
+                getattr(peer.proxy, name)
+
+
+# -- Deadlines and cancellation
+
+
+def test_a_late_answer_goes_to_nobody_else() -> None:
+    calc = Calc()
+    with served(calc) as (_, peer):
+        with pytest.raises(Timeout, match="wait gave no answer within"):
+            peer.call("wait", "late", timeout=SOON)
+        with flower.move_on(SOON) as scope:
+            peer.call("wait", "also late")
+        assert scope.expired
+        t = flower.go(peer.call, "wait", "last")
+        rounds(2)
+        for _ in range(3):
+            calc.gate.send(None, NEVER)
+        assert t.join(NEVER) == "last"
+        assert peer.call("add", 1, 1) == 2
+        assert not peer._session._pending
+
+
+def test_the_id_of_a_call_that_timed_out_is_not_used_again() -> None:
+    with raw_server() as (peer, raw):
+        with pytest.raises(Timeout):
+            peer.call("slow", timeout=SOON)
+        assert raw.receive() == [0, 1, "slow", []]
+        peer._session._wire._last_id = 0  # as if the ids had wrapped round
+        t = flower.go(peer.call, "next")
+        assert raw.receive() == [0, 2, "next", []]
+        raw.send([1, 1, None, "too late"], [1, 2, None, "mine"])
+        assert t.join(NEVER) == "mine"
+
+
+def test_a_killed_caller_disturbs_nobody() -> None:
+    calc = Calc()
+    with served(calc) as (_, peer):
+        t = flower.go(peer.call, "wait")
+        rounds(2)
+        t.kill()
+        calc.gate.send(None, NEVER)
+        assert peer.call("add", 1, 1) == 2
+
+
+def test_a_call_that_was_cancelled_before_it_was_sent() -> None:
+    with raw_server() as (peer, raw):
+        conn = peer._session.conn
+        with pytest.raises(Timeout):
+            while True:
+                conn.send(b"\xc0" * 65_536, timeout=SOON)
+        with pytest.raises(Timeout):
+            peer.call("never sent", timeout=SOON)
+        assert not peer._session._pending
+        assert not peer._session._wire._calls
+        raw.conn.close()
+
+
+# -- Losing the connection fails every pending call at once
+
+
+@pytest.mark.parametrize("how", ["close here", "close there", "server closes", "reset"])
+def test_every_pending_call_fails_at_once(how: str) -> None:
+    calc = Calc()
+    with served(calc) as (server, peer):
+        callers = [failing(peer.call, "wait") for _ in range(20)]
+        reply = peer.start("wait")
+        until(lambda: calc.gate.balance == -21)
+        if how == "close here":
+            peer.close()
+        elif how == "close there":
+            server.peers[0].close()
+        elif how == "server closes":
+            server.close()
+        else:
+            (session,) = server._sessions
+            session.conn._stream.abort()
+        assert [type(t.join(NEVER)) for t in callers] == [Disconnected] * 20
+        with pytest.raises(Disconnected):
+            reply.receive(NEVER)
+        with pytest.raises(Disconnected):
+            peer.call("add", 1, 2)
+        with pytest.raises(Disconnected):
+            peer.notify("note", 1)
+        assert peer.closed
+        for _ in range(21):
+            calc.gate.send(None, NEVER)
+
+
+def test_what_disconnected_says() -> None:
+    with served() as (server, peer):
+        peer.close()
+        with pytest.raises(Disconnected, match="closed here"):
+            peer.call("add", 1, 2)
+    with served() as (server, peer):
+        server.close()
+        until(lambda: peer.closed)
+        with pytest.raises(Disconnected, match="the peer closed the connection") as caught:
+            peer.call("add", 1, 2)
+        assert str(server.address[1]) in str(caught.value)
+        assert isinstance(caught.value, ConnectionError)
+
+
+def test_a_method_whose_caller_has_gone_runs_to_its_end() -> None:
+    calc = Calc()
+    with served(calc) as (server, peer):
+        peer.start("wait")
+        until(lambda: calc.gate.balance == -1)
+        peer.close()
+        calc.gate.send(None, NEVER)
+        until(lambda: not server.peers)
+
+
+def test_answers_still_go_to_a_peer_that_only_ended_its_sending() -> None:
+    calc = Calc()
+    with served(calc) as (server, _):
+        with socket.create_connection(server.address, NEVER) as sock:
+            sock.sendall(msgpack.packb([0, 1, "wait", [5]]))
+            sock.shutdown(socket.SHUT_WR)
+            until(lambda: calc.gate.balance == -1)
+            calc.gate.send(None, NEVER)
+            until(lambda: len(server.peers) == 1)
+            assert msgpack.unpackb(sock.recv(100)) == [1, 1, None, 5]
+            assert sock.recv(100) == b""
+
+
+def test_a_peer_that_was_dropped_closes_and_warns() -> None:
+    with rpc.serve(URL, Calc()) as server:
+        peer = rpc.connect(server.url)
+        assert peer.call("add", 1, 1) == 2
+        with pytest.warns(ResourceWarning, match="dropped, and not closed"):
+            del peer
+            gc.collect()
+        until(lambda: not server.peers)
+    settle()
+
+
+# -- Both ways
+
+
+def test_either_side_may_call_the_other() -> None:
+    with pair(Calc(), Calc()) as (a, b):
+        assert a.call("add", 1, 2) == b.call("add", 1, 2) == 3
+        tasks = [flower.go(p.call, "echo", i) for i in range(50) for p in (a, b)]
+        assert sorted(t.join(NEVER) for t in tasks) == sorted([*range(50), *range(50)])
+
+
+def test_calls_nest_over_one_connection() -> None:
+    class Countdown:
+        peer: Any = None
+
+        def down(self, n: int) -> int:
+            return 0 if n == 0 else 1 + self.peer.call("down", n - 1)
+
+    one, other = Countdown(), Countdown()
+    with pair(one, other) as (a, b):
+        one.peer, other.peer = a, b
+        assert a.call("down", 30) == 30
+        one.peer = other.peer = None
+
+
+def test_a_server_calls_its_clients() -> None:
+    calc = Calc()
+    with rpc.serve(URL, Calc()) as server, rpc.connect(server.url, calc) as peer:
+        assert peer.call("add", 1, 1) == 2
+        (client,) = server.peers
+        assert client.call("add", 2, 2) == 4
+        client.notify("note", "from the server")
+        client.call("echo", None)
+        until(lambda: calc.log == ["from the server"])
+    settle()
+
+
+def test_a_peer_without_a_service_serves_nothing() -> None:
+    with served() as (server, peer):
+        peer.call("add", 1, 1)
+        with pytest.raises(RemoteError, match="unknown method"):
+            server.peers[0].call("add", 1, 1)
+
+
+# -- Peers that break the protocol: it costs them their connection, and nobody else
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\xc1",
+        b"GET / HTTP/1.1\r\n\r\n",
+        [3, 1, "m", []],
+        [0, 1, "m"],
+        [0, -1, "m", []],
+        [0, 1, "m", {}],
+        [1, 77, None, None],
+        {"not": "an array"},
+        b"\x91" * 10_000,
+    ],
+)
+def test_a_bad_message_costs_that_peer_its_connection(message: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "flower.rpc"), served() as (server, peer):
+        with raw_client(server) as raw:
+            raw.send([0, 9, "add", [1, 2]], message)
+            assert raw.receive() == [1, 9, None, 3]  # what came before it is answered
+            assert raw.receive() is None
+            port = raw.conn.local_addr()[1]
+        assert peer.call("add", 1, 2) == 3
+        assert len(server.peers) == 1
+    (record,) = caplog.records
+    assert str(port) in record.getMessage()
+
+
+def test_a_server_that_breaks_the_protocol() -> None:
+    with raw_server() as (peer, raw):
+        t = flower.go(peer.call, "anything")
+        raw.receive()
+        raw.send([1, 99, None, None])
+        with pytest.raises(ProtocolError, match="99"):
+            t.join(NEVER)
+        with pytest.raises(ProtocolError, match="99"):
+            peer.call("anything")
+
+
+def test_a_peer_that_is_cut_off_within_a_message(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "flower.rpc"), served() as (server, _):
+        with raw_client(server) as raw:
+            raw.send(b"\x94\x00\x01")
+        until(lambda: len(server.peers) == 1)
+        until(lambda: caplog.records)
+    assert "in the middle of a message" in caplog.text
+
+
+def test_byte_by_byte() -> None:
+    with served() as (server, _), raw_client(server) as raw:
+        for byte in msgpack.packb([0, 1, "add", ["a", "b"]]):
+            raw.conn.send(bytes([byte]))
+            rounds(1)
+        assert raw.receive() == [1, 1, None, "ab"]
+
+
+def test_ids_from_zero_are_a_peers_right() -> None:
+    with served() as (server, _), raw_client(server) as raw:
+        raw.send([0, 0, "add", [1, 2]], [0, 2**32 - 1, "add", [3, 4]])
+        assert sorted([raw.receive(), raw.receive()]) == [[1, 0, None, 3], [1, 2**32 - 1, None, 7]]
+
+
+def test_neovims_kind_of_error() -> None:
+    with raw_server() as (peer, raw):
+        t = flower.go(peer.call, "nvim_command", "x")
+        raw.receive()
+        raw.send([1, 1, [0, "Vim:E492: Not an editor command: x"], None])
+        with pytest.raises(RemoteError, match=r"^Vim:E492: Not an editor command: x$") as caught:
+            t.join(NEVER)
+        assert caught.value.error == [0, "Vim:E492: Not an editor command: x"]
+
+
+def test_too_many_requests_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_session, "MAX_INFLIGHT", 3)
+    calc = Calc()
+    with served(calc) as (_, peer):
+        replies = [peer.start("wait", i) for i in range(5)]
+        for reply in replies[3:]:
+            with pytest.raises(RemoteError, match="overloaded"):
+                reply.receive(NEVER)
+        for _ in range(3):
+            calc.gate.send(None, NEVER)
+        assert [reply.receive(NEVER) for reply in replies[:3]] == [0, 1, 2]
+        assert peer.call("add", 1, 1) == 2
+
+
+def test_a_peer_that_never_reads_its_answers_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
+    with served() as (server, peer):
+        with raw_client(server) as raw:
+            message = [0, 0, "echo", ["x" * 10_000]]
+            with pytest.raises((ConnectionError, Timeout)):
+                for i in range(1, 20_000):
+                    message[1] = i
+                    raw.conn.send(msgpack.packb(message), timeout=NEVER)
+        assert peer.call("add", 1, 1) == 2
+    assert "does not read the answers" in caplog.text
+
+
+def test_a_backlog_of_notifications_holds_back_its_sender() -> None:
+    calc = Calc()
+    with served(calc) as (server, peer):
+        (session,) = server._sessions
+        peer.notify("wait")
+        data = "x" * 10_000
+        sender = flower.go(lambda: [peer.notify("note", data) for _ in range(3000)])
+        until(lambda: session._proceed.balance == -1)
+        rounds(20)
+        assert session._backlog < 3 * _session.BACKLOG
+        assert sender.blocked
+        with rpc.connect(server.url) as other:
+            assert other.call("add", 1, 1) == 2  # nobody else is held back
+        calc.gate.send(None, NEVER)
+        sender.join(NEVER)
+        until(lambda: len(calc.log) == 3000)
+
+
+def test_behind_a_backlog_answers_still_arrive() -> None:
+    calc = Calc()
+    with raw_server(calc) as (peer, raw):
+        note = msgpack.packb([2, "note", ["x" * 10_000]])
+        raw.send([2, "wait", []], *[note] * 60)
+        until(lambda: peer._session._proceed.balance == -1)
+        t = flower.go(peer.call, "question")
+        assert raw.receive()[2] == "question"
+        raw.send(*[note] * 60, [1, 1, None, "answer"])
+        assert t.join(NEVER) == "answer"
+        calc.gate.send(None, NEVER)
+        until(lambda: len(calc.log) == 120)
+
+
+# -- Bad input
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "127.0.0.1:80",
+        "http://127.0.0.1:80",
+        "tcp://",
+        "tcp://127.0.0.1",
+        "tcp://127.0.0.1:",
+        "tcp://127.0.0.1:x",
+        "tcp://127.0.0.1:99999",
+        "tcp://127.0.0.1:-1",
+        "tcp://::1:80",
+        "tcp://a b:80",
+        "tcp://u@h:80",
+        "tcp://127.0.0.1:80/path",
+    ],
+)
+def test_bad_urls(url: str) -> None:
+    for attempt in (lambda: rpc.serve(url, Calc()), lambda: rpc.connect(url)):
+        with pytest.raises(ValueError, match="tcp://host:port") as caught:
+            attempt()
+        assert repr(url) in str(caught.value)
+
+
+@pytest.mark.parametrize("url", [None, 5, b"tcp://127.0.0.1:1", ("127.0.0.1", 1)])
+def test_urls_are_strings(url: Any) -> None:
+    for attempt in (lambda: rpc.serve(url, Calc()), lambda: rpc.connect(url)):
+        with pytest.raises(TypeError, match="is a str"):
+            attempt()
+
+
+def test_nobody_there() -> None:
+    port = free_port()
+    with pytest.raises(ConnectionRefusedError, match=str(port)):
+        rpc.connect(f"tcp://{HOME}:{port}")
+
+
+def test_an_address_in_use() -> None:
+    with rpc.serve(URL, Calc()) as server, pytest.raises(OSError, match=str(server.address[1])):
+        rpc.serve(server.url, Calc())
+    settle()
+
+
+def test_a_class_is_no_service() -> None:
+    for attempt in (lambda: rpc.serve(URL, Calc), lambda: rpc.connect("tcp://127.0.0.1:1", Calc)):
+        with pytest.raises(TypeError, match=r"Calc\(\)"):
+            attempt()
+
+
+def test_a_peer_needs_a_connection() -> None:
+    with pytest.raises(TypeError, match="connection"):
+        rpc.Peer("tcp://127.0.0.1:1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "x"])
+def test_bad_timeouts(timeout: Any) -> None:
+    with served() as (_, peer):
+        with pytest.raises((TypeError, ValueError)):
+            peer.call("add", 1, 2, timeout=timeout)
+        assert peer.call("add", 1, 2) == 3
+
+
+# -- The server
+
+
+def test_its_address() -> None:
+    with rpc.serve(URL, Calc()) as server:
+        host, port = server.address
+        assert host == HOME
+        assert port
+        assert server.url == f"tcp://{HOME}:{port}"
+        assert server.url in repr(server)
+    assert server.closed
+    assert "closed" in repr(server)
+    server.close()
+    settle()
+
+
+def test_run_goes_on_while_a_server_serves() -> None:
+    class Stoppable:
+        server: Any = None
+
+        def stop(self) -> None:
+            self.server.close()
+
+    service = Stoppable()
+    service.server = rpc.serve(URL, service)
+    peer = rpc.connect(service.server.url)
+    peer.notify("stop")
+    flower.run()
+    assert service.server.closed
+    peer.close()
+    settle()
+
+
+def test_an_idle_peer_does_not_keep_run_going() -> None:
+    with raw_server() as (peer, _):
+        flower.run()
+        assert not peer.closed
+
+
+def test_a_peer_with_a_service_keeps_run_going() -> None:
+    with raw_server(Calc()) as (peer, raw):
+        flower.go(raw.conn.close)
+        flower.run()
+        assert peer.closed
+
+
+def test_reprs() -> None:
+    with served() as (server, peer):
+        assert str(server.address[1]) in repr(peer)
+        assert "open" in repr(peer)
+        assert "Proxy" in repr(peer.proxy)
+        peer.close()
+        assert "closed" in repr(peer)
+
+
+def test_peer_over_a_connection() -> None:
+    with rpc.serve(URL, Calc()) as server:
+        with rpc.Peer(Dial("tcp", server.address)) as peer:
+            assert peer.call("add", 1, 2) == 3
+            assert peer.remote_addr() == server.address
+    settle()

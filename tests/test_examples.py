@@ -1,0 +1,280 @@
+"""Every program in examples/ runs as people run it, in a process of its own, and prints what it says."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import flower
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+LIMIT = 60  # seconds; the longest of them takes a few
+README_PORT = 8000
+
+UNCHANGED = {
+    "echo_server.py": "c3406ec3fc0187bf190ef5e8ab58d211d87aafd6de83f064fb5cf740c2824f5e",
+    "echo_client.py": "88b9b3960ff213e519433f1d1ea5db53c87ad4f6ce2f83365e678c46031184d3",
+}
+
+pytestmark = pytest.mark.slow
+
+
+def environment() -> dict[str, str]:
+    """The environment of the programs: the flower that is tested here, and warnings are errors."""
+    path = [str(Path(flower.__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path)), "PYTHONWARNINGS": "error"}
+
+
+def start(program: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-u", str(EXAMPLES / program), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Wait for a good end; what it printed."""
+    try:
+        out, err = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        pytest.fail(f"{process.args} did not end in {LIMIT} s\n{out}\n{err}")
+    assert (process.returncode, err) == (0, ""), f"{process.args}\n{out}\n{err}"
+    return out
+
+
+def run(program: str, *arguments: str) -> str:
+    return finish(start(program, *arguments))
+
+
+def interrupt(process: subprocess.Popen[str]) -> str:
+    """End a server with SIGINT: exit code 0 and no traceback; what it printed."""
+    process.send_signal(signal.SIGINT)
+    return finish(process)
+
+
+@contextlib.contextmanager
+def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """Leave no process behind, whatever fails."""
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@contextlib.contextmanager
+def readme_port() -> Iterator[int]:
+    """Hold the README's port for one test among all test runs on this machine, and see that it is free."""
+    fcntl = pytest.importorskip("fcntl", reason="two test runs at once can't agree on port 8000 here")
+    with open(Path(tempfile.gettempdir()) / f"flower-port-{README_PORT}.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", README_PORT))
+            except OSError as error:
+                pytest.fail(f"port {README_PORT}, which the README's programs use, is taken: {error}")
+        yield README_PORT
+
+
+def await_listener(process: subprocess.Popen[str], port: int) -> None:
+    """Return once the process listens on the port: it prints nothing that one could wait for."""
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.02)
+            pytest.fail(f"{process.args} ended with {process.returncode}:\n{finish(process)}")
+    pytest.fail(f"nobody listens on port {port}")
+
+
+# -- The README's programs
+
+
+@pytest.mark.parametrize("name", UNCHANGED)
+def test_readme_programs_are_unchanged(name: str) -> None:
+    assert hashlib.sha256((EXAMPLES / name).read_bytes()).hexdigest() == UNCHANGED[name]
+
+
+def test_echo_server_and_client() -> None:
+    with readme_port() as port, ended(start("echo_server.py")) as server:
+        await_listener(server, port)
+        assert run("echo_client.py") == "sent hello\necho: b'hello'\n" * 3
+        assert run("echo_client.py") == "sent hello\necho: b'hello'\n" * 3
+        assert interrupt(server) == ""
+
+
+def test_echo_server_serves_several_clients_at_once() -> None:
+    with readme_port() as port, ended(start("echo_server.py")) as server:
+        await_listener(server, port)
+        with contextlib.ExitStack() as stack:
+            clients = [
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=LIMIT))
+                for _ in range(10)
+            ]
+            for number, client in enumerate(reversed(clients)):
+                client.sendall(b"number %d" % number)
+            for number, client in enumerate(reversed(clients)):
+                assert client.recv(100) == b"number %d" % number
+        assert interrupt(server) == ""
+
+
+def test_echo_server_is_interrupted_while_idle() -> None:
+    with readme_port() as port, ended(start("echo_server.py")) as server:
+        await_listener(server, port)
+        assert interrupt(server) == ""
+
+
+def test_hello() -> None:
+    assert run("hello.py") == "hello, world\n"
+
+
+# -- Programs to learn from
+
+
+def test_prime_sieve() -> None:
+    primes = [n for n in range(2, 100) if all(n % d for d in range(2, n))]
+    assert run("prime_sieve.py") == " ".join(map(str, primes)) + "\n"
+
+
+def test_worker_pool() -> None:
+    *lines, last = run("worker_pool.py").splitlines()
+    matches = [re.fullmatch(r"worker (\d): (\d) squared is (\d+)", line) for line in lines]
+    found = sorted(tuple(map(int, match.groups()[1:])) for match in matches if match)
+    assert found == [(n, n * n) for n in range(8)]
+    assert {match[1] for match in matches if match} == {"0", "1", "2"}  # nobody was left without work
+    assert last == "8 results, sum 140"
+
+
+def test_fan_in() -> None:
+    *lines, last = run("fan_in.py").splitlines()
+    assert last == "fast: 5, middling: 3, slow: 1"
+    for name, count in [("fast", 5), ("middling", 3), ("slow", 1)]:
+        assert [line for line in lines if line.startswith(name)] == [f"{name} {n}" for n in range(count)]
+    assert len(lines) == 9
+
+
+def test_timeouts() -> None:
+    assert run("timeouts.py").splitlines() == [
+        "receive: nothing came in 10 ms",
+        "timeout: the block took too long",
+        "move_on: got 2 of 3 values, then moved on",
+        "select: the deadline came first",
+        "join: the tasklet is still busy",
+        "shield: the tasklet said goodbye before it ended",
+    ]
+
+
+def test_ping_pong() -> None:
+    *lines, last = run("ping_pong.py").splitlines()
+    assert lines == ["ping 1", "pong 2", "ping 3", "pong 4", "ping 5", "pong 6"]
+    assert re.fullmatch(r"100000 hits: [\d,]+ a second", last)
+
+
+def test_pipeline_threads() -> None:
+    *lines, last = run("pipeline_threads.py").splitlines()
+    for number, line in enumerate(lines):
+        assert re.fullmatch(
+            rf"block {number}: 51000 bytes, compressed to \d+, sha256 [0-9a-f]{{12}}", line
+        ), line
+    assert len(lines) == 8
+    assert re.fullmatch(r"8 blocks, 408000 bytes, compressed to \d+\.\d%", last)
+
+
+def test_rpc_server_and_client() -> None:
+    with ended(start("rpc_server.py")) as server:
+        assert server.stdout
+        url = server.stdout.readline().strip().removeprefix("serving on ")
+        assert re.fullmatch(r"tcp://127\.0\.0\.1:[1-9]\d*", url)
+        *lines, last = run("rpc_client.py", url).splitlines()
+        assert lines == [
+            "add(1, 2) = 3",
+            'proxy.add("to", "gether") = together',
+            "three slow calls at once: [11, 12, 13]",
+            "divide(1, 0): ZeroDivisionError: division by zero",
+            "add_slowly with a timeout of 20 ms: no answer in time",
+            "_secret: not exported",
+        ]
+        assert re.fullmatch(r"2000 calls, 64 at a time: [\d,]+ a second", last)
+        assert interrupt(server) == "client says: hello\n"
+
+
+# -- The demonstration
+
+
+def listener_on(port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen()
+    return listener
+
+
+def test_demo() -> None:
+    with readme_port():
+        began = time.monotonic()
+        out = run("demo.py")
+        assert time.monotonic() - began < 30
+    assert "echo: b'hello'" in out
+    assert "add(1, 2) = 3" in out
+    assert re.search(r"[\d,]+ values came through, each once", out)
+    assert re.search(r"[\d,]+ switches for [\d,]+ values", out)
+    assert out.splitlines()[-1].startswith("All of it worked")
+    assert_gone(out)
+
+
+def test_demo_with_the_port_taken() -> None:
+    with readme_port() as port, listener_on(port):
+        out = run("demo.py")
+    assert "port 8000 is taken" in out
+    assert "echo: b'hello'" in out
+    assert out.splitlines()[-1].startswith("All of it worked")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_demo_leaves_no_process_behind(signum: signal.Signals) -> None:
+    with readme_port(), ended(start("demo.py")) as demo:
+        assert demo.stdout
+        out = ""
+        while "rpc_server.py: process" not in out:  # both servers have been started by now
+            line = demo.stdout.readline()
+            assert line, out
+            out += line
+        demo.send_signal(signum)
+        demo.communicate(timeout=LIMIT)
+        assert demo.returncode != 0
+        assert_gone(out)
+
+
+def assert_gone(out: str) -> None:
+    """The processes that the demonstration named are no more."""
+    processes = [int(pid) for pid in re.findall(r"_server\.py: process (\d+)", out)]
+    assert len(processes) == 2, out
+    for pid in processes:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_every_example_is_tested() -> None:
+    source = Path(__file__).read_text(encoding="utf-8")
+    assert [program.name for program in EXAMPLES.glob("*.py") if f'"{program.name}"' not in source] == []

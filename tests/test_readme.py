@@ -1,0 +1,60 @@
+"""The programs in the README and in the documentation do what the text says.
+
+A ```python block that is followed by a ```text block is a whole program, and that is its output. Any other
+```python block is an extract: it must at least compile.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(
+    r"^```python\n(?P<code>.*?)^```\n"
+    r"(?:\n*(?:[^\n`]+:\n+)?```text\n(?P<output>.*?)^```\n)?",  # with, if anything, one line between them
+    re.M | re.S,
+)
+
+
+def blocks() -> list[tuple[str, str, str | None]]:
+    found = []
+    for page in PAGES:
+        text = page.read_text("utf-8")
+        for match in BLOCK.finditer(text):
+            line = text.count("\n", 0, match.start()) + 1
+            found.append((f"{page.relative_to(ROOT).as_posix()}:{line}", match["code"], match["output"]))
+    return found
+
+
+PROGRAMS = [pytest.param(code, output, id=where) for where, code, output in blocks() if output is not None]
+
+
+@pytest.mark.parametrize(("code", "output"), PROGRAMS)
+def test_a_program_prints_what_the_text_says(code: str, output: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stderr == ""
+    assert (done.stdout, done.returncode) == (output, 0)
+
+
+def test_extracts_compile() -> None:
+    for where, code, output in blocks():
+        if output is None:
+            compile(code, where, "exec")
+
+
+def test_the_readme_opens_with_a_program_and_two_commands() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    opening = text.split("\n## ")[0]
+    assert any(id.startswith("README.md:") for id, _, output in blocks() if output is not None)
+    assert "make demo" in opening
+    assert "make test" in opening
