@@ -94,7 +94,7 @@ layering: $(VENV)/.installed
 	$(PY) -m pytest -q tests/test_layering.py tests/test_public_names.py
 
 docs: $(VENV)/.docs
-	FLOWER_PURE=1 $(PY) -m sphinx -W --keep-going -q -b html docs build/docs
+	FLOWER_PURE=1 $(PY) -m sphinx -E -W --keep-going -q -b html docs build/docs
 
 # One after the other, the cheap ones first.
 check:

@@ -51,6 +51,10 @@ setup(
         compiler_directives={
             "language_level": "3",
             "nonecheck": True,
+            # Methods as CPython's own types have them: called without a detour, and open to inspect.signature.
+            "binding": False,
+            "embedsignature": True,
+            "embedsignature.format": "clinic",
             # Annotations are for readers and for mypy; the C types are in the .pxd alone.
             "annotation_typing": False,
         },

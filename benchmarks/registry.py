@@ -51,7 +51,7 @@ class Competitor:
     function: Function | None  # None: the Go program does it
     n: int  # how many times the work is done in one timing
     env: dict[str, str] = field(default_factory=dict)
-    repeats: int = 3  # timings in one process; their median counts
+    repeats: int = 3  # timings in one process; the best one counts
 
     @property
     def key(self) -> tuple[str, str]:

@@ -6,6 +6,7 @@ competitors measured a moment apart, and the median of these ratios is reported.
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -87,6 +88,12 @@ def errors(record: dict[str, Any]) -> list[str]:
         for result in entry["results"]
         if "error" in result
     ]
+
+
+def last_error(traceback: str) -> str:
+    """The line of a traceback that names the error; notes may stand below it."""
+    lines = [line for line in traceback.splitlines() if line.strip()] or ["no message"]
+    return next((line for line in reversed(lines) if re.match(r"[A-Za-z_.]+: ", line)), lines[-1])
 
 
 def busy(record: dict[str, Any]) -> float:
@@ -201,7 +208,7 @@ def notes(subject: Subject, results: Results) -> Iterator[str]:
         yield f"no {library}: {why}"
     for result in results.values():
         if "error" in result:
-            yield f"ERROR, {result['library']} {result['variant']}: {result['error'].splitlines()[-1]}"
+            yield f"ERROR, {result['library']} {result['variant']}: {last_error(result['error'])}"
 
 
 def text(record: dict[str, Any], clock: Clock) -> str:

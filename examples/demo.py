@@ -64,7 +64,7 @@ class Children:
     def run(self, *command):
         """Run a client to its end; what it printed."""
         child = self.start(*command)
-        out, err = child.communicate(timeout=TIME_LIMIT)
+        out, err = flower.blocking(child.communicate, None, TIME_LIMIT)
         self._running.remove(child)
         if child.returncode:
             raise DemoFailed(f"{command[0]} ended with {child.returncode}:\n{err}")
@@ -73,7 +73,7 @@ class Children:
     def stop(self, child, name):
         """End a server as Ctrl-C does, and expect it to end well."""
         child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=5)
+        out, err = flower.blocking(child.communicate, None, 5)
         self._running.remove(child)
         if child.returncode or err:
             raise DemoFailed(f"the {name} ended with {child.returncode}:\n{err}")

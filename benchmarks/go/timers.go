@@ -12,17 +12,23 @@ func deadlines(count int) []time.Duration {
 	return seconds
 }
 
-func armAndCancel(n int, w *Watch) {
-	seconds := deadlines(n)
-	timers := make([]*time.Timer, n)
-	w.start()
-	for i, d := range seconds {
-		timers[i] = time.NewTimer(d)
+func armAndCancel(arm func(time.Duration) *time.Timer) function {
+	return func(n int, w *Watch) {
+		seconds := deadlines(n)
+		timers := make([]*time.Timer, n)
+		w.start()
+		for i, d := range seconds {
+			timers[i] = arm(d)
+		}
+		for _, t := range timers {
+			t.Stop()
+		}
+		w.stop()
 	}
-	for _, t := range timers {
-		t.Stop()
-	}
-	w.stop()
+}
+
+func calling(d time.Duration) *time.Timer {
+	return time.AfterFunc(d, func() {})
 }
 
 // A receive with a timeout, as Go programs write it that care: one timer per side, reset for each receive.
@@ -67,7 +73,8 @@ func timedPingPong(pending int) function {
 }
 
 func init() {
-	register("timers", "arm and cancel, 100,000 at a time", armAndCancel)
+	register("timers", "arm and cancel 100,000, calling a function", armAndCancel(calling))
+	register("timers", "arm and cancel 100,000, a channel each", armAndCancel(time.NewTimer))
 	register("timers", "ping-pong with a timeout", timedPingPong(0))
 	register("timers", "ping-pong with a timeout, 100,000 timers pending", timedPingPong(100000))
 }

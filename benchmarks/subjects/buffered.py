@@ -22,7 +22,7 @@ def deque(n: int, watch: Stopwatch) -> None:
             queue.popleft()
 
 
-@SUBJECT.flower(800_000, 100_000)
+@SUBJECT.flower(800_000, 60_000)
 def flower(n: int, watch: Stopwatch) -> None:
     import flower
 

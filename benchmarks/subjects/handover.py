@@ -23,7 +23,7 @@ STREAM_0 = "stream, preference 0"
 SUBJECT.add("greenlet", greenlet_switch, 500_000, "bare switch")
 
 
-@SUBJECT.flower(400_000, 150_000, PING_PONG)
+@SUBJECT.flower(400_000, 40_000, PING_PONG)
 def flower_ping_pong(n: int, watch: Stopwatch) -> None:
     import flower
 
@@ -65,12 +65,12 @@ def _flower_stream(n: int, watch: Stopwatch, preference: int) -> None:
         flower.run()
 
 
-@SUBJECT.flower(400_000, 150_000, STREAM_0)
+@SUBJECT.flower(400_000, 40_000, STREAM_0)
 def flower_stream_0(n: int, watch: Stopwatch) -> None:
     _flower_stream(n, watch, 0)
 
 
-@SUBJECT.flower(250_000, 100_000, STREAM)
+@SUBJECT.flower(250_000, 30_000, STREAM)
 def flower_stream(n: int, watch: Stopwatch) -> None:
     _flower_stream(n, watch, -1)
 

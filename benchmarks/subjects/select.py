@@ -47,22 +47,22 @@ def _flower(n: int, watch: Stopwatch, producers: int, shared: bool) -> None:
         flower.run()
 
 
-@SUBJECT.flower(150_000, 50_000, SELECT_2)
+@SUBJECT.flower(150_000, 8_000, SELECT_2)
 def flower_select_2(n: int, watch: Stopwatch) -> None:
     _flower(n, watch, 2, shared=False)
 
 
-@SUBJECT.flower(250_000, 100_000, SHARED_2)
+@SUBJECT.flower(250_000, 25_000, SHARED_2)
 def flower_shared_2(n: int, watch: Stopwatch) -> None:
     _flower(n, watch, 2, shared=True)
 
 
-@SUBJECT.flower(10_000, 3_000, SELECT_100)
+@SUBJECT.flower(20_000, 1_000, SELECT_100)
 def flower_select_100(n: int, watch: Stopwatch) -> None:
     _flower(n, watch, 100, shared=False)
 
 
-@SUBJECT.flower(250_000, 100_000, SHARED_100)
+@SUBJECT.flower(250_000, 25_000, SHARED_100)
 def flower_shared_100(n: int, watch: Stopwatch) -> None:
     _flower(n, watch, 100, shared=True)
 

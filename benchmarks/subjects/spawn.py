@@ -39,7 +39,7 @@ def _flower(n: int, watch: Stopwatch, size: int) -> None:
             run()
 
 
-@SUBJECT.flower(300_000, 60_000, BY_100)
+@SUBJECT.flower(300_000, 20_000, BY_100)
 def flower_few(n: int, watch: Stopwatch) -> None:
     _flower(n, watch, FEW)
 

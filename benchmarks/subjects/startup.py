@@ -30,6 +30,7 @@ def _import(module: str, watch: Stopwatch) -> list[str]:
     if result.returncode:
         error = result.stderr.strip().splitlines()[-1]
         raise ImportError(error) if "ModuleNotFoundError" in error else RuntimeError(result.stderr)
+    loops: list[str]
     watch.wall, watch.cpu, loops = json.loads(result.stdout)
     return loops
 

@@ -44,12 +44,12 @@ def _flower(n: int, watch: Stopwatch, tasklets: bool) -> None:
     thread.join()
 
 
-@SUBJECT.flower(10_000, 8_000, PLAIN)
+@SUBJECT.flower(10_000, 5_000, PLAIN)
 def flower_plain(n: int, watch: Stopwatch) -> None:
     _flower(n, watch, tasklets=False)
 
 
-@SUBJECT.flower(10_000, 8_000, TASKLETS)
+@SUBJECT.flower(10_000, 5_000, TASKLETS)
 def flower_tasklets(n: int, watch: Stopwatch) -> None:
     _flower(n, watch, tasklets=True)
 

@@ -1,11 +1,14 @@
 """Timers that don't fire, which is what most timers do: they guard something that comes in time.
 
-arm and cancel      100,000 timers are armed, and then all cancelled; the price of one
-receive with a timeout that never elapses, in a ping-pong of two tasklets; alone, and with 100,000 other
-                    timers pending, which must not matter
+arm and cancel      100,000 timers are armed, and then all cancelled; the price of one. Timers that call a
+                    function, which everybody has, and timers that are a channel, as Go and Flower have
+ping-pong           of two tasklets whose receives have a timeout that never elapses; alone, and with
+                    100,000 other timers pending, which must not matter
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from benchmarks.registry import Stopwatch, Subject
 
@@ -15,10 +18,20 @@ SUBJECT = Subject("timers", "Timers that never fire", "ns", "timer or value")
 
 PENDING = 100_000
 FAR = 3600.0  # seconds: when the first of the pending timers would fire
-ARM = "arm and cancel, 100,000 at a time"
+CALLS = "arm and cancel 100,000, calling a function"
+CHANNELS = "arm and cancel 100,000, a channel each"
 NO_TIMEOUT = "ping-pong without a timeout"
 ALONE = "ping-pong with a timeout"
 CROWDED = "ping-pong with a timeout, 100,000 timers pending"
+
+
+_pending: list[object] = []
+
+
+def pend(count: int, arm: Callable[[float], object]) -> None:
+    """Have so many timers pending from now on, to the end of this process."""
+    if len(_pending) < count:
+        _pending.extend([arm(second) for second in deadlines(count)])
 
 
 def deadlines(count: int) -> list[float]:
@@ -26,8 +39,19 @@ def deadlines(count: int) -> list[float]:
     return [FAR + index * 7919 % count / 100 for index in range(count)]
 
 
-@SUBJECT.flower(PENDING, PENDING, ARM)
-def flower_arm(n: int, watch: Stopwatch) -> None:
+@SUBJECT.flower(PENDING, PENDING, CALLS)
+def flower_calls(n: int, watch: Stopwatch) -> None:
+    from flower.time import after_func
+
+    seconds = deadlines(n)
+    with watch:
+        timers = [after_func(second, print) for second in seconds]
+        for timer in timers:
+            timer.stop()
+
+
+@SUBJECT.flower(PENDING, PENDING, CHANNELS)
+def flower_channels(n: int, watch: Stopwatch) -> None:
     from flower.time import Timer
 
     seconds = deadlines(n)
@@ -37,8 +61,8 @@ def flower_arm(n: int, watch: Stopwatch) -> None:
             timer.stop()
 
 
-@SUBJECT.by("asyncio+uvloop", PENDING, ARM)
-def asyncio_arm(n: int, watch: Stopwatch) -> None:
+@SUBJECT.by("asyncio+uvloop", PENDING, CALLS)
+def asyncio_calls(n: int, watch: Stopwatch) -> None:
     import asyncio
 
     seconds = deadlines(n)
@@ -53,8 +77,8 @@ def asyncio_arm(n: int, watch: Stopwatch) -> None:
     run_asyncio(main)
 
 
-@SUBJECT.by("gevent", PENDING, ARM)
-def gevent_arm(n: int, watch: Stopwatch) -> None:
+@SUBJECT.by("gevent", PENDING, CALLS)
+def gevent_calls(n: int, watch: Stopwatch) -> None:
     import gevent
 
     seconds = deadlines(n)
@@ -67,14 +91,15 @@ def gevent_arm(n: int, watch: Stopwatch) -> None:
             timer.close()
 
 
-SUBJECT.go(PENDING, ARM)
+SUBJECT.go(PENDING, CALLS)
+SUBJECT.go(PENDING, CHANNELS)
 
 
 def _flower_ping_pong(n: int, watch: Stopwatch, pending: int, timeout: float | None) -> None:
     import flower
-    from flower.time import Timer
+    from flower.time import after_func
 
-    timers = [Timer(second) for second in deadlines(pending)]
+    pend(pending, lambda second: after_func(second, print))
     ping, pong = flower.channel(), flower.channel()
     rounds = n // 2
 
@@ -91,21 +116,19 @@ def _flower_ping_pong(n: int, watch: Stopwatch, pending: int, timeout: float | N
     guest = flower.go(server)
     flower.go(client).join()
     guest.join()
-    for timer in timers:
-        timer.stop()
 
 
-@SUBJECT.flower(200_000, 60_000, NO_TIMEOUT)
+@SUBJECT.flower(200_000, 30_000, NO_TIMEOUT)
 def flower_no_timeout(n: int, watch: Stopwatch) -> None:
     _flower_ping_pong(n, watch, 0, None)
 
 
-@SUBJECT.flower(200_000, 60_000, ALONE)
+@SUBJECT.flower(200_000, 30_000, ALONE)
 def flower_alone(n: int, watch: Stopwatch) -> None:
     _flower_ping_pong(n, watch, 0, FAR / 2)
 
 
-@SUBJECT.flower(200_000, 60_000, CROWDED)
+@SUBJECT.flower(200_000, 30_000, CROWDED)
 def flower_crowded(n: int, watch: Stopwatch) -> None:
     _flower_ping_pong(n, watch, PENDING, FAR / 2)
 
@@ -115,9 +138,13 @@ def _gevent_ping_pong(n: int, watch: Stopwatch, pending: int) -> None:
     from gevent.queue import Channel
 
     loop = gevent.get_hub().loop
-    timers = [loop.timer(second) for second in deadlines(pending)]
-    for timer in timers:
+
+    def arm(second: float) -> object:
+        timer = loop.timer(second)
         timer.start(print)
+        return timer
+
+    pend(pending, arm)
     ping, pong = Channel(), Channel()
     rounds = n // 2
 
@@ -133,8 +160,6 @@ def _gevent_ping_pong(n: int, watch: Stopwatch, pending: int) -> None:
     both = [gevent.spawn(client), gevent.spawn(server)]
     with watch:
         gevent.joinall(both, raise_error=True)
-    for timer in timers:
-        timer.close()
 
 
 @SUBJECT.by("gevent", 20_000, ALONE)
@@ -154,7 +179,8 @@ def _asyncio_ping_pong(n: int, watch: Stopwatch, pending: int) -> None:
 
     async def main() -> None:
         call_later = asyncio.get_running_loop().call_later
-        handles = [call_later(second, print) for second in deadlines(pending)]
+        _pending.clear()  # they were the last loop's
+        pend(pending, lambda second: call_later(second, print))
         ping: asyncio.Queue[int] = asyncio.Queue(1)
         pong: asyncio.Queue[int] = asyncio.Queue(1)
 
@@ -172,8 +198,6 @@ def _asyncio_ping_pong(n: int, watch: Stopwatch, pending: int) -> None:
 
         with watch:
             await asyncio.gather(client(), server())
-        for handle in handles:
-            handle.cancel()
 
     run_asyncio(main)
 

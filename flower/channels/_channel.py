@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 if not cython.compiled:
-    from flower.channels._scheduler import claim, here, present
+    from flower.channels._scheduler import RECEIVE, SEND, claim, here, present
     from flower.channels._waiting import NEVER
     from flower.channels._uncompiled import guarded, zeroed
 
@@ -223,12 +223,14 @@ class channel:
         if self.put(value):
             return
         s = here()
-        t = s.prepare(timeout)
-        if self.put(value):  # to prepare may have let another thread in
-            return
+        t = s.can_park(timeout)
+        if t is None:
+            t = s.prepare(timeout)
+            if self.put(value):  # to prepare may have let another thread in
+                return
         t.value = value
         self.senders.append(t)
-        s.park(t, "send", self, 1, self._external)
+        s.park(t, SEND, self._external)
 
     def receive(self, timeout: Any = None) -> Any:
         """Receive the oldest value.
@@ -251,13 +253,15 @@ class channel:
         value = self.take()
         if value is NOTHING:
             s = here()
-            t = s.prepare(timeout)
-            if self._on_wait is not None:
-                self._on_wait()
-            value = self.take()  # to prepare may have let another thread in
+            t = s.can_park(timeout)
+            if t is None or self._on_wait is not None:
+                t = s.prepare(timeout)
+                if self._on_wait is not None:
+                    self._on_wait()
+                value = self.take()  # to prepare may have let another thread in
             if value is NOTHING:
                 self.receivers.append(t)
-                value = s.park(t, "receive", self, -1, self._external)
+                value = s.park(t, RECEIVE, self._external)
         if isinstance(value, bomb):
             value.explode()
         return value
@@ -322,6 +326,8 @@ class channel:
             if error.channel is self and self.shut:
                 raise StopIteration from None
             raise
+        except StopIteration as error:
+            raise RuntimeError("a StopIteration was sent through the channel") from error
 
     # -- closing
 
@@ -462,6 +468,10 @@ class channel:
     @classmethod
     def __class_getitem__(cls, item: Any) -> Any:
         return types.GenericAlias(cls, item)
+
+    def _queues(self) -> tuple[WaitQueue, WaitQueue]:
+        """Where its senders and its receivers wait, for reports."""
+        return self.senders, self.receivers
 
     def announce(self, direction: int, will_block: bool) -> int:
         """Call the channel callback, which may not block."""

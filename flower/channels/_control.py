@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 if not cython.compiled:
-    from flower.channels._scheduler import PAUSED, check_switch, here
+    from flower.channels._scheduler import PAUSED, RUN, check_switch, here
     from flower.channels._uncompiled import hold
 
 _UNSET: Any = object()
@@ -56,7 +56,7 @@ def run(main: Any = None, /, *args: Any, **kwargs: Any) -> Any:
             s.victim = before
     me = s.prepare(None)
     s.runs.append(me)
-    s.park(me, "run", None, 0, False)
+    s.park(me, RUN, False)
     return None
 
 
@@ -190,8 +190,13 @@ def switch_trap(change: int = 0) -> int:
 
 @contextmanager
 def atomic() -> Iterator[None]:
-    """For programs written for Stackless's pre-emption: nothing, since Flower never pre-empts."""
-    yield
+    """For programs written for Stackless's pre-emption: sets the tasklet's ``atomic``. Flower never pre-empts."""
+    me = getcurrent()
+    before = me.set_atomic(True)
+    try:
+        yield
+    finally:
+        me.set_atomic(before)
 
 
 if not cython.compiled:

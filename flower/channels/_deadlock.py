@@ -7,8 +7,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from flower.channels import _scheduler
-from flower.channels._scheduler import BLOCKED, PAUSED, Task, fail, wake
+from flower.channels._channel import channel
+from flower.channels._scheduler import BLOCKED, PAUSED, Task, case_channels, fail, wake
 from flower.errors import Deadlock
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 # More tasklets than this are counted in a report, not listed.
 LONGEST_REPORT = 50
+
+# Task.blocked_in, in words.
+REASONS = ("", "send", "receive", "select", "join", "sleep", "run")
 
 _ignored: set[int] = set()
 
@@ -90,19 +93,42 @@ def started_tasklets(s: Any) -> list[Any]:
     return [t for t in tasks if t.sched is s and t.carrier is not None and t is not s.main]
 
 
+def parked_tasks() -> list[Any]:
+    """The blocked tasks of all threads, the main ones included."""
+    return [t for t in gc.get_objects() if isinstance(t, Task) and t.state == BLOCKED and not t.decided]
+
+
 def report(s: Any, victim: Any) -> str:
     """Who is blocked, in what, on which object, and where."""
     blocked = [t for t in [s.main, *started_tasklets(s)] if t.state in (BLOCKED, PAUSED)]
+    blocked.sort(key=lambda t: t is not victim)
+    owners = _owners_of_queues()
     lines = ["all tasklets are asleep, and nothing can wake one of them:"]
-    for t in sorted(blocked, key=lambda t: t is not victim)[:LONGEST_REPORT]:
-        on = t.on
-        if isinstance(on, list):  # a select
-            on = ", ".join(repr(w) for w in _scheduler.case_channels(t)) or "nothing"
-        waits = f"{t.reason} on {on!r}" if on is not None and not isinstance(on, str) else f"{t.reason} on {on}"
-        lines.append(f"  {t!r} waits in {waits}{_where(t)}")
+    lines += [f"  {t!r} waits {_what_for(t, owners)}{_where(t)}" for t in blocked[:LONGEST_REPORT]]
     if len(blocked) > LONGEST_REPORT:
         lines.append(f"  and {len(blocked) - LONGEST_REPORT} more")
     return "\n".join(lines)
+
+
+def _owners_of_queues() -> dict[int, Any]:
+    """What each queue belongs to. No way back is kept, as it would make a cycle of each channel."""
+    owners: dict[int, Any] = {}
+    for thing in gc.get_objects():
+        if isinstance(thing, channel):
+            owners.update((id(queue), thing) for queue in thing._queues())
+        elif isinstance(thing, Task) and thing.joiners is not None:
+            owners[id(thing.joiners)] = thing
+    return owners
+
+
+def _what_for(t: Any, owners: dict[int, Any]) -> str:
+    if t.state == PAUSED:
+        return "to be inserted"
+    what = f"in {REASONS[t.blocked_in]}"
+    if t.cases is not None and t.queue is None:
+        return f"{what} on {', '.join(repr(ch) for ch in case_channels(t)) or 'no channel'}"
+    owner = owners.get(id(t.queue))
+    return what if owner is None else f"{what} on {owner!r}"
 
 
 def _where(t: Any) -> str:

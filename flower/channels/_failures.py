@@ -20,6 +20,7 @@ from flower.errors import TaskletExit, TaskletKilled
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+REASONS = _deadlock.REASONS
 _handler: Any = None
 
 adopt_thread = _lifecycle.adopt_thread
@@ -115,6 +116,7 @@ def raise_failure(t: Any) -> None:
     if t.collected:
         error = _copy(error)
     t.collected = True
+    t.sched.spare_main(error)
     raise error.with_traceback(t.traceback)
 
 
@@ -170,7 +172,7 @@ def describe(t: Any) -> str:
         words.append(repr(name))
     words.append(("dead", "paused", "ready", "running", "blocked")[t.state])
     if t.state == _scheduler.BLOCKED:
-        words.append(f"in {t.reason}")
+        words.append(f"in {REASONS[t.blocked_in]}")
     return f"<{' '.join(words)} at {id(t):#x}>"
 
 

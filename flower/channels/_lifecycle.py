@@ -133,6 +133,10 @@ def in_child() -> None:
     if forker is None:
         forker = _scheduler.task_class.__new__(_scheduler.task_class)
     forker.joiners = forker.owner = None
+    for t in _deadlock.parked_tasks():
+        if t is not forker:  # a ghost: what it waits in is the parent's
+            _scheduler.withdraw(t)
+            _kept.append(t)
     new = Scheduler(forker)
     _scheduler.set_current_scheduler(new)
     adopt_thread(new)

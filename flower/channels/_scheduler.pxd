@@ -1,15 +1,16 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._greenlet cimport (
-    coarse, copy_context, get_here, greenlet, import_greenlet, set_context, set_here, switch_to,
+    coarse, copy_context, get_here, greenlet, import_greenlet, set_context, set_here, start_below, switch_to,
 )
 from flower.channels._waiting cimport NEVER, Alarm, Timed, Timers, Waiter, WaitQueue
 
 cdef int DEAD, PAUSED, READY, RUNNING, BLOCKED
+cdef int SEND, RECEIVE, SELECT, JOIN, SLEEP, RUN
 cdef int KILL, ERRORS, TRAP
 cdef int SWITCHES_PER_TURN
 cdef double SECONDS_PER_TURN
-cdef Py_ssize_t IDLE_CARRIERS
+cdef Py_ssize_t IDLE_CARRIERS, LANES, LANE_BYTES
 
 cdef class Task(Waiter):
     cdef public object sched
@@ -20,12 +21,9 @@ cdef class Task(Waiter):
     cdef readonly int state
     cdef readonly bint decided
     cdef public int alert
-    cdef readonly int direction
+    cdef readonly int blocked_in
     cdef int outside
-    cdef bint wakes_on_time
     cdef public bint daemon
-    cdef readonly object reason
-    cdef readonly object on
     cdef public object error
     cdef public object pending
     cdef public list cases
@@ -63,12 +61,14 @@ cdef class Scheduler:
     cdef WaitQueue runs
     cdef public Task main
     cdef public Task current
-    cdef public Task last
+    cdef Task last
+    cdef Task ending
     cdef public object thread_id
     cdef public object poller
     cdef object entered
     cdef greenlet hub
     cdef list idle
+    cdef Py_ssize_t lane
     cdef Task starting
     cdef public Task victim
     cdef int budget
@@ -97,13 +97,16 @@ cdef class Scheduler:
     @cython.locals(t=Task, me=Task)
     cdef int switch(self) except -1
     cdef int enter_hub(self) except -1
+    cdef int start_carrier(self, Task t) except -1
     @cython.locals(t=Task)
     cpdef object carry(self)
-    cdef Task retire(self, Task t, object me)
+    @cython.locals(t=Task)
+    cdef Task retire(self, object me)
     cdef int finish(self, Task t) except -1
     @cython.locals(seconds=double)
     cdef Task prepare(self, object timeout)
-    cdef object park(self, Task t, object reason, object on, int direction, bint outside)
+    cdef Task can_park(self, object timeout)
+    cdef object park(self, Task t, int blocked_in, bint outside)
     cdef int yield_now(self) except -1
     cdef int resumed(self, Task me) except -1
     cdef int meet(self, Task t, int direction, int preference, bint all_switch) except -1

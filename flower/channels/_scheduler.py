@@ -60,6 +60,9 @@ else:
     _this_thread = threading.local()
     coarse = time.monotonic
 
+    def start_below(carrier: Any, down: int) -> None:
+        switch_to(carrier)
+
     def get_here() -> Any:
         return getattr(_this_thread, "scheduler", None)
 
@@ -81,6 +84,14 @@ READY = 2
 RUNNING = 3
 BLOCKED = 4
 
+# Task.blocked_in: what a BLOCKED task waits in. Each place that parks has its own.
+SEND = 1
+RECEIVE = 2
+SELECT = 3
+JOIN = 4
+SLEEP = 5
+RUN = 6
+
 # Task.alert: why a look is needed before the task may park
 KILL = 1  # ``pending`` holds an exception that is to be raised there
 ERRORS = 2  # main only: ``main_errors`` has some
@@ -96,9 +107,15 @@ SECONDS_PER_TURN = 0.004
 globals().update(
     DEAD=DEAD, PAUSED=PAUSED, READY=READY, RUNNING=RUNNING, BLOCKED=BLOCKED, KILL=KILL, ERRORS=ERRORS, TRAP=TRAP
 )
+globals().update(SEND=SEND, RECEIVE=RECEIVE, SELECT=SELECT, JOIN=JOIN, SLEEP=SLEEP, RUN=RUN)
 
 # Idle carriers that are kept. Each holds an interpreter stack chunk of 16 KiB.
 IDLE_CARRIERS = 512
+
+# Carriers start at depths of the C stack that are so many bytes apart, in turn: a parked tasklet uses about 2 KiB, and
+# what does not overlap need not be copied at a switch. It takes 64 KiB of the thread's stack.
+LANES = 16
+LANE_BYTES = 4096
 
 _monotonic = time.monotonic
 
@@ -118,12 +135,9 @@ class Task(Waiter):
     state: int
     decided: bool
     alert: int
-    direction: int  # what it is blocked in: 1 a send, -1 a receive, 0 anything else
+    blocked_in: int
     outside: int  # 1: it waits for something outside: a deadline, a connection, a worker thread; 2: and flower.run() stays for it
-    wakes_on_time: bool  # its deadline is no failure: it sleeps
     daemon: bool
-    reason: Any  # what it waits for, in words
-    on: Any  # the channel or other object that it waits on
     error: Any  # to be raised when it next runs
     pending: Any  # to be raised when it next parks
     cases: Any  # the waiters of its select
@@ -146,8 +160,8 @@ class Task(Waiter):
             error = None
             if self.scope is not None:
                 error = self.scope.cancellation(now)
-            if error is None and not self.wakes_on_time:
-                error = Timeout(f"{self.reason}: nothing happened within the time given")
+            if error is None and self.blocked_in != SLEEP:
+                error = Timeout(f"{cold.REASONS[self.blocked_in]}: nothing happened within the time given")
             fail(self, error)
         return None
 
@@ -211,12 +225,14 @@ class Scheduler:
         self.runs = WaitQueue()
         self.main = main
         self.current: Task | None = main
-        self.last: Task = main
+        self.last: Task | None = None  # who ran before the hub, for the schedule callback
+        self.ending: Task | None = None
         self.thread_id = threading.get_ident()
         self.poller: Any = ThreadPoller()
         self.entered: Any = None
         self.hub: Any = None
         self.idle: list[Any] = []
+        self.lane: int = 0
         self.starting: Task | None = None
         self.victim: Task | None = None
         self.budget: int = SWITCHES_PER_TURN
@@ -258,10 +274,9 @@ class Scheduler:
             if self.attentive:
                 return None
             self.budget = SWITCHES_PER_TURN
-        if self.chooser is not None:
-            t = self.chooser(self)
-        else:
-            t = cython.cast(Task, self.ready.first)
+        if self.chooser is None:
+            return cython.cast(Task, self.ready.pop())
+        t = self.chooser(self)
         self.ready.remove(t)
         return t
 
@@ -278,7 +293,8 @@ class Scheduler:
         me = self.current
         t = self.choose()
         if t is None:
-            self.last = me
+            if self.on_switch is not None:
+                self.last = me
             self.current = None
             self.enter_hub()
             return 0
@@ -319,20 +335,26 @@ class Scheduler:
                     t.result = t.func(*t.args, **t.kwargs)
             except BaseException as error:
                 t.failure = error
-            t = self.retire(t, me)
+            self.ending = t
+            t = None  # an idle carrier keeps nothing alive
+            t = self.retire(me)
         return None
 
-    def retire(self, t: Task, me: object) -> Task | None:
-        """The task has ended on this carrier. Returns the next one to start here, or None: this carrier ends."""
+    def retire(self, me: object) -> Task | None:
+        """The task ``ending`` has, on this carrier. Returns the next one to start here, or None: this carrier ends."""
+        t = self.ending
+        self.ending = None
         if t.sched is not self:
             cold.leave_fork(t)
         self.finish(t)
+        t = None
         if self.closing:
             return None
         t = self.choose()
         if t is not None:
             if self.on_switch is not None:
                 self.tell(self.last, t)
+                self.last = None
             if t.carrier is None:
                 t.carrier = me
                 self.started += 1
@@ -354,7 +376,8 @@ class Scheduler:
 
     def finish(self, t: Task) -> int:
         """The task's function has returned or raised (``failure``)."""
-        self.last = t
+        if self.on_switch is not None:
+            self.last = t
         self.current = None
         self.started -= 1
         t.state = DEAD
@@ -394,19 +417,25 @@ class Scheduler:
             t.when = t.scope.deadline(self, t.when)
         return t
 
-    def park(self, t: Task, reason: object, on: object, direction: int, outside: bool) -> object:
+    def can_park(self, timeout: object) -> Task | None:
+        """The current task, if it may park at once and for as long as it takes; None if `prepare` must look closer."""
+        t = self.current
+        if timeout is not None or t is None or self.traps or t.alert or t.scope is not None or self.hub is None:
+            return None
+        t.when = NEVER
+        return t
+
+    def park(self, t: Task, blocked_in: int, outside: bool) -> object:
         """Leave the current, prepared task, whose waiters are linked, until it is woken.
 
         Returns what the waker left in ``value``, or raises what it left in ``error``.
         """
         t.state = BLOCKED
-        t.reason = reason
-        t.on = on
-        t.direction = direction
+        t.blocked_in = blocked_in
         if outside or t.when != NEVER:
             self.outside += 1
             t.outside = 1
-            if not t.daemon and t.queue is not self.runs:
+            if not t.daemon and blocked_in != RUN:
                 t.outside = 2
                 self.outside_live += 1
             if t.when != NEVER:
@@ -414,8 +443,6 @@ class Scheduler:
                 self.attentive = True
         self.switch()
         t.decided = False
-        t.direction = 0
-        t.on = None
         if t.outside:
             self.outside -= 1
             if t.outside == 2:
@@ -525,12 +552,23 @@ class Scheduler:
                     return 0
                 if self.on_switch is not None and t is not self.last:
                     self.tell(self.last, t)
-            if t.carrier is None:
-                t.carrier = self.idle.pop() if self.idle else greenlet(self.carry, self.hub)
-                self.started += 1
+                    self.last = None
             t.state = RUNNING
             self.current = t
+            if t.carrier is None:
+                self.started += 1
+                if not self.idle:
+                    self.start_carrier(t)
+                    continue
+                t.carrier = self.idle.pop()
             switch_to(t.carrier)
+        return 0
+
+    def start_carrier(self, t: Task) -> int:
+        """Start the current task on a carrier made for it."""
+        t.carrier = greenlet(self.carry, self.hub)
+        self.lane = (self.lane + 1) % LANES
+        start_below(t.carrier, self.lane * LANE_BYTES)
         return 0
 
     def fire_due(self) -> int:
@@ -621,6 +659,16 @@ class Scheduler:
         if self.polling:
             self.rouse()
 
+    def spare_main(self, error: BaseException) -> None:
+        """Somebody has collected an error that was yet to be raised in main."""
+        main = self.main
+        if error in self.main_errors:
+            self.main_errors = [other for other in self.main_errors if other is not error]
+            if not self.main_errors:
+                main.alert &= ~ERRORS
+        elif main.error is error and main.state == READY and not main.decided:
+            main.error = None
+
     def post(self, callback: Callable[[], object]) -> None:
         """Have the hub call the function in its next turn; it may neither block nor raise.
 
@@ -667,11 +715,7 @@ class Scheduler:
         t = self.prepare(None)
         if when < t.when:
             t.when = when
-        t.wakes_on_time = True
-        try:
-            self.park(t, "sleep", None, 0, False)
-        finally:
-            t.wakes_on_time = False
+        self.park(t, SLEEP, False)
 
     def throw_into(self, t: Task, error: BaseException) -> None:
         """Raise an error in a live task that is not current: where it is parked or queued, or else at its next park."""

@@ -228,26 +228,29 @@ class group:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, tb: TracebackType | None) -> bool:
-        if error is not None:
-            self.cancel()
         try:
-            while self._members:
+            while error is None and self._members:
                 self._ended.receive()
         except BaseException as interruption:
+            error = interruption
+        if error is not None:
             self.cancel()
-            error = self._await_members(interruption)
+            error = self._await_members(error)
         self._open = False
         own = self._scope.__exit__(type(error), error, None)
         return self._conclude(None if own else error, error is not None and own)
 
     def _await_members(self, error: BaseException) -> BaseException:
-        """Wait for the cancelled members, whatever is raised meanwhile; returns the last exception that was."""
+        """Wait for the cancelled members, whatever is raised meanwhile; returns the exception to go on with."""
         while self._members:
             try:
                 with shield():
                     self._ended.receive()
             except BaseException as another:
-                error = another
+                if isinstance(another, Exception):
+                    self._errors.append(another)
+                else:  # a kill or Ctrl-C
+                    error = another
         return error
 
     def _conclude(self, error: BaseException | None, swallow: bool) -> bool:

@@ -25,7 +25,7 @@ from flower.channels._waiting import Waiter
 
 if not cython.compiled:
     from flower.channels._channel import NOTHING
-    from flower.channels._scheduler import here
+    from flower.channels._scheduler import SELECT, here
     from flower.channels._uncompiled import hold
 
     class Selected(tuple[Any, ...]):
@@ -110,7 +110,7 @@ def choose_case(s: Scheduler, t: Task, cases: Any, waiters: Any, timeout: Any, d
     t.cases = waiters
     t.chosen = -1
     try:
-        value = s.park(t, "select", waiters, 0, outside)
+        value = s.park(t, SELECT, outside)
     except BaseException:
         forget(waiters)
         raise

@@ -2,12 +2,14 @@
 cimport cython
 from flower.channels._greenlet cimport copy_context
 from flower.channels._scheduler cimport (
-    BLOCKED, DEAD, PAUSED, READY, RUNNING, TRAP, Scheduler, Task, check_switch, check_timeout, here, wake,
+    BLOCKED, DEAD, JOIN, PAUSED, READY, RUNNING, SEND, TRAP, Scheduler, Task, check_switch, check_timeout, here, wake,
 )
 from flower.channels._waiting cimport WaitQueue
 
 cdef class tasklet(Task):
     cdef object __weakref__
+    cdef readonly bint atomic
+    cdef readonly bint ignore_nesting
 
     cdef int prime(self, object args, object kwargs) except -1
     cdef int take_turn(self, int leave_as) except -1

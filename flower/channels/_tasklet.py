@@ -26,15 +26,17 @@ if not cython.compiled:
     from flower.channels._scheduler import (
         BLOCKED,
         DEAD,
+        JOIN,
         PAUSED,
         READY,
         RUNNING,
+        SEND,
         TRAP,
         check_switch,
         copy_context,
         here,
     )
-    from flower.channels._uncompiled import guarded, hold
+    from flower.channels._uncompiled import guarded, hold, zeroed
 
 
 class tasklet(Task):
@@ -52,6 +54,9 @@ class tasklet(Task):
 
     Raises TypeError for a func that is not callable.
     """
+
+    atomic: bool
+    ignore_nesting: bool
 
     def __init__(self, func: Any = None, label: str = "", daemon: bool = False) -> None:
         if func is not None and not callable(func):
@@ -194,6 +199,8 @@ class tasklet(Task):
         me = mine.current
         if me is self:
             raise error
+        if s is mine and me is not None and not pending:
+            check_switch(s)
         if self.state == DEAD:
             if not isinstance(error, TaskletExit):
                 raise RuntimeError("You cannot throw an exception into a dead tasklet")
@@ -204,7 +211,7 @@ class tasklet(Task):
             self.die(error)
             return
         s.throw_into(self, error)
-        if not pending and s is mine and me is not None and not s.traps and self.state == READY:
+        if not pending and s is mine and me is not None and self.state == READY:
             s.ready.remove(self)
             me.state = READY
             me.decided = True
@@ -247,7 +254,7 @@ class tasklet(Task):
                 if self.joiners is None:
                     self.joiners = WaitQueue()
                 self.joiners.append(t)
-                s.park(t, "join", self, 0, False)
+                s.park(t, JOIN, False)
         if self.failure is not None:
             _scheduler.cold.raise_failure(self)
         if not self.ended:
@@ -271,7 +278,7 @@ class tasklet(Task):
         """1: blocked in a send; -1: blocked in a receive or anything else; 0: not blocked."""
         if self.state != BLOCKED:
             return 0
-        return 1 if self.direction == 1 else -1
+        return 1 if self.blocked_in == SEND else -1
 
     @property
     def scheduled(self) -> bool:
@@ -304,13 +311,55 @@ class tasklet(Task):
 
     @property
     def next(self) -> Any:
-        """The tasklet after this one in the queue of runnable tasklets, or None."""
-        return self.right if self.state == READY else None
+        """The tasklet after this one in the ring of runnable tasklets, the current one included; None outside of it."""
+        s = cython.cast(Scheduler, self.sched)
+        if self.state == RUNNING:
+            return s.ready.first or self
+        return (self.right or s.current) if self.state == READY else None
 
     @property
     def prev(self) -> Any:
-        """The tasklet before this one in the queue of runnable tasklets, or None."""
-        return self.left if self.state == READY else None
+        """The tasklet before this one in the ring of runnable tasklets, the current one included; None outside of it."""
+        s = cython.cast(Scheduler, self.sched)
+        if self.state == RUNNING:
+            return s.ready.last or self
+        return (self.left or s.current) if self.state == READY else None
+
+    def set_atomic(self, flag: Any) -> bool:
+        """Set ``atomic``, which Stackless's pre-emption heeds and Flower, which has none, only keeps; returns the old one."""
+        before = self.atomic
+        self.atomic = bool(flag)
+        return bool(before)
+
+    def set_ignore_nesting(self, flag: Any) -> bool:
+        """Kept for programs written for Stackless: no effect. Returns the flag before."""
+        before = self.ignore_nesting
+        self.ignore_nesting = bool(flag)
+        return bool(before)
+
+    @property
+    def nesting_level(self) -> int:
+        """0: no interpreter is nested in a tasklet's own, as each has a C stack."""
+        return 0
+
+    @property
+    def recursion_depth(self) -> int:
+        """The number of Python frames of a suspended tasklet."""
+        depth = 0
+        frame = self.frame
+        while frame is not None:
+            depth += 1
+            frame = frame.f_back
+        return depth
+
+    def bind_thread(self, thread_id: int | None = None) -> None:
+        """Move a tasklet that has not started, and is not queued, to this thread. Raises RuntimeError for another."""
+        mine = here()
+        if thread_id is not None and thread_id != mine.thread_id:
+            raise RuntimeError("a tasklet can be bound only to the calling thread")
+        if self.carrier is not None or self.state == READY:
+            raise RuntimeError("a tasklet that has started, or is queued, stays in its thread")
+        self.sched = mine
 
     @property
     def frame(self) -> FrameType | None:
@@ -345,5 +394,6 @@ def go(func: Any, /, *args: Any, **kwargs: Any) -> tasklet:
 _scheduler.task_class = tasklet
 
 if not cython.compiled:
+    zeroed(tasklet)
     guarded(tasklet, "__call__ setup bind insert remove run switch throw join")
     go = hold(go)

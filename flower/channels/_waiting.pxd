@@ -16,7 +16,7 @@ cdef class Alarm(Timed):
 cdef class Waiter(Timed):
     cdef Waiter left
     cdef Waiter right
-    cdef WaitQueue queue
+    cdef readonly WaitQueue queue
     cdef object task
     cdef object value
     cdef object channel
@@ -32,6 +32,7 @@ cdef class WaitQueue:
     cdef int append(self, Waiter w) except -1
     cdef int push(self, Waiter w) except -1
     cdef int remove(self, Waiter w) except -1
+    cdef Waiter pop(self)
     cdef int rotate(self, Waiter w) except -1
 
 @cython.final

@@ -1,3 +1,5 @@
+# cython: nonecheck=False
+# (The links say where they end: each is looked at before it is followed.)
 """Where tasklets wait: in queues, and in the heap of deadlines.
 
 Invariants
@@ -119,6 +121,22 @@ class WaitQueue:
         w.queue = None
         self.count -= 1
         return 0
+
+    def pop(self) -> Waiter | None:
+        """Take out the first waiter, or give None."""
+        w = self.first
+        if w is None:
+            return None
+        after = w.right
+        if after is None:
+            self.last = None
+        else:
+            after.left = None
+            w.right = None
+        self.first = after
+        w.queue = None
+        self.count -= 1
+        return w
 
     def rotate(self, w: Waiter) -> int:
         """Turn the queue, as a ring, until the waiter, which is in it, stands at the front."""

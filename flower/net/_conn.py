@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from flower.errors import ChannelClosed
-from flower.net._stream import format_address
 
 if TYPE_CHECKING:
     from flower.channels import channel
@@ -68,19 +66,21 @@ class Conn:
         before that; Timeout after ``timeout`` seconds.
         """
         try:
-            return self._receive_channel.receive(timeout)
+            data: bytes = self._receive_channel.receive(timeout)
         except ChannelClosed:
             raise self._reading_end() from None
+        return data
 
     def read(self, *, timeout: float | None = None) -> bytes:
         """Like `receive`, but gives ``b""`` at the end of file, however often it is called."""
         try:
-            return self._receive_channel.receive(timeout)
+            data: bytes = self._receive_channel.receive(timeout)
         except ChannelClosed:
             end = self._reading_end()
             if isinstance(end, ChannelClosed) and not self._stream.shut:
                 return b""
             raise end from None
+        return data
 
     def __iter__(self) -> Iterator[bytes]:
         """Chunk after chunk, until the end of file or until the connection is closed here."""
@@ -133,6 +133,10 @@ class Conn:
         """
         self._stream.close()
 
+    def abort(self) -> None:
+        """Cut the connection; never blocks. As `close`, but what was written and has not left is dropped."""
+        self._stream.abort()
+
     @property
     def status(self) -> str:
         """``"open"``; ``"writeonly"`` after the peer's end of file; ``"closed"``."""
@@ -173,7 +177,9 @@ class Conn:
         else:
             stream.poller.call(stream.close)
         if not stream.at_eof:
-            warnings.warn(f"{stream.describe()} was dropped, and not closed", ResourceWarning, source=self)
+            warnings.warn(
+                f"{stream.describe()} was dropped, and not closed", ResourceWarning, stacklevel=2, source=self
+            )
 
 
 def _as_bytes(data: Any) -> bytes:

@@ -6,9 +6,9 @@ while there is room. The parts:
 - `Acceptor` is what the event loop calls. It holds the socket and the channel, never the `Listener`.
 - `Listener` is the public face. Dropping it closes the acceptor.
 
-Invariants of the acceptor: ``_watching`` is set while the loop watches the socket. It does not when the channel
-holds BACKLOG connections (then ``channel._on_wait`` is set, and starts it again), while it backs off from a
-lack of descriptors (``_retry`` is set), or when it is closed.
+Invariants of the acceptor: ``_watching`` is set while the loop watches the socket. It does not when the
+channel holds BACKLOG connections (then ``channel._on_wait`` is set, and starts it again), while it backs
+off from a lack of descriptors (``_retry`` is set), or when it is closed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,18 @@ log = logging.getLogger("flower.net")
 class Acceptor:
     """Accepts connections from a listening socket into a channel, within a bound."""
 
-    __slots__ = ("_complained", "_opening", "_retry", "_sock", "_watching", "address", "connections", "poller", "proto", "setup")
+    __slots__ = (
+        "_complained",
+        "_opening",
+        "_retry",
+        "_sock",
+        "_watching",
+        "address",
+        "connections",
+        "poller",
+        "proto",
+        "setup",
+    )
 
     def __init__(
         self, poller: LoopPoller, sock: socket.socket, proto: str, setup: Callable[[socket.socket], object]
@@ -106,7 +117,7 @@ class Acceptor:
                 sock.setblocking(False)
                 self.setup(sock)
                 stream = Stream(self.poller, sock, self.proto)
-                await self.poller.loop.connect_accepted_socket(lambda: stream, sock)  # type: ignore[arg-type, return-value]
+                await self.poller.loop.connect_accepted_socket(stream.as_protocol, sock)
             finally:
                 self._opening -= 1
         except OSError as error:  # it was gone before it began
@@ -186,10 +197,10 @@ class Acceptor:
 class Listener:
     """A receive channel of connections.
 
-    ``for conn in listener``, `receive`, ``flower.select(listener, quit)``; the seed's spelling is `accept`. Up to
-    128 accepted connections wait here to be received, more wait in the kernel. A lack of descriptors is
-    waited out. A listener belongs to the thread that made it. One that is dropped without `close` gives a
-    ResourceWarning, and is closed.
+    ``for conn in listener``, `receive`, ``flower.select(listener, quit)``; the seed's spelling is `accept`.
+    Up to 128 accepted connections wait here to be received, more wait in the kernel. A lack of descriptors
+    is waited out. A listener belongs to the thread that made it. One that is dropped without `close` gives
+    a ResourceWarning, and is closed.
 
     >>> listener = Listen(("127.0.0.1", 0), "tcp")
     >>> listener.addr()
@@ -212,9 +223,10 @@ class Listener:
         ``timeout`` seconds.
         """
         try:
-            return self._receive_channel.receive(timeout)
+            conn: Conn = self._receive_channel.receive(timeout)
         except ChannelClosed:
             raise ChannelClosed(f"{self._acceptor.describe()} is closed", self) from None
+        return conn
 
     def accept(self, *, timeout: float | None = None) -> tuple[Conn, None]:
         """The next connection, in the seed's spelling: ``conn, err = listener.accept()``.
@@ -237,7 +249,8 @@ class Listener:
         """Run ``handler(conn)`` in a tasklet of its own for each connection, and close it afterwards.
 
         Blocks until the listener is closed; handlers that run then go on. An Exception of one is handed to
-        the error handler (standard error by default) and does not touch the others. Cancelled, it has lost no connection, and may be called again.
+        the error handler (standard error by default) and does not touch the others. Cancelled, it has lost
+        no connection, and may be called again.
         """
         if not callable(handler):
             raise TypeError(f"serve() needs a function to call with each connection, not {handler!r}")
@@ -285,7 +298,9 @@ class Listener:
             acceptor.close()
         else:
             acceptor.poller.call(acceptor.close)
-        warnings.warn(f"{acceptor.describe()} was dropped, and not closed", ResourceWarning, source=self)
+        warnings.warn(
+            f"{acceptor.describe()} was dropped, and not closed", ResourceWarning, stacklevel=2, source=self
+        )
 
 
 def _serve_one(handler: Callable[[Conn], object], conn: Conn) -> None:

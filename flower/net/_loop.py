@@ -9,11 +9,12 @@ Invariants
 - The hub (the greenlet that runs `LoopPoller.run`) stays in ONE ``run_forever()``. It is left by a flag and
   ``loop.stop()`` only, never by an exception thrown into it. Anything else that ends it (a foreign
   ``loop.stop()``, a KeyboardInterrupt from a callback) starts it again on the same loop.
-- Tasklets run in `LoopPoller._on_turn` alone, a callback of the loop: at most one is queued (``_due``), however
-  many callbacks made tasklets runnable. Callbacks put into channels and never switch.
-- Tasklets see no running loop: ``asyncio`` is told so around the turn, so that libraries don't take their code
-  for a coroutine's.
-- At most one timer is armed (``_armed`` is when it fires). A deadline that moved further away leaves it alone.
+- Tasklets run in `LoopPoller._on_turn` alone, a callback of the loop: at most one is queued (``_due``),
+  however many callbacks made tasklets runnable. Callbacks put into channels and never switch.
+- Tasklets see no running loop: ``asyncio`` is told so around the turn, so that libraries don't take their
+  code for a coroutine's.
+- At most one timer is armed (``_armed`` is when it fires). A deadline that moved further away leaves it
+  alone.
 - In a forked child the parent's loop is neither used nor closed: parent and child share one epoll set, and
   whoever closes a handle there silences the other's socket.
 
@@ -171,6 +172,9 @@ class LoopPoller:
         _set_running_loop(None)
         try:
             delay = turn()
+        except KeyboardInterrupt:  # of a signal handler that ran between two tasklets
+            self.scheduler.interrupt_main()
+            delay = 0.0
         except BaseException as error:  # the scheduler's own failure: nothing here may swallow it
             self._failure = error
             delay = -1.0
@@ -207,7 +211,7 @@ class LoopPoller:
 
 
 class _SignalWake:
-    """Ends the loop's wait when a signal arrives. uvloop does so itself; the standard loop retries its wait."""
+    """Ends the loop's wait when a signal arrives. uvloop does so itself; the standard loop waits on."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -277,8 +281,12 @@ def io_poller() -> LoopPoller:
         scheduler.set_poller(poller)
     elif running is not None:
         if running is poller.loop:
-            raise RuntimeError("this would block the I/O tasklet: call it from a tasklet, not from a callback")
-        raise RuntimeError(f"an event loop of somebody else is running in this thread ({running!r}): {_ADVICE}")
+            raise RuntimeError(
+                "this would block the I/O tasklet: call it from a tasklet, not from a callback"
+            )
+        raise RuntimeError(
+            f"an event loop of somebody else is running in this thread ({running!r}): {_ADVICE}"
+        )
     return poller
 
 
@@ -327,7 +335,9 @@ def _after_fork_in_child() -> None:
     for poller in _pollers:
         if poller._turn is not None and threading.get_ident() == poller.thread:
             signal.set_wakeup_fd(-1)  # it is the parent's: a signal here would wake the parent
-        _inherited.append((poller, poller.loop, [(r, r.disown()) for r in poller.resources], set(poller._tasks)))
+        _inherited.append(
+            (poller, poller.loop, [(r, r.disown()) for r in poller.resources], set(poller._tasks))
+        )
         poller.resources.clear()
     _pollers.clear()
     if _inherited:

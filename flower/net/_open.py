@@ -27,22 +27,24 @@ def Listen(addr: Any = ("0.0.0.0", 0), proto: str = "tcp", **options: Any) -> Li
     ...     for conn in listener:
     ...         flower.go(handle, conn)
     """
-    return _row(_LISTEN, proto)(addr, **options)
+    listener: Listener = _row(_LISTEN, proto)(addr, **options)
+    return listener
 
 
 def Dial(proto: str, addr: Any, **options: Any) -> Conn:
     """Connect to an address, and give the `Conn`.
 
-    Blocks until the connection stands, or ``timeout`` seconds where given. Cancelled or timed out, it leaves no
-    connection behind.
+    Blocks until the connection stands, or ``timeout`` seconds where given. Cancelled or timed out, it
+    leaves no connection behind.
 
-    Raises OSError's own kinds, with the address in the text (ConnectionRefusedError, socket.gaierror for a name
-    that is not known ...); Timeout; ValueError for an unknown protocol or a port out of range; TypeError for
-    what is no address; RuntimeError where somebody else's event loop runs in this thread.
+    Raises OSError's own kinds, with the address in the text (ConnectionRefusedError, socket.gaierror for a
+    name that is not known ...); Timeout; ValueError for an unknown protocol or a port out of range;
+    TypeError for what is no address; RuntimeError where somebody else's event loop runs in this thread.
 
     >>> conn = Dial("tcp", ("127.0.0.1", 8000), timeout=5.0)
     """
-    return _row(_DIAL, proto)(addr, **options)
+    conn: Conn = _row(_DIAL, proto)(addr, **options)
+    return conn
 
 
 def _row(table: dict[str, Any], proto: str) -> Any:

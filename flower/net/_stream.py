@@ -2,16 +2,17 @@
 
 Invariants
 
-- ``incoming`` holds the chunks that nobody has received yet. Reading is paused (``_paused``) when they come to
-  INCOMING_LIMIT bytes; then, and only then, ``incoming._on_wait`` is set, which resumes reading when a receiver
-  has taken them all and is about to wait.
+- ``incoming`` holds the chunks that nobody has received yet. Reading is paused (``_paused``) when they come
+  to INCOMING_LIMIT bytes; then, and only then, ``incoming._on_wait`` is set, which resumes reading when a
+  receiver has taken them all and is about to wait.
 - ``ended`` is set when nothing can be written any more; ``_fault`` says why, or is None after a local close.
-- ``full`` mirrors the transport's pause_writing. Whoever must wait for room waits in ``_room``, first in, first
-  out; ``_waiting`` counts them until they have written, so that a newcomer can't overtake one that was woken.
+- ``full`` mirrors the transport's pause_writing. Whoever must wait for room waits in ``_room``, first in,
+  first out; ``_waiting`` counts them until they have written, so that a newcomer can't overtake one that
+  was woken.
 - ``incoming`` is closed when no more will come. A failure is put into it as a bomb before that.
 
-The methods that the loop calls (`connection_made` to `connection_lost`) run on the hub: they never block, never
-switch, and raise nothing, since uvloop swallows what `data_received` raises.
+The methods that the loop calls (`connection_made` to `connection_lost`) run on the hub: they never block,
+never switch, and raise nothing, since uvloop swallows what `data_received` raises.
 
 No reference leads from here to the `Conn`: when the last user lets go of it, it can tell that it was dropped.
 """
@@ -82,6 +83,10 @@ class Stream:
         self._waiting = 0
         self._holding = False
         self._linger: Any = None
+
+    def as_protocol(self) -> Any:
+        """For the loop, which wants a function that makes its protocol object."""
+        return self
 
     # -- Called by the loop
 
@@ -176,8 +181,10 @@ class Stream:
 
     def write(self, data: bytes, timeout: float | None) -> None:
         """Wait for room, then take all of the data. What is raised before that took nothing."""
-        if self.full or self._waiting or self.ended:
-            self._wait_for_room(timeout)
+        if self.full or self._waiting or self.ended or self._transport.is_closing():
+            self._wait_for_room(
+                timeout
+            )  # a transport that closes by itself has failed, and is about to say why
         self._transport.write(data)
         if self._waiting and not self.full:
             self._admit()
@@ -245,7 +252,9 @@ class Stream:
     def disown(self) -> Any:
         """In a forked child: the parent goes on with this connection; here it is over."""
         transport, self._transport = self._transport, None
-        self._fault = _ours(ConnectionAbortedError(f"{self.describe()} belongs to the parent process, since a fork"))
+        self._fault = _ours(
+            ConnectionAbortedError(f"{self.describe()} belongs to the parent process, since a fork")
+        )
         self.ended = True
         self._paused = False
         self._linger = None
@@ -298,7 +307,7 @@ def format_address(address: Any) -> str:
 
 
 def _ours(error: BaseException) -> BaseException:
-    """Mark an error as one of Flower's own connections': uncaught, it is reported, and does not end the program."""
+    """Mark an error as one of Flower's own connections: uncaught, it is reported, and ends no program."""
     error._flower_conn = True  # type: ignore[attr-defined]
     return error
 

@@ -48,7 +48,8 @@ def dial_tcp(address: Any, *, timeout: float | None = None) -> Conn:
         return _dial(host, port)
     try:
         with time_limit(timeout):
-            return _dial(host, port)
+            conn = _dial(host, port)
+        return conn
     except Timeout:
         raise Timeout(f"tcp {format_address((host, port))}: not connected within {timeout} s") from None
 
@@ -68,7 +69,7 @@ async def _connect(poller: LoopPoller, infos: list[_Info], host: str, port: int)
             _tune(sock)
             await poller.loop.sock_connect(sock, where)
             stream = Stream(poller, sock, "tcp")
-            await poller.loop.create_connection(lambda: stream, sock=sock)  # type: ignore[arg-type, return-value] # noqa: B023
+            await poller.loop.create_connection(stream.as_protocol, sock=sock)
             return stream
         except OSError as error:
             sock.close()
@@ -115,13 +116,16 @@ def _resolve(host: str, port: int, *, passive: bool = False) -> list[_Info]:
     except UnicodeError:
         raise ValueError(f"not a host name: {host!r}, in {(host, port)!r}") from None
     try:
-        return blocking(socket.getaddrinfo, host, port, type=kind, flags=flags)
+        infos: list[_Info] = blocking(socket.getaddrinfo, host, port, type=kind, flags=flags)
     except OSError as error:
         raise _explain(error, "can't find", host, port) from None
+    return infos
 
 
 def _explain(error: OSError, what: str, host: str, port: int) -> OSError:
     """The same kind of error, with the address in its text."""
-    known = error.errno is not None and not isinstance(error, socket.gaierror)
-    reason = os.strerror(error.errno) if known else error.strerror or str(error)
+    if error.errno is not None and not isinstance(error, socket.gaierror):
+        reason = os.strerror(error.errno)
+    else:
+        reason = error.strerror or str(error)
     return type(error)(error.errno, f"{reason}: {what} tcp {format_address((host, port))}")

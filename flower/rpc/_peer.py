@@ -48,15 +48,16 @@ class Peer:
         Blocks until the answer is there; other tasklets run meanwhile. When it is cancelled or times out, the
         call may still be carried out; its answer is dropped when it comes.
 
-        Raises RemoteError when the method failed, or is not known there; Disconnected (a ConnectionError) when
-        the connection was lost or closed, at once also for calls that wait; Timeout after ``timeout``
+        Raises RemoteError when the method failed, or is not known there; Disconnected (a ConnectionError)
+        when the connection was lost or closed, at once also for calls that wait; Timeout after ``timeout``
         seconds; TypeError or ValueError, before anything is sent, for values that MessagePack can't carry.
         """
         if timeout is None:
             return self._session.call(method, params).receive()
         try:
             with time_limit(timeout):
-                return self._session.call(method, params).receive()
+                result = self._session.call(method, params).receive()
+            return result
         except Timeout:
             raise Timeout(f"{self._session.name}: {method} gave no answer within {timeout} s") from None
 
@@ -72,7 +73,11 @@ class Peer:
         return self._session.call(method, params)
 
     def notify(self, method: str, *params: Any) -> None:
-        """Call a method of the peer and want no answer. Returns when the bytes are taken, not when they arrive."""
+        """Call a method of the peer and want no answer.
+
+        Blocks only while the connection has no room for the message. Raises Disconnected; TypeError or
+        ValueError for values that MessagePack can't carry.
+        """
         self._session.notify(method, params)
 
     @property
@@ -81,7 +86,7 @@ class Peer:
         return Proxy(self)
 
     def close(self) -> None:
-        """Close the connection; never blocks. Calls that wait raise Disconnected. Closing twice is allowed."""
+        """Close the connection; never blocks. Calls that wait raise Disconnected. May be called twice."""
         self._session.close()
 
     @property
@@ -106,7 +111,7 @@ class Peer:
         if getattr(self, "_owner", False) and hasattr(self, "_session") and not self.closed:
             name = self._session.name
             self._session.close()
-            warnings.warn(f"{name} was dropped, and not closed", ResourceWarning, source=self)
+            warnings.warn(f"{name} was dropped, and not closed", ResourceWarning, stacklevel=2, source=self)
 
 
 class Proxy:

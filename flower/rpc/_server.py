@@ -74,10 +74,10 @@ class Server:
 def serve(url: str, service: object) -> Server:
     """Serve an object's methods over MessagePack-RPC, and give the `Server`, which listens already.
 
-    ``url`` is ``tcp://host:port``; port 0 lets the system choose: ask ``server.url``. Each call runs in a tasklet of
-    its own; notifications of one peer run one after the other. What a method raises is told to its caller. A
-    peer that breaks the protocol loses its connection, and the log ``flower.rpc`` says why. The server keeps
-    `flower.run` going until it is closed.
+    ``url`` is ``tcp://host:port``; port 0 lets the system choose: ask ``server.url``. Each call runs in a
+    tasklet of its own; notifications of one peer run one after the other. What a method raises is told to
+    its caller. A peer that breaks the protocol loses its connection, and the log ``flower.rpc`` says why.
+    The server keeps `flower.run` going until it is closed.
 
     Raises ValueError for a URL that is none, TypeError for a class in place of an object, OSError where the
     address can't be listened on.

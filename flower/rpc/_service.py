@@ -1,6 +1,7 @@
 """What a service exports: the only methods that a peer can call.
 
-The table is made once, from the class; a peer's string is looked up in it and never used as an attribute's name.
+The table is made once, from the class; a peer's string is looked up in it and never used as an attribute's
+name.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ def method(function: F) -> F:
 def exports(service: object) -> dict[str, Callable[..., Any]]:
     """The methods of a service that peers may call, bound to it, by name.
 
-    These are the functions (and static and class methods) with public names that its own class defines, and the
-    marked ones that this inherits. Attributes of the object itself, properties and nested classes are none.
+    These are the functions (and static and class methods) with public names that its own class defines, and
+    the marked ones that this inherits. Attributes of the object itself, properties and nested classes are
+    none.
     """
     if service is None:
         return {}
@@ -50,7 +52,11 @@ def exports(service: object) -> dict[str, Callable[..., Any]]:
     for cls in reversed(own.__mro__):
         for name, member in vars(cls).items():
             inner = getattr(member, "__func__", member)
-            if not name.startswith("_") and isinstance(member, _KINDS) and (cls is own or getattr(inner, _MARK, False)):
+            if (
+                not name.startswith("_")
+                and isinstance(member, _KINDS)
+                and (cls is own or getattr(inner, _MARK, False))
+            ):
                 found[name] = member.__get__(service, own)
             else:
                 found.pop(name, None)  # something else of that name hides it

@@ -7,9 +7,10 @@ served one after the other, in the order in which they came.
 Invariants
 
 - ``_pending`` has a channel for each of our calls whose answer is outstanding, by id. An answer goes to its
-  id's channel and nowhere else. Whoever stopped waiting leaves its channel there, so the id is not used again.
-- `_finish` runs once, when the reader ends, for whatever reason. After that ``_fault`` is set, ``_pending`` is
-  empty, and every call fails at once.
+  id's channel and nowhere else. Whoever stopped waiting leaves its channel there, so the id is not used
+  again.
+- `_finish` runs once, when the reader ends, for whatever reason. After that ``_fault`` is set, ``_pending``
+  is empty, and every call fails at once.
 - The reader sends nothing itself: an answer may have to wait for room, and the next message must not.
 """
 
@@ -25,7 +26,8 @@ from flower.errors import ChannelClosed, Disconnected, ProtocolError, RemoteErro
 from flower.net import Conn
 from flower.rpc._wire import Notification, Request, Response, Violation, Wire
 
-# Requests of one peer that are served at a time. More are refused at once; as many refusals may be on their way.
+# Requests of one peer that are served at a time. More are refused at once; as many refusals may be on their
+# way.
 MAX_INFLIGHT = 1024
 # Bytes of notifications not yet served, above which nothing more is read ...
 BACKLOG = 256 * 1024
@@ -38,7 +40,9 @@ log = logging.getLogger("flower.rpc")
 class Session:
     """One connection's state and tasklets. `Peer` is its public face."""
 
-    def __init__(self, conn: Conn, exports: dict[str, Callable[..., Any]], on_end: Callable[[Session], object]) -> None:
+    def __init__(
+        self, conn: Conn, exports: dict[str, Callable[..., Any]], on_end: Callable[[Session], object]
+    ) -> None:
         self.conn = conn
         self.name = _name(conn)
         self._exports = exports
@@ -48,7 +52,9 @@ class Session:
         self._fault: BaseException | None = None
         self._inflight = 0
         self._refusing = 0
-        self._last_answers = False  # the peer sends no more, and waits for answers: so we hang up after the last
+        self._last_answers = (
+            False  # the peer sends no more, and waits for answers: so we hang up after the last
+        )
         self._notices: deque[Notification] = deque()
         self._backlog = 0
         self._serving_notices = False
@@ -62,7 +68,7 @@ class Session:
     # -- Calling
 
     def call(self, method: str, params: tuple[Any, ...]) -> channel[Any]:
-        """Send a request; give the channel on which the answer comes, as a value or a bomb, and which then closes."""
+        """Send a request; give the channel on which the answer comes, a value or a bomb. It then closes."""
         if self._fault is not None:
             raise self._disconnected()
         msgid, data = self._wire.call(method, params)
@@ -116,7 +122,10 @@ class Session:
         except ProtocolError as error:
             log.warning("%s; the connection is closed", error)
             fault = error
-            schedule()  # the requests that came before it are answered, if their methods don't wait
+            if self._inflight < MAX_INFLIGHT:
+                schedule()  # the requests that came before it are answered, if their methods don't wait
+            else:
+                self.conn.abort()  # it does not read: nothing more can leave
         except OSError as error:
             fault = Disconnected(f"{self.name}: {error}")
             fault.__cause__ = error
@@ -147,9 +156,9 @@ class Session:
             reply.close()
         self._go_on()
 
-    def _disconnected(self, cause: BaseException | None = None) -> BaseException:
+    def _disconnected(self, cause: BaseException | None = None) -> Any:
         fault = self._fault if self._fault is not None else cause
-        error = (ProtocolError if isinstance(fault, ProtocolError) else Disconnected)(str(fault))
+        error: Any = (ProtocolError if isinstance(fault, ProtocolError) else Disconnected)(str(fault))
         error.__cause__ = getattr(fault, "__cause__", None)
         error._flower_conn = True
         return error
@@ -186,7 +195,9 @@ class Session:
 
     def _refuse(self, request: Request) -> None:
         try:
-            self._send_answer(self._wire.refuse(request.msgid, f"overloaded: {MAX_INFLIGHT} requests are being served"))
+            self._send_answer(
+                self._wire.refuse(request.msgid, f"overloaded: {MAX_INFLIGHT} requests are being served")
+            )
         finally:
             self._refusing -= 1
 
@@ -200,7 +211,9 @@ class Session:
         except Exception as error:
             log.debug("%s: %s failed", self.name, request.method, exc_info=error)
             return self._wire.refuse(request.msgid, _describe(error))
-        except BaseException as error:  # killed or cancelled: the caller learns of it, and so does our scheduler
+        except (
+            BaseException
+        ) as error:  # killed or cancelled: the caller learns of it, and so does our scheduler
             self._send_answer(self._wire.refuse(request.msgid, f"cancelled: {type(error).__name__}"))
             raise
 
@@ -240,7 +253,7 @@ class Session:
             self._serving_notices = False
 
     def _hold_back(self) -> None:
-        """Read no more until the backlog is smaller, or until we wait for an answer, which may be behind it."""
+        """Read no more until the backlog is smaller, or we wait for an answer, which may be behind it."""
         while self._backlog > BACKLOG and not self._pending and self._fault is None:
             self._proceed.receive()
 
@@ -273,5 +286,3 @@ def _describe(error: Exception) -> str:
 
 def _printable(name: str) -> str:
     return ascii(name[:100])[1:-1]
-
-

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_TCP = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\[\]/:@?#\s]*)):(?P<port>\d{1,5})/?", re.ASCII)
+_TCP = re.compile(
+    r"(?:\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\[\]/:@?#\s]*)):(?P<port>\d{1,5})/?", re.ASCII
+)
 MAX_PORT = 65_535
 
 
 def parse(url: str) -> tuple[str, Any]:
-    """The protocol and the address for `flower.net.Dial` and `Listen`; ValueError, with the URL in its text."""
+    """The protocol and the address for `flower.net.Dial` and `Listen`; or ValueError, with the URL in it."""
     if not isinstance(url, str):
         raise TypeError(f"an address of a server is a str such as 'tcp://127.0.0.1:9000', not {url!r}")
     scheme, separator, rest = url.partition("://")

@@ -1,7 +1,7 @@
 """MessagePack-RPC as a protocol without I/O: bytes in, events out; and the other way, bytes to send.
 
-Two rules for this file: it does no I/O and knows no tasklet, and whatever the peer sends, it ends in an event;
-what the user of this file does wrong is an exception.
+Two rules for this file: it does no I/O and knows no tasklet, and whatever the peer sends, it ends in an
+event; what the user of this file does wrong is an exception.
 
 States: a `Wire` is OPEN until the peer's bytes end (ENDED) or break the protocol (FAILED); `_NEXT` has the
 transitions. A decoder can't find the next message after a broken one, so FAILED is for good: the last event
@@ -10,8 +10,8 @@ says why, and the events before it are still good. What we send is not affected 
 Goals: time and space are bounded by what was received and by the limits below. A message that is not
 complete costs its bytes once, however small the pieces in which it comes.
 
-Invariants: ``_calls`` has the ids of our requests that the peer has not answered, ``_serving`` those of the peer's
-that we have not; an id is in use as long as it is there, whoever still waits for it.
+Invariants: ``_calls`` has the ids of our requests that the peer has not answered, ``_serving`` those of the
+peer's that we have not; an id is in use as long as it is there, whoever still waits for it.
 """
 
 from __future__ import annotations
@@ -162,7 +162,9 @@ class Wire:
                 return
         except _Broken:
             raise
-        except Exception as error:  # of many kinds: no msgpack, too deep, too long, a map's key that can't be one
+        except (
+            Exception
+        ) as error:  # of many kinds: no msgpack, too deep, too long, a map's key that can't be one
             raise _Broken(f"no valid MessagePack: {type(error).__name__}: {error}") from None
         raise _Broken(f"a message longer than {self.max_message} bytes")
 
@@ -229,11 +231,11 @@ class Wire:
         return self._pack((NOTIFICATION, method, params))
 
     def reply(self, msgid: int, result: Any) -> bytes:
-        """The answer to the peer's request of this id. Raises as `call` does, and ValueError for no such request."""
+        """The answer to the peer's request of this id. Raises as `call` does; ValueError without one."""
         return self._answer(msgid, None, result)
 
     def refuse(self, msgid: int, error: Any) -> bytes:
-        """The answer that the peer's request of this id failed. ``error`` must be true: pynvim tests it so."""
+        """The answer that the peer's request of this id failed. ``error`` must be true: pynvim tests that."""
         if not error:
             raise ValueError(f"an error must be true, and {error!r} is not")
         return self._answer(msgid, error, None)

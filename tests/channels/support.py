@@ -70,20 +70,22 @@ def in_thread(func: Callable[..., Any], *args: Any) -> Any:
     return result[0]
 
 
-def python(code: str, *options: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs a program in an interpreter of its own, to its end."""
+def python(
+    code: str, *options: str, env: dict[str, str] | None = None, limit: float = NEVER
+) -> subprocess.CompletedProcess[str]:
+    """Runs a program in an interpreter of its own, to its end; past the limit of seconds it fails."""
     return subprocess.run(
         [sys.executable, *options, "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
-        timeout=NEVER,
+        timeout=limit,
         env={**os.environ, **(env or {})},
     )
 
 
-def output(code: str, *options: str, env: dict[str, str] | None = None) -> str:
+def output(code: str, *options: str, env: dict[str, str] | None = None, limit: float = NEVER) -> str:
     """What a program prints that must end well and say nothing on standard error."""
-    done = python(code, *options, env=env)
+    done = python(code, *options, env=env, limit=limit)
     assert (done.returncode, done.stderr) == (0, ""), f"ended with {done.returncode}:\n{done.stderr}"
     return done.stdout
 

@@ -210,31 +210,36 @@ def test_thread_end_takes_its_waiters_off_their_channels() -> None:
 
 
 def test_a_plain_thread_sends_and_receives_without_a_scheduler() -> None:
-    there, back = channel(), channel()
+    there, back, end = channel(), channel(), channel()
 
-    def plain() -> int:
+    def plain() -> None:
         back.send(there.receive() + 1)
-        assert threading.get_ident() not in flower.getthreads()
-        return threading.get_ident()
+        end.receive()
 
-    idents: list[int] = []
-    thread = threading.Thread(target=lambda: idents.append(plain()))
+    thread = threading.Thread(target=plain)
     thread.start()
     there.send(1)
     assert back.receive() == 2
+    assert thread.ident not in flower.getthreads()
+    end.send(None)
     thread.join()
-    assert idents and idents[0] not in flower.getthreads()
 
 
 def test_a_plain_threads_receive_times_out() -> None:
-    def plain() -> bool:
+    end = channel()
+
+    def plain() -> None:
         with pytest.raises(Timeout):
             channel().receive(timeout=SOON)
         with pytest.raises(Timeout):
             channel().send(1, timeout=SOON)
-        return threading.get_ident() not in flower.getthreads()
+        end.receive()
 
-    assert in_thread(plain)
+    thread = threading.Thread(target=plain)
+    thread.start()
+    end.send(None)
+    assert thread.ident not in flower.getthreads()
+    thread.join()
 
 
 # -- Fork
@@ -253,7 +258,7 @@ FORK = """
         assert flower.getruncount() == 1
         assert ch.balance == 0, ch.balance
         flower.run()
-        assert log == []
+        assert log == before
         again = flower.channel()
         flower.go(again.send, "the child works")
         assert again.receive() == "the child works"
@@ -264,6 +269,7 @@ FORK = """
             return 7
         return 1
     {fork}
+    before = list(log)
     if pid == 0:
         try:
             code = child_view()

@@ -186,7 +186,7 @@ def test_switch_trap(action: str) -> None:
         "t.switch": t.switch,
         "t.kill": parked.kill,
         "t.raise_exception": lambda: parked.raise_exception(IndexError),
-        "send": lambda: ch.send(1),
+        "send": lambda: channel().send(1),
         "receive": channel().receive,
     }
     with switch_trapped(), pytest.raises(RuntimeError, match=r"switch.trap"):

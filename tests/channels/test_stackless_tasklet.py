@@ -47,7 +47,7 @@ def test_bind_with_arguments_is_alive_and_paused() -> None:
     assert u.bind(None, (4,)) is u  # keeps the function
     assert u.paused
     u.run()
-    u.bind(kwargs={"y": 5}).run()
+    u.bind(func, kwargs={"y": 5}).run()
     assert log == [((1, 2), {"x": 3}), ((4,), {}), ((), {"y": 5})]
 
 

@@ -12,7 +12,7 @@ import pytest
 
 import flower
 import flower.time
-from flower import ChannelClosed, Deadlock, Timeout, channel, go, select
+from flower import Deadlock, Timeout, channel, go, select
 from flower.time import Ticker, Timer, after_func, sleep
 
 from .support import NEVER, SOON, drain, output, settle, spawn_parked
@@ -21,8 +21,31 @@ from .support import NEVER, SOON, drain, output, settle, spawn_parked
 def test_after_gives_one_value() -> None:
     ch = flower.after(SOON)
     ch.receive()
-    with pytest.raises((Deadlock, ChannelClosed)):
-        ch.receive()
+    sleep(SOON)
+    assert select(ch, default="no more") == (None, "no more")
+
+
+OVER = [
+    "ch = flower.after(0); ch.receive()",
+    "t = Timer(60); t.stop(); ch = t.c",
+    "t = Ticker(60); t.stop(); ch = t.c",
+]
+
+
+@pytest.mark.parametrize("over", OVER)
+def test_a_timer_that_is_over_could_wake_nobody(over: str) -> None:
+    code = f"""
+        import flower
+        from flower.time import Ticker, Timer
+        {over}
+        t = flower.go(ch.receive)
+        flower.run()
+        try:
+            ch.receive()
+        except flower.Deadlock:
+            print("deadlock")
+    """
+    assert output(code, limit=5) == "deadlock\n"
 
 
 def test_never_is_never_ready() -> None:
@@ -153,22 +176,18 @@ def test_sleep_lets_the_others_run() -> None:
     assert log == ["other"]
 
 
-def test_idle_runs_when_nothing_else_is_runnable() -> None:
+def test_idle_lets_all_others_have_their_turn() -> None:
     log: list[str] = []
-
-    def busy() -> None:
-        for _ in range(3):
-            flower.schedule()
-        log.append("busy")
 
     def idler() -> None:
         flower.time.idle()
         log.append("idle")
 
     go(idler)
-    go(busy)
+    for _ in range(3):
+        go(log.append, "other")
     flower.run()
-    assert log == ["busy", "idle"]
+    assert log == ["other"] * 3 + ["idle"]
 
 
 def test_timeout_zero_does_not_wait_but_takes_what_is_ready() -> None:

@@ -1,4 +1,4 @@
-"""Every test of the network runs on both event loops, and leaves no handle in either."""
+"""Tests that use the fixture `loop` run on both event loops, and leave no handle in either."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flower.net._loop import LOOP_VARIABLE, LoopPoller
 from tests.net.support import connected, rounds
 
 
-@pytest.fixture(params=["uvloop", "asyncio"], autouse=True)
+@pytest.fixture(params=["uvloop", "asyncio"])
 def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The event loop of this test; in the environment too, for programs that it starts."""
     name: str = request.param
@@ -32,6 +32,8 @@ def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: Any) -> None:
     """Put the test's loop in its place before the look at what there is, after which nothing may be left."""
+    if "loop" not in item.fixturenames:
+        return
     name = item.callspec.params["loop"]
     scheduler = current_scheduler()
     poller = scheduler.poller

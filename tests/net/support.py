@@ -113,7 +113,7 @@ def failing(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def in_thread(function: Callable[..., Any], *args: Any) -> Callable[[], Any]:
-    """Run the function in a thread; the result is a function that waits for it, with tasklets going on meanwhile."""
+    """Run the function in a thread; gives a function that waits for the result, in its tasklet."""
     done = flower.channel(1)
 
     def body() -> None:

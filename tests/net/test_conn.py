@@ -27,6 +27,8 @@ from tests.net.support import (
     until,
 )
 
+pytestmark = pytest.mark.usefixtures("loop")
+
 SOON = 0.005  # seconds; a timeout that a test waits for
 
 # -- Bytes
@@ -255,7 +257,9 @@ def test_run_waits_for_what_was_written_before_a_close() -> None:
         assert len(finish()) == len(data)
 
 
-def test_a_peer_that_never_reads_does_not_keep_a_closed_connection_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peer_that_never_reads_does_not_keep_a_closed_connection_for_good(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("flower.net._stream.LINGER", SOON)
     with plain_peer() as (conn, _sock):
         conn.send(b"x" * 10_000_000)
@@ -382,6 +386,14 @@ def test_blocked_senders_learn_of_the_end(end: str) -> None:
             reset(sock)
         for t in senders:
             assert isinstance(t.join(NEVER), ChannelClosed if end == "close" else ConnectionError)
+
+
+def test_a_sender_that_never_waits_learns_of_a_reset() -> None:
+    with plain_peer() as (conn, sock):
+        reset(sock)
+        with pytest.raises(ConnectionError):
+            while True:
+                conn.send(b"x" * 10_000)
 
 
 # -- Backpressure
@@ -563,8 +575,8 @@ def test_dropped_after_its_end_it_is_silent() -> None:
 def test_dropped_while_reading_is_paused_it_is_closed() -> None:
     near, far = pair()
     sender = flower.go(far.send, b"x" * 4 * INCOMING_LIMIT)
-    until(lambda: near._stream._paused)
     stream = near._stream
+    until(lambda: stream._paused)
     with pytest.warns(ResourceWarning):
         del near
     assert stream.ended

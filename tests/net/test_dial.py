@@ -12,6 +12,8 @@ from flower.errors import Timeout
 from flower.net import Dial, Listen
 from tests.net.support import HOME, NEVER, in_thread, listening, rounds
 
+pytestmark = pytest.mark.usefixtures("loop")
+
 SOON = 0.005  # seconds; a timeout that a test waits for
 
 BAD_ADDRESSES = [

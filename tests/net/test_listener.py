@@ -21,6 +21,8 @@ from flower.net import Conn, Dial, Listen, Listener, dial, listen
 from flower.net._listener import HELD
 from tests.net.support import HOME, NEVER, echo, echo_server, failing, listening, reset, rounds, until
 
+pytestmark = pytest.mark.usefixtures("loop")
+
 SOON = 0.005  # seconds; a timeout that a test waits for
 
 
@@ -186,7 +188,7 @@ def test_a_port_in_use() -> None:
 
 
 def test_an_address_that_is_not_ours() -> None:
-    with pytest.raises(OSError, match="192.0.2.1:0") as caught:
+    with pytest.raises(OSError, match=r"192\.0\.2\.1:0") as caught:
         Listen(("192.0.2.1", 0))
     assert caught.value.errno == errno.EADDRNOTAVAIL
 
@@ -316,7 +318,9 @@ def no_descriptors_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_a_lack_of_descriptors_is_waited_out(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lack_of_descriptors_is_waited_out(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("flower.net._listener.BACK_OFF", SOON)
     with listening() as listener, plain(listener) as sock:
         with caplog.at_level(logging.WARNING, "flower.net"), no_descriptors_left():

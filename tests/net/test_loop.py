@@ -16,7 +16,20 @@ import flower.time
 from flower.channels._scheduler import current_scheduler
 from flower.net import Dial, Listen
 from flower.net._loop import LoopPoller, _new_event_loop, io_poller, wait
-from tests.net.support import HOME, NEVER, connected, echo_server, in_thread, listening, output, rounds, start, until
+from tests.net.support import (
+    HOME,
+    NEVER,
+    connected,
+    echo_server,
+    in_thread,
+    listening,
+    output,
+    rounds,
+    start,
+    until,
+)
+
+pytestmark = pytest.mark.usefixtures("loop")
 
 SOON = 0.005  # seconds; a timeout that a test waits for
 
@@ -227,6 +240,7 @@ def test_a_tasklet_may_run_a_loop_of_its_own() -> None:
     rounds(1)
 
 
+@pytest.mark.leaves("descriptors")  # uvloop makes new ones when it starts again
 def test_a_foreign_stop_does_not_end_the_loop() -> None:
     p = poller()
     p.loop.stop()
@@ -325,6 +339,7 @@ def test_a_result_that_came_too_late_is_disposed_of() -> None:
     assert disposed == ["result"]
 
 
+@pytest.mark.leaves("descriptors")  # as above
 def test_a_task_that_raises_system_exit_does_not_end_the_loop() -> None:
     async def leaves() -> None:
         raise SystemExit(5)
@@ -352,6 +367,7 @@ def test_tasklets_keep_their_context_variables() -> None:
 # -- The end of a program
 
 
+@pytest.mark.slow
 def test_what_was_written_leaves_though_the_program_ends() -> None:
     with listening() as listener:
         program = start(
@@ -409,6 +425,8 @@ def test_a_thread_may_end_with_everything_open() -> None:
 INTERRUPTED = """
     import flower, signal
     from flower.net import Listen
+    def of_the_program(signum, frame):
+        raise KeyboardInterrupt
     {handler}
     listener = Listen(("127.0.0.1", 0))
     try:
@@ -426,7 +444,7 @@ INTERRUPTED = """
 """
 
 
-@pytest.mark.parametrize("handler", ["", "signal.signal(signal.SIGINT, lambda *args: exec('raise KeyboardInterrupt'))"])
+@pytest.mark.parametrize("handler", ["", "signal.signal(signal.SIGINT, of_the_program)"])
 def test_ctrl_c_reaches_the_main_tasklet_in_accept(handler: str) -> None:
     program = start(INTERRUPTED.format(handler=handler))
     assert program.stdout is not None
@@ -482,11 +500,13 @@ FORK = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leave", ["os._exit(0)", "sys.exit(0)", "pass"])
 def test_a_fork_leaves_the_parents_connections_alone(leave: str) -> None:
     assert output(FORK.format(leave=leave)) == "child\nparent\n"
 
 
+@pytest.mark.slow
 def test_a_child_does_not_take_the_parents_signals() -> None:
     assert (
         output(

@@ -1,4 +1,4 @@
-"""RPC runs on both event loops, like the network below it."""
+"""Tests of RPC that need a loop run on both, like those of the network below it."""
 
 from tests.net.conftest import loop, pytest_runtest_setup
 

@@ -51,7 +51,10 @@ class Calc:
 @contextmanager
 def served(service: object = None) -> Iterator[tuple[rpc.Server, rpc.Peer]]:
     """A server, and a peer that is connected to it."""
-    with rpc.serve(URL, service if service is not None else Calc()) as server, rpc.connect(server.url) as peer:
+    with (
+        rpc.serve(URL, service if service is not None else Calc()) as server,
+        rpc.connect(server.url) as peer,
+    ):
         yield server, peer
     settle()
 

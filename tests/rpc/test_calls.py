@@ -1,4 +1,4 @@
-"""Calls: each ends in exactly one of a result, the remote error, a deadline, a cancellation, a lost connection."""
+"""Calls: each ends in one of a result, the remote error, a deadline, a cancellation, a lost connection."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from flower.rpc import _session
 from tests.net.support import HOME, NEVER, failing, rounds, until
 from tests.rpc.support import URL, Calc, free_port, pair, raw_client, raw_server, served, settle
 
+pytestmark = pytest.mark.usefixtures("loop")
+
 SOON = 0.005  # seconds; a timeout that a test waits for
 
 
@@ -31,7 +33,23 @@ def test_a_call() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [None, True, 0, -1, 2**64 - 1, 1.5, "", "grüße", b"\xff", [], [1, [2]], {}, {"a": {1: None}}, "x" * 200_000]
+    "value",
+    [
+        None,
+        True,
+        0,
+        -1,
+        2**64 - 1,
+        1.5,
+        "",
+        "grüße",
+        b"\xff",
+        [],
+        [1, [2]],
+        {},
+        {"a": {1: None}},
+        "x" * 200_000,
+    ],
 )
 def test_values_pass(value: Any) -> None:
     with served() as (_, peer):
@@ -71,7 +89,9 @@ def test_a_result_that_cant_be_sent_is_a_remote_error() -> None:
 
 
 @pytest.mark.parametrize(("value", "error"), [(object(), TypeError), (2**64, ValueError)])
-def test_an_argument_that_cant_be_sent_is_told_before_anything_is(value: object, error: type[Exception]) -> None:
+def test_an_argument_that_cant_be_sent_is_told_before_anything_is(
+    value: object, error: type[Exception]
+) -> None:
     with served() as (server, peer):
         with pytest.raises(error):
             peer.call("echo", value)
@@ -268,6 +288,7 @@ def test_answers_still_go_to_a_peer_that_only_ended_its_sending() -> None:
             until(lambda: calc.gate.balance == -1)
             calc.gate.send(None, NEVER)
             until(lambda: len(server.peers) == 1)
+            rounds(3)
             assert msgpack.unpackb(sock.recv(100)) == [1, 1, None, 5]
             assert sock.recv(100) == b""
 
@@ -414,12 +435,13 @@ def test_too_many_requests_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) 
         assert peer.call("add", 1, 1) == 2
 
 
+@pytest.mark.slow
 def test_a_peer_that_never_reads_its_answers_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
     with served() as (server, peer):
         with raw_client(server) as raw:
             message = [0, 0, "echo", ["x" * 10_000]]
-            with pytest.raises((ConnectionError, Timeout)):
-                for i in range(1, 20_000):
+            with pytest.raises(ConnectionError):
+                for i in range(1, 1_000_000):
                     message[1] = i
                     raw.conn.send(msgpack.packb(message), timeout=NEVER)
         assert peer.call("add", 1, 1) == 2

@@ -87,6 +87,7 @@ def test_exactly_the_public_methods_are_exported() -> None:
     assert {name: function() for name, function in exports(Service()).items()} == EXPORTED
 
 
+@pytest.mark.usefixtures("loop")
 def test_exported_methods_can_be_called() -> None:
     with served(Service()) as (_, peer):
         assert {name: peer.call(name) for name in EXPORTED} == EXPORTED
@@ -114,6 +115,7 @@ def test_exported_methods_can_be_called() -> None:
         "\udcff",
     ],
 )
+@pytest.mark.usefixtures("loop")
 def test_nothing_else_can_be_called(name: str) -> None:
     with served(Service()) as (_, peer), pytest.raises(RemoteError, match="unknown method"):
         peer.call(name)

@@ -1,7 +1,8 @@
-"""The wire protocol alone: bytes in, events out. Every message is fed whole, byte by byte, and with more behind it."""
+"""The wire protocol alone: bytes in, events out. Messages are fed whole, byte by byte, and in a row."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import struct
 from collections.abc import Callable
@@ -13,7 +14,18 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flower.rpc import _wire
-from flower.rpc._wire import ENDED, FAILED, MAX_ID, OPEN, Event, Notification, Request, Response, Violation, Wire
+from flower.rpc._wire import (
+    ENDED,
+    FAILED,
+    MAX_ID,
+    OPEN,
+    Event,
+    Notification,
+    Request,
+    Response,
+    Violation,
+    Wire,
+)
 
 pack: Callable[[Any], bytes] = msgpack.packb
 
@@ -288,7 +300,9 @@ def test_a_long_message_of_small_items_is_too_long_before_it_ends() -> None:
     assert fed <= 10_100
 
 
-@pytest.mark.parametrize("header", [b"\xdb\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xc9\xff\xff\xff\xff\x05"])
+@pytest.mark.parametrize(
+    "header", [b"\xdb\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xc9\xff\xff\xff\xff\x05"]
+)
 def test_a_string_of_4_gb_is_refused_after_the_most_that_a_message_may_be(header: bytes) -> None:
     wire = Wire(1000)
     events: list[Event] = wire.feed(header)
@@ -351,7 +365,8 @@ def test_a_call_that_was_never_sent_gives_its_id_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "error"), [(object(), TypeError), ({1, 2}, TypeError), (2**64, ValueError), (-(2**63) - 1, ValueError)]
+    ("value", "error"),
+    [(object(), TypeError), ({1, 2}, TypeError), (2**64, ValueError), (-(2**63) - 1, ValueError)],
 )
 def test_what_messagepack_cant_carry(value: object, error: type[Exception]) -> None:
     wire = Wire()
@@ -361,7 +376,12 @@ def test_what_messagepack_cant_carry(value: object, error: type[Exception]) -> N
     with pytest.raises(error):
         wire.reply(9, value)
     assert wire.call("m", [])[0] == 1
-    assert msgpack.unpackb(wire.refuse(9, "no")) == [1, 9, "no", None]  # the request waits still, and nothing is left over
+    assert msgpack.unpackb(wire.refuse(9, "no")) == [
+        1,
+        9,
+        "no",
+        None,
+    ]  # the request waits still, and nothing is left over
 
 
 def test_a_list_that_contains_itself_is_our_error() -> None:
@@ -396,7 +416,8 @@ def test_a_large_message_does_not_leave_its_buffer_behind() -> None:
     assert wire._packer is not before
 
 
-# -- Hypothesis. The invariants: no input raises; how the bytes are cut changes nothing; what is read was sent.
+# -- Hypothesis. The invariants: no input raises; how the bytes are cut changes nothing; what is read was
+# sent.
 
 values = st.recursive(
     st.none()
@@ -418,7 +439,7 @@ messages = st.one_of(
 
 def cut(data: bytes, at: list[int]) -> list[bytes]:
     edges = [0, *sorted(a % (len(data) + 1) for a in at), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def feed_all(wire: Wire, pieces: list[bytes]) -> list[Event]:
@@ -429,7 +450,10 @@ def feed_all(wire: Wire, pieces: list[bytes]) -> list[Event]:
     return events + wire.end()
 
 
-@given(st.lists(messages, max_size=6, unique_by=lambda m: m[1]), st.lists(st.integers(0, 10_000), max_size=10))
+@pytest.mark.slow
+@given(
+    st.lists(messages, max_size=6, unique_by=lambda m: m[1]), st.lists(st.integers(0, 10_000), max_size=10)
+)
 def test_what_is_read_was_sent(sent: list[Any], at: list[int]) -> None:
     data = b"".join(pack(m) for m in sent)
     events = feed_all(Wire(), cut(data, at))
@@ -437,7 +461,12 @@ def test_what_is_read_was_sent(sent: list[Any], at: list[int]) -> None:
     assert sum(e.size for e in events if not isinstance(e, Violation)) == len(data)
 
 
-@given(st.lists(messages, min_size=1, max_size=4, unique_by=lambda m: m[1]), st.integers(0, 10_000), st.integers(0, 10_000))
+@pytest.mark.slow
+@given(
+    st.lists(messages, min_size=1, max_size=4, unique_by=lambda m: m[1]),
+    st.integers(0, 10_000),
+    st.integers(0, 10_000),
+)
 def test_a_truncation_gives_the_complete_messages_and_a_violation(sent: list[Any], at: int, end: int) -> None:
     packed = [pack(m) for m in sent]
     data = b"".join(packed)[: end % (sum(map(len, packed)) + 1)]
@@ -451,6 +480,7 @@ def test_a_truncation_gives_the_complete_messages_and_a_violation(sent: list[Any
     assert [type(e) for e in events[complete:]] == ([Violation] if left else [])
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=200), st.lists(st.integers(0, 10_000), max_size=8))
 @example(b"\x94\x00\x01\xa1m\x90" * 2, [3])
 @example(b"\x93\x02\xa1m\x90\xc1", [])
@@ -462,6 +492,7 @@ def test_any_bytes_end_in_events_however_they_are_cut(data: bytes, at: list[int]
     assert all(not isinstance(e, Violation) for e in events[:-1])
 
 
+@pytest.mark.slow
 @given(st.lists(values, max_size=5), st.data())
 def test_replies_reach_their_calls_in_any_order(results: list[Any], data: st.DataObject) -> None:
     ours, theirs = Wire(), Wire()
