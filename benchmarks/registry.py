@@ -125,9 +125,9 @@ class Subject:
 
         return register
 
-    def go(self, n: int, variant: str = "", procs: int = 1) -> None:
+    def go(self, n: int, variant: str = "", repeats: int = 3, procs: int = 1) -> None:
         """Go's way, in the Go program under this subject's name and this variant."""
-        self.add("go", None, n, variant, {"GOMAXPROCS": str(procs)})
+        self.add("go", None, n, variant, {"GOMAXPROCS": str(procs)}, repeats)
 
     def no(self, library: str, why: str) -> None:
         """``library`` has nothing to compare; the report says why."""

@@ -28,6 +28,7 @@ BEGIN, END = "<!-- recorded run: begin -->", "<!-- recorded run: end -->"
 class Verdict:
     target: Target
     figure: float | None  # the ratio, or the figure itself where the target has no peer
+    best: float | None  # the same, from everybody's best round
     passed: bool | None  # None: not judged
     why: str = ""  # it was not judged
 
@@ -56,21 +57,22 @@ def ratio(ours: dict[str, Any], peer: dict[str, Any], clock: Clock) -> float | N
 def judge(target: Target, subject: Subject, results: Results, clock: Clock) -> Verdict:
     ours = results[target.ours]
     if not ours["rounds"]:
-        return Verdict(target, None, None, f"{target.ours[0]} was not measured")
+        return Verdict(target, None, None, None, f"{target.ours[0]} was not measured")
     if ours["library"] == "flower" and not ours.get("compiled", True):
-        return Verdict(target, None, None, "the core is not compiled")
+        return Verdict(target, None, None, None, "the core is not compiled")
+    mine = figures(ours, clock)
     if target.peer is None:
-        figure = statistics.median(figures(ours, clock)) * FACTORS[subject.unit]
-        return Verdict(target, figure, figure <= target.limit)
+        factor = FACTORS[subject.unit]
+        middle = statistics.median(mine) * factor
+        return Verdict(target, middle, min(mine) * factor, middle <= target.limit)
     peer = results[target.peer]
-    if not peer["rounds"]:
-        return Verdict(target, None, None, f"{target.peer[0]} was not measured")
     cost = ratio(ours, peer, clock)
     if cost is None:
-        return Verdict(target, None, None, "no figures")
+        return Verdict(target, None, None, None, f"{target.peer[0]} was not measured")
+    best = min(mine) / min(figures(peer, clock))
     if target.kind == "at most":
-        return Verdict(target, cost, cost <= target.limit)
-    return Verdict(target, 1 / cost, 1 / cost >= target.limit)
+        return Verdict(target, cost, best, cost <= target.limit)
+    return Verdict(target, 1 / cost, 1 / best, 1 / cost >= target.limit)
 
 
 def verdicts(record: dict[str, Any], clock: Clock) -> list[tuple[Subject, Verdict]]:
@@ -121,7 +123,11 @@ Table = tuple[list[str], list[list[str]]]
 
 def subject_table(subject: Subject, results: Results, clock: Clock) -> Table:
     timed = subject.unit != "bytes"
-    head = ["who", "what", f"{subject.unit}/{subject.per}"] + (["CPU"] if timed else []) + ["spread", "ratio"]
+    head = (
+        ["who", "what", f"{subject.unit}/{subject.per}"]
+        + (["CPU"] if timed else [])
+        + ["best", "spread", "ratio"]
+    )
     factor = FACTORS[subject.unit]
     several = any(result["variant"] for result in results.values())
     rows = []
@@ -142,6 +148,7 @@ def subject_table(subject: Subject, results: Results, clock: Clock) -> Table:
         row.append(number(statistics.median(figures(result, "wall")) * factor))
         if timed:
             row.append(number(statistics.median(figures(result, "cpu")) * factor))
+        row.append(number(min(values) * factor))
         row.append(f"{(max(values) - min(values)) / middle:.0%}" if middle else "")
         base = results.get(base_of(subject, competitor.variant))
         cost = ratio(result, base, clock) if base and base["rounds"] else None
@@ -165,10 +172,10 @@ def target_table(judged: Sequence[tuple[Subject, Verdict]]) -> Table:
     for subject, verdict in judged:
         target = verdict.target
         bound = f"{'at most' if target.kind == 'at most' else 'at least'} {target.limit:g}"
-        figure = "" if verdict.figure is None else f"{verdict.figure:.2f}"
+        reached = ["" if figure is None else f"{figure:.2f}" for figure in (verdict.figure, verdict.best)]
         word = verdict.word + (f" ({verdict.why})" if verdict.why else "")
-        rows.append([subject.name, target.text, figure, bound, word])
-    return ["subject", "target", "reached", "must be", "verdict"], rows
+        rows.append([subject.name, target.text, *reached, bound, word])
+    return ["subject", "target", "reached", "best", "must be", "verdict"], rows
 
 
 def plain(table: Table) -> Iterator[str]:
@@ -208,7 +215,8 @@ def notes(subject: Subject, results: Results) -> Iterator[str]:
         yield f"no {library}: {why}"
     for result in results.values():
         if "error" in result:
-            yield f"ERROR, {result['library']} {result['variant']}: {last_error(result['error'])}"
+            who = f"{result['library']} {result['variant']}".strip()
+            yield f"ERROR, {who}: {last_error(result['error'])}"
 
 
 def text(record: dict[str, Any], clock: Clock) -> str:

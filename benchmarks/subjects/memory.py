@@ -130,6 +130,6 @@ def trio(n: int, watch: Stopwatch) -> None:
     trio.run(main)
 
 
-SUBJECT.go(N)
+SUBJECT.go(N, repeats=1)
 
 SUBJECT.at_most("a parked tasklet, in bare parked greenlets", ("flower", ""), ("greenlet", ""), 1.15)

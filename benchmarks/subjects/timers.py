@@ -39,7 +39,7 @@ def deadlines(count: int) -> list[float]:
     return [FAR + index * 7919 % count / 100 for index in range(count)]
 
 
-@SUBJECT.flower(PENDING, PENDING, CALLS)
+@SUBJECT.flower(PENDING, PENDING, CALLS, repeats=1)
 def flower_calls(n: int, watch: Stopwatch) -> None:
     from flower.time import after_func
 
@@ -50,7 +50,7 @@ def flower_calls(n: int, watch: Stopwatch) -> None:
             timer.stop()
 
 
-@SUBJECT.flower(PENDING, PENDING, CHANNELS)
+@SUBJECT.flower(PENDING, PENDING, CHANNELS, repeats=1)
 def flower_channels(n: int, watch: Stopwatch) -> None:
     from flower.time import Timer
 
@@ -61,7 +61,7 @@ def flower_channels(n: int, watch: Stopwatch) -> None:
             timer.stop()
 
 
-@SUBJECT.by("asyncio+uvloop", PENDING, CALLS)
+@SUBJECT.by("asyncio+uvloop", PENDING, CALLS, repeats=1)
 def asyncio_calls(n: int, watch: Stopwatch) -> None:
     import asyncio
 
@@ -77,7 +77,7 @@ def asyncio_calls(n: int, watch: Stopwatch) -> None:
     run_asyncio(main)
 
 
-@SUBJECT.by("gevent", PENDING, CALLS)
+@SUBJECT.by("gevent", PENDING, CALLS, repeats=1)
 def gevent_calls(n: int, watch: Stopwatch) -> None:
     import gevent
 
@@ -91,8 +91,8 @@ def gevent_calls(n: int, watch: Stopwatch) -> None:
             timer.close()
 
 
-SUBJECT.go(PENDING, CALLS)
-SUBJECT.go(PENDING, CHANNELS)
+SUBJECT.go(PENDING, CALLS, repeats=1)
+SUBJECT.go(PENDING, CHANNELS, repeats=1)
 
 
 def _flower_ping_pong(n: int, watch: Stopwatch, pending: int, timeout: float | None) -> None:

@@ -1,7 +1,7 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._bomb cimport bomb
-from flower.channels._scheduler cimport RECEIVE, SEND, Scheduler, Task, check_timeout, claim, here, present, wake
+from flower.channels._scheduler cimport RECEIVE, SEND, Scheduler, Task, case_channels, check_timeout, claim, here, members, present, wake
 from flower.channels._waiting cimport NEVER, Waiter, WaitQueue
 
 cdef object NOTHING

@@ -23,7 +23,7 @@ except ImportError:
 
 from flower.channels._bomb import bomb
 from flower.channels._ends import Receiver, Sender
-from flower.channels._scheduler import Scheduler, Task, check_timeout, wake
+from flower.channels._scheduler import Scheduler, Task, case_channels, check_timeout, members, wake
 from flower.channels._waiting import Waiter, WaitQueue
 from flower.errors import ChannelClosed
 
@@ -468,6 +468,15 @@ class channel:
     @classmethod
     def __class_getitem__(cls, item: Any) -> Any:
         return types.GenericAlias(cls, item)
+
+    def _set_external(self, external: bool) -> None:
+        """From now on the channel is, or is not, fed from the outside: for those who wait on it already, too."""
+        self._external = external
+        for each in members(self.receivers):
+            w = cython.cast(Waiter, each)
+            t = w if w.task is None else w.task
+            outside = external or any(ch._external for ch in case_channels(t))
+            t.sched.recount(t, outside)
 
     def _queues(self) -> tuple[WaitQueue, WaitQueue]:
         """Where its senders and its receivers wait, for reports."""

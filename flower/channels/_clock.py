@@ -40,22 +40,28 @@ class _Owner:
 
 def _time_channel(label: str) -> channel[float]:
     ch: channel[float] = channel(1, label=label)
-    ch._external = True
     ch._keep = _Owner(current_scheduler())
     return ch
 
 
-def _once(ch: channel[float], seconds: float) -> Alarm:
+def _once(ch: channel[float], seconds: float) -> None:
     """An alarm that offers the time to the channel after the seconds."""
     scheduler = ch._keep.scheduler
     ref = weakref.ref(ch)
-    alarm = ch._keep.alarm = Alarm(lambda now: _offer(ref, now))
+
+    def fire(now: float) -> None:
+        target = ref()
+        if target is not None:
+            target._set_external(False)
+            _offer(target, now)
+
+    ch._keep.alarm = Alarm(fire)
     if seconds != math.inf:
-        scheduler.set_alarm(alarm, scheduler.now() + seconds)
-    return alarm
+        ch._set_external(True)
+        scheduler.set_alarm(ch._keep.alarm, scheduler.now() + seconds)
 
 
-def _again(ch: channel[float], interval: float) -> Alarm:
+def _again(ch: channel[float], interval: float) -> None:
     """An alarm that offers the time to the channel at each interval."""
     scheduler = ch._keep.scheduler
     ref = weakref.ref(ch)
@@ -63,22 +69,28 @@ def _again(ch: channel[float], interval: float) -> Alarm:
 
     def fire(now: float) -> None:
         target = ref()
-        if target is not None and _offer(ref, now):
+        if target is not None and _offer(target, now):
             scheduler.set_alarm(target._keep.alarm, first + (math.floor((now - first) / interval) + 1) * interval)
 
-    alarm = ch._keep.alarm = Alarm(fire)
+    ch._keep.alarm = Alarm(fire)
     if interval != math.inf:
-        scheduler.set_alarm(alarm, first)
-    return alarm
+        ch._set_external(True)
+        scheduler.set_alarm(ch._keep.alarm, first)
 
 
-def _offer(ref: Any, now: float) -> bool:
-    """Send the time if the channel is still there and open, and has room; says whether it is there and open."""
-    ch = ref()
-    if ch is None or ch.closing:
+def _offer(ch: channel[float], now: float) -> bool:
+    """Send the time if the channel has room; says whether it is open."""
+    if ch.closing:
         return False
     ch.try_send(now)
     return True
+
+
+def _silence(ch: channel[float]) -> bool:
+    """Stop the channel's alarm; says whether it was still to go off, or its value to be received."""
+    pending: bool = ch._keep.scheduler.clear_alarm(ch._keep.alarm)
+    ch._set_external(False)
+    return ch.try_receive() is not None or pending
 
 
 class Timer:
@@ -97,18 +109,17 @@ class Timer:
     def __init__(self, seconds: float) -> None:
         number = _check_seconds(seconds, "a timer")
         self.c: channel[float] = _time_channel(f"timer {seconds} s")
-        self._alarm = _once(self.c, number)
+        _once(self.c, number)
 
     def stop(self) -> bool:
         """Keep it from firing; says whether it did: False if its value was received, or it was stopped before."""
-        pending = self.c._keep.scheduler.clear_alarm(self._alarm)
-        return self.c.try_receive() is not None or pending
+        return _silence(self.c)
 
     def reset(self, seconds: float) -> bool:
         """Let it fire once, after the seconds from now; says whether it had still been to fire."""
         number = _check_seconds(seconds, "a timer")
         pending = self.stop()
-        self._alarm = _once(self.c, number)
+        _once(self.c, number)
         return pending
 
 
@@ -132,18 +143,17 @@ class Ticker:
     def __init__(self, seconds: float) -> None:
         interval = _check_interval(seconds)
         self.c: channel[float] = _time_channel(f"ticker {seconds} s")
-        self._alarm = _again(self.c, interval)
+        _again(self.c, interval)
 
     def stop(self) -> None:
         """Send no more ticks; one that nobody has received is dropped. The channel stays open, as in Go."""
-        self.c._keep.scheduler.clear_alarm(self._alarm)
-        self.c.try_receive()
+        _silence(self.c)
 
     def reset(self, seconds: float) -> None:
         """Tick every so many seconds from now on. Raises as the constructor."""
         interval = _check_interval(seconds)
         self.stop()
-        self._alarm = _again(self.c, interval)
+        _again(self.c, interval)
 
 
 def _check_interval(seconds: Any) -> float:

@@ -27,6 +27,7 @@ adopt_thread = _lifecycle.adopt_thread
 before_hub = _lifecycle.before_hub
 schedulers = _lifecycle.schedulers
 bury = _lifecycle.bury
+register = _lifecycle.register
 leave_fork = _lifecycle.leave_fork
 asleep_for_good = _deadlock.asleep_for_good
 foreign_loop_refused = _deadlock.foreign_loop_refused

@@ -38,8 +38,14 @@ class _Owner:
 def adopt_thread(s: Scheduler) -> Scheduler:
     """A scheduler was made: tie it to its thread."""
     _of_thread.owner = _Owner(s)
-    _schedulers[s.thread_id] = s
+    if threading.current_thread() is threading.main_thread():
+        register(s)
     return s
+
+
+def register(s: Scheduler) -> None:
+    """The thread has tasklets: from here on it is one of those that `schedulers` lists. A plain thread never is."""
+    _schedulers[s.thread_id] = s
 
 
 def schedulers() -> dict[int, Scheduler]:
@@ -171,6 +177,9 @@ def at_exit() -> None:
         print_left(error)
     s.main_errors.clear()
     _kept.append(s)
+    owner = getattr(_of_thread, "owner", None)
+    if owner is not None:
+        owner.scheduler = None
     s.end(False)
 
 

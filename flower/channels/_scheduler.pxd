@@ -122,6 +122,7 @@ cdef class Scheduler:
     cdef int rouse(self) except -1
     cpdef object post(self, object callback)
     cpdef object raise_in_main(self, object error)
+    cpdef object recount(self, Task t, bint outside)
     cpdef object set_alarm(self, Alarm alarm, double when)
     cpdef bint clear_alarm(self, Alarm alarm) except -1
     cpdef object sleep_until(self, double when)

@@ -511,6 +511,8 @@ class Scheduler:
         self.current = None
         if self.bury:
             cold.bury(self)
+            while self.idle:  # each returns from its last switch, and ends
+                switch_to(self.idle.pop())
         self.current = self.main
         return None
 
@@ -538,6 +540,9 @@ class Scheduler:
                 break
             self.budget = SWITCHES_PER_TURN
         self.polling = True
+        if seconds > 0.0 and (self.posts or self.ready.first is not None):  # from another thread, or a signal handler, meanwhile
+            self.polling = False
+            return 0.0
         return seconds
 
     def run_ready(self) -> int:
@@ -566,6 +571,8 @@ class Scheduler:
 
     def start_carrier(self, t: Task) -> int:
         """Start the current task on a carrier made for it."""
+        if self.lane == 0:
+            cold.register(self)
         t.carrier = greenlet(self.carry, self.hub)
         self.lane = (self.lane + 1) % LANES
         start_below(t.carrier, self.lane * LANE_BYTES)
@@ -688,6 +695,19 @@ class Scheduler:
         """Hand an error that nobody collects to the error handler, on the hub."""
         self.post(lambda: cold.handle(t, error))
 
+    def recount(self, t: Task, outside: bool) -> None:
+        """What a parked task waits on has become, or has ceased to be, fed from the outside."""
+        if outside and not t.outside:
+            t.outside = 1 if t.daemon else 2
+            self.outside += 1
+            self.outside_live += t.outside - 1
+        elif not outside and t.outside and t.when == NEVER:
+            self.outside -= 1
+            self.outside_live -= t.outside - 1
+            t.outside = 0
+        if self.polling:
+            self.rouse()
+
     def set_alarm(self, alarm: Alarm, when: float) -> None:
         """Have the alarm go off at the time (on the scheduler's clock), and at no other."""
         if alarm.slot:
@@ -781,6 +801,8 @@ def members(queue: WaitQueue) -> list[Any]:
 def case_channels(t: Task) -> list[Any]:
     """The channels that a task's select waits on."""
     found: list[Any] = []
+    if t.cases is None:
+        return found
     for i in range(len(t.cases)):
         w = cython.cast(Waiter, t.cases[i])
         if w.channel is not None:

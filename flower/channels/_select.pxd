@@ -22,35 +22,40 @@ cdef extern from *:
         2,
     };
 
+    /* PyStructSequence_New looks the sizes up in the type's dict, which costs more than all the rest. */
     static PyObject *flower_make_selected(PyObject *channel, PyObject *value, Py_ssize_t index) {
-        PyObject *result, *number;
+        PyTupleObject *result;
+        PyObject *number;
         if (flower_selected == NULL) {
             flower_selected = PyStructSequence_NewType(&flower_selected_desc);
             if (flower_selected == NULL) return NULL;
         }
         number = PyLong_FromSsize_t(index);
         if (number == NULL) return NULL;
-        result = PyStructSequence_New(flower_selected);
+        result = PyObject_GC_NewVar(PyTupleObject, flower_selected, 3);
         if (result == NULL) {
             Py_DECREF(number);
             return NULL;
         }
+        Py_SET_SIZE(result, 2);
         Py_INCREF(channel);
         Py_INCREF(value);
-        PyStructSequence_SetItem(result, 0, channel);
-        PyStructSequence_SetItem(result, 1, value);
-        PyStructSequence_SetItem(result, 2, number);
-        return result;
+        result->ob_item[0] = channel;
+        result->ob_item[1] = value;
+        result->ob_item[2] = number;
+        PyObject_GC_Track(result);
+        return (PyObject *)result;
     }
     """
     object make_selected "flower_make_selected"(object ch, object value, Py_ssize_t index)
 
 cdef object MISSING
-cdef object _random
+cdef unsigned long long dice, LOW_32_BITS
+cdef Py_ssize_t roll(Py_ssize_t sides) except -1
 
-@cython.locals(w=Waiter, outside=bint, prepared=bint)
-cdef object choose_case(Scheduler s, Task t, tuple cases, list waiters, object timeout, object default)
-cdef int aim(Waiter w, object case, Py_ssize_t index, Task t) except -1
+@cython.locals(i=Py_ssize_t, count=Py_ssize_t, s=Scheduler, t=Task, waiters=list, w=Waiter, wishes=bint, outside=bint)
+cdef object choose_case(tuple cases, object timeout, object default)
+cdef bint aim(Waiter w, object case, Py_ssize_t index, Task t) except -1
 cdef channel end_of(object thing, str attribute, Py_ssize_t index)
 cdef object named(object case)
 @cython.locals(ch=channel)
@@ -60,8 +65,8 @@ cdef Waiter pick_ready(list waiters)
 @cython.locals(ch=channel, index=Py_ssize_t)
 cdef object perform(Waiter w, tuple cases)
 @cython.locals(i=Py_ssize_t, ch=channel, w=Waiter)
-cdef int prepare_cases(list waiters) except -1
-@cython.locals(i=Py_ssize_t, ch=channel, w=Waiter, outside=bint)
+cdef int tell_channels(list waiters) except -1
+@cython.locals(i=Py_ssize_t, count=Py_ssize_t, first=Py_ssize_t, ch=channel, w=Waiter, outside=bint)
 cdef bint link_all(list waiters) except -1
 @cython.locals(i=Py_ssize_t, w=Waiter)
 cdef int forget(list waiters) except -1

@@ -40,7 +40,19 @@ if not cython.compiled:
 
 
 MISSING: Any = object()
-_random = random.Random().random
+
+# The state of the dice: Marsaglia's 32-bit xorshift ("Xorshift RNGs", 2003), even enough for choosing among cases.
+dice: int = random.getrandbits(31) | 1
+LOW_32_BITS: int = 0xFFFFFFFF
+
+
+def roll(sides: int) -> int:
+    """A number from 0 to sides - 1, each as likely."""
+    global dice
+    dice = (dice ^ (dice << 13)) & LOW_32_BITS
+    dice ^= dice >> 17
+    dice = (dice ^ (dice << 5)) & LOW_32_BITS
+    return (dice * sides) >> 32
 
 
 def select(*cases: Any, timeout: Any = None, default: Any = MISSING) -> Any:
@@ -67,67 +79,54 @@ def select(*cases: Any, timeout: Any = None, default: Any = MISSING) -> Any:
     """
     if timeout is not None:
         timeout = check_timeout(timeout)
-    count = len(cases)
+    return choose_case(cases, timeout, default)
+
+
+def choose_case(cases: Any, timeout: Any, default: Any) -> Any:
+    """The three passes."""
     s = here()
     t = s.current
     if t is None:
-        s.prepare(None)  # raises: not in a callback
+        t = s.main  # a callback: it may look, with a default, but not wait
+    count = len(cases)
     waiters = t.cases
     if waiters is None or len(waiters) != count:
-        waiters = [Waiter() for _ in cases]
-    for i in range(count):
-        aim(waiters[i], cases[i], i, t)
-    return choose_case(s, t, cases, waiters, timeout, default)
-
-
-def choose_case(s: Scheduler, t: Task, cases: Any, waiters: Any, timeout: Any, default: Any) -> Any:
-    """The three passes, for cases that have been looked at and waiters that name them."""
-    result: Any
-    w: Waiter
-    prepared = False
-    t.cases = None  # a nested select, in a channel callback, makes its own
-    while True:
-        w = pick_ready(waiters)
-        if w is not None:
-            result = perform(w, cases)
-            forget(waiters)
-            t.cases = waiters
-            return result
-        if default is not MISSING:
-            forget(waiters)
-            t.cases = waiters
-            return make_selected(None, default, -1)
-        if prepared:
-            break
-        try:
-            s.prepare(timeout)  # may let another thread in: look once more
-            prepare_cases(waiters)
-        except BaseException:
-            forget(waiters)
-            raise
-        prepared = True
-    outside = link_all(waiters)
-    t.cases = waiters
-    t.chosen = -1
+        waiters = [Waiter() for _ in range(count)]
+    t.cases = None  # what a callback selects meanwhile has waiters of its own
+    wishes = False
     try:
-        value = s.park(t, SELECT, outside)
-    except BaseException:
+        for i in range(count):
+            if aim(cython.cast(Waiter, waiters[i]), cases[i], i, t):
+                wishes = True
+        w = pick_ready(waiters)
+        if w is None and default is MISSING:
+            if s.can_park(timeout) is None or wishes:
+                s.prepare(timeout)
+                if wishes:
+                    tell_channels(waiters)
+                w = pick_ready(waiters)  # to prepare may have let another thread in
+            if w is None:
+                outside = link_all(waiters)
+                t.cases = waiters
+                value = s.park(t, SELECT, outside)
+                i = t.chosen
+                result = make_selected(named(cases[i]), value, i)
+                if isinstance(value, bomb):
+                    value.explode()
+                return result
+        if w is None:
+            return make_selected(None, default, -1)
+        return perform(w, cases)
+    finally:
         forget(waiters)
-        raise
-    w = waiters[t.chosen]
-    result = make_selected(named(cases[t.chosen]), value, t.chosen)
-    forget(waiters)
-    if isinstance(value, bomb):
-        value.explode()
-    return result
+        t.cases = waiters
 
 
-def aim(w: Waiter, case: Any, index: int, t: Task) -> int:
-    """Make the waiter stand for the case. Raises TypeError for what is no case."""
+def aim(w: Waiter, case: Any, index: int, t: Task) -> bool:
+    """Make the waiter stand for the case; says whether its channel wants to know of waits. TypeError for what is no case."""
     w.index = index
     w.task = t
     w.sends = False
-    w.value = None
     if isinstance(case, channel) or case is None:
         w.channel = case
     elif isinstance(case, tuple):
@@ -177,7 +176,7 @@ def pick_ready(waiters: Any) -> Any:
     if count == 0:
         return None
     if count > 1:
-        skip = int(_random() * count)
+        skip = roll(count)
         for i in range(len(waiters)):
             if is_ready(waiters[i]):
                 if skip == 0:
@@ -201,8 +200,8 @@ def perform(w: Waiter, cases: Any) -> Any:
     return make_selected(named(cases[index]), value, index)
 
 
-def prepare_cases(waiters: Any) -> int:
-    """Tell the channels that want to know that somebody is about to wait for them."""
+def tell_channels(waiters: Any) -> int:
+    """Tell the channels that want to know it that somebody is about to wait for them."""
     for i in range(len(waiters)):
         w = cython.cast(Waiter, waiters[i])
         if w.channel is not None and not w.sends:
@@ -215,8 +214,10 @@ def prepare_cases(waiters: Any) -> int:
 def link_all(waiters: Any) -> bool:
     """Put each case's waiter into its queue; says whether one of them waits for the outside."""
     outside = False
-    for i in range(len(waiters)):
-        w = cython.cast(Waiter, waiters[i])
+    count = len(waiters)
+    first = roll(count) if count else 0  # of several cases on one channel, another one stands in front each time
+    for i in range(count):
+        w = cython.cast(Waiter, waiters[i + first if i + first < count else i + first - count])
         if w.channel is not None:
             ch = cython.cast(channel, w.channel)
             if ch._external:

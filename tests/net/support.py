@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -153,23 +154,42 @@ def receive_all(sock: socket.socket) -> bytes:
     return bytes(data)
 
 
-def start(code: str, *args: str, **options: Any) -> subprocess.Popen[str]:
-    """A Python program in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-u", "-c", textwrap.dedent(code), *args],
-        text=True,
-        env={**os.environ, "PYTHONWARNINGS": "error"},
-        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
-    )
+class Program:
+    """A Python program in a process of its own. It is killed when the ``with`` block is left."""
+
+    def __init__(self, code: str, *args: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", "-c", textwrap.dedent(code), *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONWARNINGS": "error"},
+        )
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def line(self) -> str:
+        """The next line that it prints."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        self.process.send_signal(signum)
+
+    def end(self) -> str:
+        """Wait for its end, which must be a good one with nothing on standard error; what it printed."""
+        out, err = self.process.communicate(timeout=NEVER)
+        assert (self.process.returncode, err) == (0, ""), f"ended with {self.process.returncode}: {out}{err}"
+        return out
 
 
 def output(code: str, *args: str) -> str:
     """What a program prints that must end well, and say nothing on standard error."""
-    process = start(code, *args)
-    try:
-        out, err = process.communicate(timeout=NEVER)
-    finally:
-        process.kill()
-        process.wait()
-    assert (process.returncode, err) == (0, ""), f"ended with {process.returncode}: {err}"
-    return out
+    with Program(code, *args) as program:
+        return program.end()

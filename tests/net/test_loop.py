@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import signal
 import threading
 import time
 from typing import Any
@@ -19,13 +20,13 @@ from flower.net._loop import LoopPoller, _new_event_loop, io_poller, wait
 from tests.net.support import (
     HOME,
     NEVER,
+    Program,
     connected,
     echo_server,
     in_thread,
     listening,
     output,
     rounds,
-    start,
     until,
 )
 
@@ -369,21 +370,17 @@ def test_tasklets_keep_their_context_variables() -> None:
 
 @pytest.mark.slow
 def test_what_was_written_leaves_though_the_program_ends() -> None:
-    with listening() as listener:
-        program = start(
-            """
-            import sys
-            from flower.net import Dial
-            conn = Dial("tcp", ("127.0.0.1", int(sys.argv[1])))
-            conn.write(b"x" * 3_000_000)
-            conn.close()
-            """,
-            str(listener.addr()[1]),
-        )
+    code = """
+        import sys
+        from flower.net import Dial
+        conn = Dial("tcp", ("127.0.0.1", int(sys.argv[1])))
+        conn.write(b"x" * 3_000_000)
+        conn.close()
+        """
+    with listening() as listener, Program(code, str(listener.addr()[1])) as program:
         with listener.receive(NEVER) as conn:
-            got = sum(len(chunk) for chunk in conn)
-        out, err = program.communicate(timeout=NEVER)
-        assert (got, program.returncode, out, err) == (3_000_000, 0, "", "")
+            assert sum(len(chunk) for chunk in conn) == 3_000_000
+        assert program.end() == ""
 
 
 def test_a_program_may_end_with_everything_open() -> None:
@@ -446,12 +443,10 @@ INTERRUPTED = """
 
 @pytest.mark.parametrize("handler", ["", "signal.signal(signal.SIGINT, of_the_program)"])
 def test_ctrl_c_reaches_the_main_tasklet_in_accept(handler: str) -> None:
-    program = start(INTERRUPTED.format(handler=handler))
-    assert program.stdout is not None
-    assert program.stdout.readline() == "ready\n"
-    program.send_signal(2)
-    out, err = program.communicate(timeout=NEVER)
-    assert (out, err, program.returncode) == ("interrupted\nend\n", "", 0)
+    with Program(INTERRUPTED.format(handler=handler)) as program:
+        assert program.line() == "ready"
+        program.kill(signal.SIGINT)
+        assert program.end() == "interrupted\nend\n"
 
 
 # -- Fork
