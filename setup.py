@@ -51,7 +51,7 @@ setup(
         compiler_directives={
             "language_level": "3",
             "nonecheck": True,
-            # Methods as CPython's own types have them: called without a detour, and open to inspect.signature.
+            # Methods as CPython's own types have them: called without a detour, and open to inspection.
             "binding": False,
             "embedsignature": True,
             "embedsignature.format": "clinic",

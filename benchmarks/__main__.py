@@ -13,12 +13,8 @@ from benchmarks import registry, report, runner
 
 def main() -> int:
     known = registry.names()
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Flower beside its peers, measured."
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="one short round: an indication, in half a minute"
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Flower beside its peers, measured.")
+    parser.add_argument("--quick", action="store_true", help="one short round: an indication, in half a minute")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds over all competitors (5; --quick 1)")
     parser.add_argument("--only", action="append", default=[], choices=known, metavar="NAME", help=f"{known}")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="the clock of the ratios")

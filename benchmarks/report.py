@@ -123,11 +123,7 @@ Table = tuple[list[str], list[list[str]]]
 
 def subject_table(subject: Subject, results: Results, clock: Clock) -> Table:
     timed = subject.unit != "bytes"
-    head = (
-        ["who", "what", f"{subject.unit}/{subject.per}"]
-        + (["CPU"] if timed else [])
-        + ["best", "spread", "ratio"]
-    )
+    head = ["who", "what", f"{subject.unit}/{subject.per}"] + (["CPU"] if timed else []) + ["best", "spread", "ratio"]
     factor = FACTORS[subject.unit]
     several = any(result["variant"] for result in results.values())
     rows = []

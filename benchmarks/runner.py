@@ -84,9 +84,7 @@ def run(plan: Plan, say: Callable[[str], None]) -> dict[str, Any]:
     return record
 
 
-def run_subject(
-    subject: Subject, plan: Plan, go: GoProgram | None, say: Callable[[str], None]
-) -> dict[str, Any]:
+def run_subject(subject: Subject, plan: Plan, go: GoProgram | None, say: Callable[[str], None]) -> dict[str, Any]:
     rounds = min(plan.rounds, subject.rounds or plan.rounds)
     results: dict[tuple[str, str], dict[str, Any]] = {
         c.key: {"library": c.library, "variant": c.variant, "rounds": []} for c in subject.competitors
@@ -114,9 +112,7 @@ def run_subject(
     return {"name": subject.name, "results": list(results.values())}
 
 
-def measure(
-    subject: Subject, index: int, competitor: Competitor, scale: float, go: GoProgram | None
-) -> dict[str, Any]:
+def measure(subject: Subject, index: int, competitor: Competitor, scale: float, go: GoProgram | None) -> dict[str, Any]:
     """One measurement, in a process of its own."""
     if competitor.library == "go":
         if go is None or go.program is None:
@@ -129,9 +125,7 @@ def measure(
     env |= competitor.env
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")]))
     try:
-        done = subprocess.run(
-            command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=WORKER_LIMIT
-        )
+        done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=WORKER_LIMIT)
     except subprocess.TimeoutExpired:
         raise Failed(f"no end after {WORKER_LIMIT:.0f} s") from None
     if done.returncode:
@@ -195,9 +189,7 @@ def machine() -> dict[str, Any]:
     model = ""
     try:
         with open("/proc/cpuinfo") as cpuinfo:
-            model = next(
-                (line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")), ""
-            )
+            model = next((line.split(":", 1)[1].strip() for line in cpuinfo if line.startswith("model name")), "")
     except OSError:
         pass
     return {

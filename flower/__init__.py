@@ -13,8 +13,9 @@ from flower import _pure
 
 _pure.install()
 
+from flower import channels  # noqa: E402
 from flower.channels import *  # noqa: E402, F403
-from flower.channels import __all__ as _of_channels  # noqa: E402
 from flower.errors import Cancelled, ChannelClosed, Deadlock, TaskletExit, TaskletKilled, Timeout  # noqa: E402
 
-__all__ = [*_of_channels, "Cancelled", "ChannelClosed", "Deadlock", "TaskletExit", "TaskletKilled", "Timeout"]
+__all__ = ["Cancelled", "ChannelClosed", "Deadlock", "TaskletExit", "TaskletKilled", "Timeout"]
+__all__ += channels.__all__

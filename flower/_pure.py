@@ -14,9 +14,7 @@ from types import ModuleType
 class _SourceFinder:
     """Finds Flower's modules as Python source only. Stands first in `sys.meta_path`."""
 
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if path is None or not name.startswith("flower."):
             return None
         for folder in path:

@@ -62,9 +62,7 @@ GEVENT = "one value, faster than gevent's Queue"
 
 def test_ratios_are_taken_within_each_round() -> None:
     # The machine was slow in round two: the ratio of the medians would be 3.
-    made = record(
-        result("deque", 1.0, 4.0, 1.0), result("flower", 2.0, 8.0, 3.0), result("gevent", 6.0, 9.0, 9.0)
-    )
+    made = record(result("deque", 1.0, 4.0, 1.0), result("flower", 2.0, 8.0, 3.0), result("gevent", 6.0, 9.0, 9.0))
     assert verdict(made, DEQUE).figure == 2.0
     assert verdict(made, DEQUE).word == "pass"
     assert verdict(made, GEVENT).figure == 3.0
@@ -79,9 +77,7 @@ def test_a_missed_target_says_so() -> None:
 
 
 def test_what_is_missing_is_said_and_not_judged() -> None:
-    made = record(
-        result("deque", 1.0), result("flower", 2.0), result("gevent", missing="No module named 'gevent'")
-    )
+    made = record(result("deque", 1.0), result("flower", 2.0), result("gevent", missing="No module named 'gevent'"))
     assert verdict(made, GEVENT).passed is None
     assert "missing: No module named 'gevent'" in report.text(made, "wall")
     assert report.errors(made) == []

@@ -129,8 +129,7 @@ def test_echo_server_serves_several_clients_at_once() -> None:
         await_listener(server, port)
         with contextlib.ExitStack() as stack:
             clients = [
-                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=LIMIT))
-                for _ in range(10)
+                stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=LIMIT)) for _ in range(10)
             ]
             for number, client in enumerate(reversed(clients)):
                 client.sendall(b"number %d" % number)
@@ -194,9 +193,7 @@ def test_ping_pong() -> None:
 def test_pipeline_threads() -> None:
     *lines, last = run("pipeline_threads.py").splitlines()
     for number, line in enumerate(lines):
-        assert re.fullmatch(
-            rf"block {number}: 51000 bytes, compressed to \d+, sha256 [0-9a-f]{{12}}", line
-        ), line
+        assert re.fullmatch(rf"block {number}: 51000 bytes, compressed to \d+, sha256 [0-9a-f]{{12}}", line), line
     assert len(lines) == 8
     assert re.fullmatch(r"8 blocks, 408000 bytes, compressed to \d+\.\d%", last)
 

@@ -11,9 +11,7 @@ import pytest
 import flower
 
 API = Path(__file__).resolve().parent.parent / "docs" / "api.rst"
-DIRECTIVE = re.compile(
-    r"^\.\. (?:(?P<module>currentmodule)|auto(?:function|class|exception|data)):: +(?P<name>\S+)"
-)
+DIRECTIVE = re.compile(r"^\.\. (?:(?P<module>currentmodule)|auto(?:function|class|exception|data)):: +(?P<name>\S+)")
 
 
 def documented() -> dict[str, list[str]]:

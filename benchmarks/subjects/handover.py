@@ -175,10 +175,6 @@ SUBJECT.go(1_000_000, STREAM)
 
 SWITCH = ("greenlet", "bare switch")
 SUBJECT.at_most("ping-pong, in bare greenlet switches (the aim is 1.3)", ("flower", PING_PONG), SWITCH, 1.4)
-SUBJECT.at_most(
-    "stream with preference 0, in bare greenlet switches", ("flower", STREAM_0), SWITCH, 1.4, "extra"
-)
+SUBJECT.at_most("stream with preference 0, in bare greenlet switches", ("flower", STREAM_0), SWITCH, 1.4, "extra")
 SUBJECT.faster("ping-pong, faster than gevent's", ("flower", PING_PONG), ("gevent", PING_PONG), 9)
-SUBJECT.faster(
-    "ping-pong uncompiled, faster than gevent's", (PURE, PING_PONG), ("gevent", PING_PONG), 2, "extra"
-)
+SUBJECT.faster("ping-pong uncompiled, faster than gevent's", (PURE, PING_PONG), ("gevent", PING_PONG), 2, "extra")

@@ -106,6 +106,4 @@ SUBJECT.go(10_000, SELECT_100)
 SUBJECT.no("gevent", "selects over file descriptors only, not over its queues")
 SUBJECT.no("trio", "has no select; its way is one task per channel")
 
-SUBJECT.at_most(
-    "select over 2, in the same with one shared channel", ("flower", SELECT_2), ("flower", SHARED_2), 1.4
-)
+SUBJECT.at_most("select over 2, in the same with one shared channel", ("flower", SELECT_2), ("flower", SHARED_2), 1.4)

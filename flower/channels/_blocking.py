@@ -14,7 +14,7 @@ from flower.channels._deadlock import ignored_threads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Worker threads at the most; further calls wait for one to be free. As trio's default: most of them sleep in the kernel.
+# Worker threads at the most, as in trio; further calls wait for one to be free. Most of them sleep in the kernel.
 MOST_WORKERS = 40
 # A worker that has had nothing to do for so many seconds ends.
 IDLE_SECONDS = 10.0
@@ -91,7 +91,7 @@ def blocking(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
 
     def job() -> None:
         try:
-            outcome = (context.run(func, *args, **kwargs), None)
+            outcome: tuple[Any, BaseException | None] = (context.run(func, *args, **kwargs), None)
         except BaseException as error:
             outcome = (None, error)
         answer.try_send(outcome)

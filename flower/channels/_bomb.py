@@ -52,7 +52,7 @@ class bomb:
     @property
     def traceback(self) -> TracebackType | None:
         """The traceback that the exception is raised with."""
-        return self.tb  # type: ignore[no-any-return]
+        return self.tb
 
     def explode(self) -> None:
         """Raise the exception."""

@@ -36,7 +36,7 @@ cdef class channel:
     cdef int store(self, object value) except -1
     @cython.locals(ring=list)
     cdef object fetch(self)
-    cpdef int abandon(self, object reason) except -1
+    cpdef int _abandon(self, object reason) except -1
     @cython.locals(t=Task, w=Waiter, after=Waiter)
     cdef int dismiss(self, WaitQueue queue, bint selects_only, WaitQueue woken) except -1
     @cython.locals(t=Task)

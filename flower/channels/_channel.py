@@ -31,9 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 if not cython.compiled:
+    from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
     from flower.channels._scheduler import RECEIVE, SEND, claim, here, present
-    from flower.channels._waiting import NEVER
     from flower.channels._uncompiled import guarded, zeroed
+    from flower.channels._waiting import NEVER
 
 NOTHING: Any = object()
 UNBOUNDED = (1 << 62) - 1
@@ -348,7 +349,7 @@ class channel:
         self.shut = False
         self.reason = None
 
-    def abandon(self, reason: Any) -> int:
+    def _abandon(self, reason: Any) -> int:
         """The receiver gives up: values that are held are dropped, senders that are blocked get ChannelClosed."""
         dropped = self.ring
         self.shut = True
@@ -500,5 +501,5 @@ if not cython.compiled:
     zeroed(channel)
     guarded(
         channel,
-        "send receive try_send try_receive close open abandon closed balance queue __repr__",
+        "send receive try_send try_receive close open _abandon closed balance queue __repr__",
     )

@@ -128,8 +128,8 @@ class Ticker:
 
     Sends the time on its channel ``c`` every so many seconds, until it is stopped.
 
-    Ticks are dropped for a receiver that is slow. A ticker whose channel nobody holds any more stops. The time is that of
-    ``time.monotonic``, in seconds.
+    Ticks are dropped for a receiver that is slow. A ticker whose channel nobody holds any more stops. The time
+    is that of ``time.monotonic``, in seconds.
 
     Raises ValueError for an interval of zero or less.
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 if not cython.compiled:
+    from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
     from flower.channels._scheduler import PAUSED, RUN, check_switch, here
     from flower.channels._uncompiled import hold
 
@@ -33,7 +34,7 @@ def run(main: Any = None, /, *args: Any, **kwargs: Any) -> Any:
     returns first.
 
     With ``main``, blocks until ``main(*args, **kwargs)`` ends, and raises what it raises. If everything is asleep for
-    good, Deadlock is raised in it, where it waits. An exception that ends the wait, such as KeyboardInterrupt, kills it.
+    good, Deadlock is raised in it, where it waits. What ends the wait early, such as KeyboardInterrupt, kills it.
 
     Raises errors of tasklets that nobody joins, with a note that names the tasklet.
 
@@ -126,7 +127,7 @@ def getthreads() -> list[int]:
 
 
 def get_thread_info(thread_id: int | None = None) -> tuple[Any, Any, int]:
-    """A thread's main tasklet, its current one, and its number of runnable ones. Raises RuntimeError for a thread without."""
+    """A thread's main tasklet, its current one, and its number of runnable ones; RuntimeError for a thread without."""
     if thread_id is None:
         s = here()
     else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -11,14 +11,17 @@ if TYPE_CHECKING:
     from flower.channels._channel import channel
 
 
-class _End:
+T = TypeVar("T")
+
+
+class _End(Generic[T]):
     __slots__ = ("_channel",)
 
-    def __init__(self, ch: channel[Any]) -> None:
+    def __init__(self, ch: channel[T]) -> None:
         self._channel = ch
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and self._channel is other._channel  # type: ignore[attr-defined]
+        return isinstance(other, _End) and type(other) is type(self) and self._channel is other._channel
 
     def __hash__(self) -> int:
         return hash((type(self), id(self._channel)))
@@ -42,20 +45,20 @@ class _End:
         return self._channel.closing
 
 
-class Sender(_End):
+class Sender(_End[T]):
     """The sending end of a channel. In ``select``, the channel of a pair ``(sender, value)``."""
 
     __slots__ = ()
 
     @property
-    def _send_channel(self) -> channel[Any]:
+    def _send_channel(self) -> channel[T]:
         return self._channel
 
-    def send(self, value: Any, timeout: float | None = None) -> None:
+    def send(self, value: T, timeout: float | None = None) -> None:
         """As ``channel.send``."""
         self._channel.send(value, timeout)
 
-    def try_send(self, value: Any) -> bool:
+    def try_send(self, value: T) -> bool:
         """As ``channel.try_send``."""
         return self._channel.try_send(value)
 
@@ -67,7 +70,7 @@ class Sender(_End):
         """As ``channel.send_throw``."""
         self._channel.send_throw(exc, val, tb)
 
-    def send_sequence(self, iterable: Iterable[Any]) -> int:
+    def send_sequence(self, iterable: Iterable[T]) -> int:
         """As ``channel.send_sequence``."""
         return self._channel.send_sequence(iterable)
 
@@ -76,16 +79,16 @@ class Sender(_End):
         self._channel.close()
 
 
-class Receiver(_End):
+class Receiver(_End[T]):
     """The receiving end of a channel. In ``select``, a receive case."""
 
     __slots__ = ()
 
     @property
-    def _receive_channel(self) -> channel[Any]:
+    def _receive_channel(self) -> channel[T]:
         return self._channel
 
-    def receive(self, timeout: float | None = None) -> Any:
+    def receive(self, timeout: float | None = None) -> T:
         """As ``channel.receive``."""
         return self._channel.receive(timeout)
 
@@ -93,10 +96,10 @@ class Receiver(_End):
         """As ``channel.try_receive``."""
         return self._channel.try_receive(default)
 
-    def __iter__(self) -> Receiver:
+    def __iter__(self) -> Receiver[T]:
         return self
 
-    def __next__(self) -> Any:
+    def __next__(self) -> T:
         return self._channel.__next__()
 
     def close(self, reason: Any = None) -> None:
@@ -104,4 +107,4 @@ class Receiver(_End):
 
         ``reason`` is what they learn: the exception's ``reason``.
         """
-        self._channel.abandon(reason)
+        self._channel._abandon(reason)

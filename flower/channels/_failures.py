@@ -8,7 +8,6 @@ an error of one of Flower's own connections is only reported, since it must not 
 from __future__ import annotations
 
 import sys
-import traceback
 from typing import TYPE_CHECKING, Any
 
 from greenlet import GreenletExit
@@ -60,7 +59,7 @@ def settle(s: Any, t: Any) -> None:
             fail(waiter, None)
     if owner is not None:
         t.owner = None
-        owner.child_ended(t, error)
+        owner._child_ended(t, error)
     if error is None or isinstance(error, (TaskletExit, GreenletExit)):
         return
     if isinstance(error, KeyboardInterrupt):
@@ -87,6 +86,8 @@ def handle(t: Any, error: BaseException) -> None:
 
 def print_error(t: Any, error: BaseException) -> None:
     """What is done with a reported error when there is no handler."""
+    import traceback  # not at the top: it takes a third of the time of importing flower
+
     where = "" if t is None else f" in {describe(t)}"
     lines = "".join(traceback.format_exception(error))
     print(f"Error{where}, which nobody joined:\n{lines}", end="", file=sys.stderr, flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import signal
 import sys
@@ -100,7 +99,7 @@ def on_sigint(signum: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt at once in users' code; elsewhere hold it until main's park."""
     s = _scheduler.current_scheduler()
     current = s.current
-    if current is not None and not s.traps and not _is_ours(frame):
+    if current is not None and not s.traps and not _in_flower(frame):
         error = KeyboardInterrupt()
         if current is not s.main:
             error._flower_passed_on = True  # type: ignore[attr-defined]
@@ -109,8 +108,13 @@ def on_sigint(signum: int, frame: FrameType | None) -> None:
     s.interrupt_main()
 
 
-def _is_ours(frame: FrameType | None) -> bool:
-    return frame is not None and frame.f_globals.get("__name__", "").startswith("flower.")
+def _in_flower(frame: FrameType | None) -> bool:
+    """Whether the frame is Flower's own, or called by one that is. `Scheduler.carry` is where users' code begins."""
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("flower."):
+            return frame.f_code.co_name != "carry"
+        frame = frame.f_back
+    return False
 
 
 # -- fork

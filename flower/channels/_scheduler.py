@@ -39,7 +39,7 @@ except ImportError:
 from greenlet import getcurrent, greenlet
 
 from flower.channels._poller import ThreadPoller
-from flower.channels._waiting import Alarm, Timed, Timers, Waiter, WaitQueue
+from flower.channels._waiting import Alarm, Timers, Waiter, WaitQueue
 from flower.errors import Timeout
 
 if TYPE_CHECKING:
@@ -50,12 +50,12 @@ if TYPE_CHECKING:
 COMPILED: bool = cython.compiled
 
 if cython.compiled:
-    import_greenlet()
+    import_greenlet()  # type: ignore[name-defined]  # noqa: F821  (from the .pxd)
 else:
     import contextvars
 
-    from flower.channels._waiting import NEVER
     from flower.channels._uncompiled import guarded, switch_to, zeroed
+    from flower.channels._waiting import NEVER
 
     _this_thread = threading.local()
     coarse = time.monotonic
@@ -136,7 +136,7 @@ class Task(Waiter):
     decided: bool
     alert: int
     blocked_in: int
-    outside: int  # 1: it waits for something outside: a deadline, a connection, a worker thread; 2: and flower.run() stays for it
+    outside: int  # 1: it waits for something outside (a deadline, a connection); 2: and flower.run() stays for it
     daemon: bool
     error: Any  # to be raised when it next runs
     pending: Any  # to be raised when it next parks
@@ -395,7 +395,7 @@ class Scheduler:
 
     # -- parking
 
-    def prepare(self, timeout: object) -> Task:
+    def prepare(self, timeout: float | None) -> Task:
         """The current task is about to park: raise what keeps it from that, and set its deadline.
 
         Nothing has been changed when this raises. ``timeout`` is None or a checked number of seconds.
@@ -409,7 +409,7 @@ class Scheduler:
             cold.before_hub(self)
         t.when = NEVER
         if timeout is not None:
-            seconds = timeout
+            seconds: float = timeout
             if seconds == 0.0:
                 raise Timeout("not ready, and the time given is 0 seconds")
             t.when = self.now() + seconds
@@ -417,7 +417,7 @@ class Scheduler:
             t.when = t.scope.deadline(self, t.when)
         return t
 
-    def can_park(self, timeout: object) -> Task | None:
+    def can_park(self, timeout: float | None) -> Task | None:
         """The current task, if it may park at once and for as long as it takes; None if `prepare` must look closer."""
         t = self.current
         if timeout is not None or t is None or self.traps or t.alert or t.scope is not None or self.hub is None:
@@ -540,7 +540,9 @@ class Scheduler:
                 break
             self.budget = SWITCHES_PER_TURN
         self.polling = True
-        if seconds > 0.0 and (self.posts or self.ready.first is not None):  # from another thread, or a signal handler, meanwhile
+        if seconds > 0.0 and (
+            self.posts or self.ready.first is not None
+        ):  # from another thread, or a signal handler, meanwhile
             self.polling = False
             return 0.0
         return seconds
@@ -753,7 +755,7 @@ class Scheduler:
     # -- the end of a thread
 
     def end(self, bury: bool) -> None:
-        """Make the hub leave its poller for good; with ``bury``, end the tasks that are left. Called by main's own code."""
+        """Make the hub leave its poller for good; with ``bury``, end the tasks that are left. For main's own code."""
         self.closing = True
         self.bury = bury
         hub = self.hub
@@ -763,6 +765,9 @@ class Scheduler:
         elif not hub.dead and getcurrent() is not hub:
             self.current = None
             switch_to(hub)
+        if bury:  # greenlet frees a thread's main greenlet with the thread, whoever refers to it
+            self.main.carrier = None
+            self.hub = None
 
     def unfinished(self) -> int:
         """How many tasks have begun, or wait for their turn to, and have not ended."""
@@ -817,7 +822,7 @@ def check_switch(s: Scheduler) -> int:
     return 0
 
 
-def check_timeout(timeout: object) -> object:
+def check_timeout(timeout: Any) -> float | None:
     """The timeout as a number of seconds, or None for no limit. Refuses what is none."""
     if timeout is None:
         return None
@@ -862,5 +867,10 @@ def set_current_scheduler(scheduler: Scheduler | None) -> None:
 
 
 if not cython.compiled:
+    from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
+
     zeroed(Task)
-    guarded(Scheduler, "finish retire turn set_poller hold release raise_in_main throw_into set_alarm clear_alarm pause sleep_until")
+    guarded(
+        Scheduler,
+        "finish retire turn set_poller hold release raise_in_main throw_into set_alarm clear_alarm pause sleep_until",
+    )

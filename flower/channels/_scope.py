@@ -9,7 +9,7 @@ it from what runs inside. The scheduler asks the innermost scope each time the t
 from __future__ import annotations
 
 from math import inf as NEVER
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from flower.channels._channel import channel
 from flower.channels._scheduler import BLOCKED, check_timeout, current_scheduler, fail
@@ -142,7 +142,7 @@ class timeout(Scope):
     def __init__(self, seconds: float | None) -> None:
         super().__init__(seconds)
 
-    def __exit__(self, kind: Any, error: BaseException | None, tb: TracebackType | None) -> bool:
+    def __exit__(self, kind: Any, error: BaseException | None, tb: TracebackType | None) -> Literal[False]:
         if super().__exit__(kind, error, tb):
             if self.expired:
                 raise Timeout(f"the block was not done within {self._seconds} seconds") from None
@@ -211,7 +211,7 @@ class group:
         for scope in list(self._members.values()):
             scope.cancel()
 
-    def child_ended(self, t: Any, error: BaseException | None) -> None:
+    def _child_ended(self, t: Any, error: BaseException | None) -> None:
         """A member has ended. Called by the scheduler; may not block."""
         scope = self._members.pop(t)
         own = isinstance(error, Cancelled) and error.scope is scope

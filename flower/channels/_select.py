@@ -10,8 +10,8 @@ nothing runs, and the GIL (uncompiled: the guard) is held: no case can become re
 
 from __future__ import annotations
 
-import random
-from typing import TYPE_CHECKING, Any
+import os
+from typing import Any
 
 try:
     import cython
@@ -20,18 +20,18 @@ except ImportError:
 
 from flower.channels._bomb import bomb
 from flower.channels._channel import channel
-from flower.channels._scheduler import Scheduler, Task, check_timeout
+from flower.channels._scheduler import Task, check_timeout
 from flower.channels._waiting import Waiter
 
 if not cython.compiled:
-    from flower.channels._channel import NOTHING
+    from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
     from flower.channels._scheduler import SELECT, here
     from flower.channels._uncompiled import hold
 
     class Selected(tuple[Any, ...]):
         """What select returns: the pair (channel, value), with the position of the case as ``index``."""
 
-        index: int
+        index: int  # type: ignore[assignment]  # of the case, and not tuple's method
 
     def make_selected(ch: Any, value: Any, index: int) -> Any:
         result = Selected((ch, value))
@@ -42,8 +42,14 @@ if not cython.compiled:
 MISSING: Any = object()
 
 # The state of the dice: Marsaglia's 32-bit xorshift ("Xorshift RNGs", 2003), even enough for choosing among cases.
-dice: int = random.getrandbits(31) | 1
+dice: int = int.from_bytes(os.urandom(4), "little") | 1
 LOW_32_BITS: int = 0xFFFFFFFF
+
+
+def seed_dice(number: int) -> None:
+    """Make the choices among ready cases repeat those made after the same seed before; for tests."""
+    global dice
+    dice = (number & LOW_32_BITS) | 1
 
 
 def roll(sides: int) -> int:
@@ -85,14 +91,14 @@ def select(*cases: Any, timeout: Any = None, default: Any = MISSING) -> Any:
 def choose_case(cases: Any, timeout: Any, default: Any) -> Any:
     """The three passes."""
     s = here()
-    t = s.current
-    if t is None:
-        t = s.main  # a callback: it may look, with a default, but not wait
+    t = s.current  # None: a callback, which may look, with a default, but not wait
     count = len(cases)
-    waiters = t.cases
+    waiters = None
+    if t is not None:
+        waiters = t.cases
+        t.cases = None  # what a callback selects meanwhile has waiters of its own
     if waiters is None or len(waiters) != count:
         waiters = [Waiter() for _ in range(count)]
-    t.cases = None  # what a callback selects meanwhile has waiters of its own
     wishes = False
     try:
         for i in range(count):
@@ -119,11 +125,12 @@ def choose_case(cases: Any, timeout: Any, default: Any) -> Any:
         return perform(w, cases)
     finally:
         forget(waiters)
-        t.cases = waiters
+        if t is not None:
+            t.cases = waiters
 
 
 def aim(w: Waiter, case: Any, index: int, t: Task) -> bool:
-    """Make the waiter stand for the case; says whether its channel wants to know of waits. TypeError for what is no case."""
+    """Make the waiter stand for the case; says whether its channel wants to know of waits. Raises TypeError."""
     w.index = index
     w.task = t
     w.sends = False
@@ -140,15 +147,17 @@ def aim(w: Waiter, case: Any, index: int, t: Task) -> bool:
             w.channel = end_of(ch, "_send_channel", index)
     else:
         w.channel = end_of(case, "_receive_channel", index)
-    return 0
+    return not w.sends and w.channel is not None and cython.cast(channel, w.channel)._on_wait is not None
 
 
-def end_of(thing: Any, attribute: str, index: int) -> channel:
+def end_of(thing: Any, attribute: str, index: int) -> channel[Any]:
     """The channel that an end, a connection or a listener stands for."""
     ch = getattr(thing, attribute, None)
     if not isinstance(ch, channel):
         what = "receive from" if attribute == "_receive_channel" else "send to"
-        raise TypeError(f"select's case {index} is no channel to {what}, no pair (channel, value) and not None: {thing!r}")
+        raise TypeError(
+            f"select's case {index} is no channel to {what}, no pair (channel, value) and not None: {thing!r}"
+        )
     return ch
 
 

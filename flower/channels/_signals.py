@@ -55,8 +55,8 @@ def signals(*signums: int) -> channel[int]:
     In the main thread only. While SIGINT is watched, Ctrl-C raises no KeyboardInterrupt. Closing the channel brings
     back the handlers of before.
 
-    Raises ValueError outside of the main thread, for no signals, and for a number that is no signal; OSError for one that
-    can't be caught.
+    Raises ValueError outside of the main thread, for no signals, and for a number that is no signal; OSError for one
+    that can't be caught.
 
     >>> import os, signal
     >>> usr1 = signals(signal.SIGUSR1)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from types import FrameType, TracebackType
 
 if not cython.compiled:
+    from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
     from flower.channels._scheduler import (
         BLOCKED,
         DEAD,
@@ -311,7 +312,7 @@ class tasklet(Task):
 
     @property
     def next(self) -> Any:
-        """The tasklet after this one in the ring of runnable tasklets, the current one included; None outside of it."""
+        """The tasklet after this one in the ring of runnable tasklets, which includes the current one, or None."""
         s = cython.cast(Scheduler, self.sched)
         if self.state == RUNNING:
             return s.ready.first or self
@@ -319,14 +320,14 @@ class tasklet(Task):
 
     @property
     def prev(self) -> Any:
-        """The tasklet before this one in the ring of runnable tasklets, the current one included; None outside of it."""
+        """The tasklet before this one in the ring of runnable tasklets, which includes the current one, or None."""
         s = cython.cast(Scheduler, self.sched)
         if self.state == RUNNING:
             return s.ready.last or self
         return (self.left or s.current) if self.state == READY else None
 
     def set_atomic(self, flag: Any) -> bool:
-        """Set ``atomic``, which Stackless's pre-emption heeds and Flower, which has none, only keeps; returns the old one."""
+        """Set ``atomic``, which Flower only keeps: it has no pre-emption to hold off. Returns the one before."""
         before = self.atomic
         self.atomic = bool(flag)
         return bool(before)

@@ -36,10 +36,10 @@ class Conn:
     it was closed here      ``ChannelClosed``        the same
     ======================  =======================  ========================================
 
-    Memory is bounded both ways: reading stops while 256 KiB wait to be received, and `send` waits
-    while more than 64 KiB wait to be sent. A connection belongs to the thread that made it; receiving
-    from it works in any thread. One that is dropped without `close` before its end of file gives a
-    ResourceWarning, and is closed.
+    Memory is bounded both ways: reading stops while 256 KiB wait to be received, and `send` waits while
+    more than 64 KiB wait to be sent. A connection belongs to the thread that made it: others may receive
+    from it and close it, and `send` raises RuntimeError there. One that is dropped without `close` before
+    its end of file gives a ResourceWarning, and is closed.
 
     >>> conn = Dial("tcp", ("127.0.0.1", 8000))
     >>> conn.write("hello")
@@ -131,11 +131,11 @@ class Conn:
         was received and not taken is dropped. Blocked receivers and senders, and all later ones, get
         ChannelClosed. Closing twice is allowed.
         """
-        self._stream.close()
+        self._stream.poller.call_here(self._stream.close)
 
     def abort(self) -> None:
         """Cut the connection; never blocks. As `close`, but what was written and has not left is dropped."""
-        self._stream.abort()
+        self._stream.poller.call_here(self._stream.abort)
 
     @property
     def status(self) -> str:
@@ -172,10 +172,7 @@ class Conn:
             return
         if stream.ended:
             return
-        if stream.poller.is_here():
-            stream.close()
-        else:
-            stream.poller.call(stream.close)
+        stream.poller.call_here(stream.close)
         if not stream.at_eof:
             warnings.warn(
                 f"{stream.describe()} was dropped, and not closed", ResourceWarning, stacklevel=2, source=self

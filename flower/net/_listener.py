@@ -135,10 +135,7 @@ class Acceptor:
     def _drained(self) -> None:
         """A receiver is about to wait for a connection, so all that were held are taken. In any thread."""
         self.connections._on_wait = None
-        if self.poller.is_here():
-            self._watch()
-        else:
-            self.poller.call(self._watch)
+        self.poller.call_here(self._watch)
 
     def _back_off(self, error: OSError) -> None:
         if not self._complained:
@@ -267,7 +264,7 @@ class Listener:
 
         Blocked receivers, and all later ones, get ChannelClosed. Closing twice is allowed.
         """
-        self._acceptor.close()
+        self._acceptor.poller.call_here(self._acceptor.close)
 
     @property
     def closed(self) -> bool:
@@ -294,13 +291,8 @@ class Listener:
             return
         if acceptor.closed:
             return
-        if acceptor.poller.is_here():
-            acceptor.close()
-        else:
-            acceptor.poller.call(acceptor.close)
-        warnings.warn(
-            f"{acceptor.describe()} was dropped, and not closed", ResourceWarning, stacklevel=2, source=self
-        )
+        acceptor.poller.call_here(acceptor.close)
+        warnings.warn(f"{acceptor.describe()} was dropped, and not closed", ResourceWarning, stacklevel=2, source=self)
 
 
 def _serve_one(handler: Callable[[Conn], object], conn: Conn) -> None:

@@ -143,16 +143,15 @@ class LoopPoller:
 
     # -- For the rest of flower.net
 
-    def call(self, function: Callable[..., object], *args: Any) -> None:
-        """Run the function on the loop, soon. From any thread; nothing happens when the loop is closed."""
-        try:
-            self.loop.call_soon_threadsafe(function, *args, context=self._context)
-        except RuntimeError:
-            pass
-
-    def is_here(self) -> bool:
-        """Whether this is the thread whose loop it is."""
-        return threading.get_ident() == self.thread
+    def call_here(self, function: Callable[[], object]) -> None:
+        """Call the function in the loop's thread: now if this is it, else soon; never if the loop is closed."""
+        if threading.get_ident() == self.thread:
+            function()
+        else:
+            try:
+                self.loop.call_soon_threadsafe(function, context=self._context)
+            except RuntimeError:
+                pass
 
     def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a coroutine as a task of the loop. The task is kept alive until it is done."""
@@ -281,12 +280,8 @@ def io_poller() -> LoopPoller:
         scheduler.set_poller(poller)
     elif running is not None:
         if running is poller.loop:
-            raise RuntimeError(
-                "this would block the I/O tasklet: call it from a tasklet, not from a callback"
-            )
-        raise RuntimeError(
-            f"an event loop of somebody else is running in this thread ({running!r}): {_ADVICE}"
-        )
+            raise RuntimeError("this would block the I/O tasklet: call it from a tasklet, not from a callback")
+        raise RuntimeError(f"an event loop of somebody else is running in this thread ({running!r}): {_ADVICE}")
     return poller
 
 
@@ -335,9 +330,7 @@ def _after_fork_in_child() -> None:
     for poller in _pollers:
         if poller._turn is not None and threading.get_ident() == poller.thread:
             signal.set_wakeup_fd(-1)  # it is the parent's: a signal here would wake the parent
-        _inherited.append(
-            (poller, poller.loop, [(r, r.disown()) for r in poller.resources], set(poller._tasks))
-        )
+        _inherited.append((poller, poller.loop, [(r, r.disown()) for r in poller.resources], set(poller._tasks)))
         poller.resources.clear()
     _pollers.clear()
     if _inherited:

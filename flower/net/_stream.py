@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 import os
 import socket
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from flower.channels import bomb, channel
@@ -48,6 +49,7 @@ class Stream:
         "_paused",
         "_room",
         "_sock",
+        "_thread",
         "_transport",
         "_waiting",
         "at_eof",
@@ -63,6 +65,7 @@ class Stream:
 
     def __init__(self, poller: LoopPoller, sock: socket.socket, proto: str) -> None:
         self.poller = poller
+        self._thread = poller.thread
         self.proto = proto
         self.local: Any = sock.getsockname()
         self.remote: Any = None
@@ -156,10 +159,7 @@ class Stream:
     def _drained(self) -> None:
         """A receiver is about to wait, so all that was held is taken. May run in another thread."""
         self.incoming._on_wait = None
-        if self.poller.is_here():
-            self._resume()
-        else:
-            self.poller.call(self._resume)
+        self.poller.call_here(self._resume)
 
     def _resume(self) -> None:
         if self._paused and self._transport is not None:
@@ -181,10 +181,10 @@ class Stream:
 
     def write(self, data: bytes, timeout: float | None) -> None:
         """Wait for room, then take all of the data. What is raised before that took nothing."""
+        if get_ident() != self._thread:
+            raise RuntimeError(f"{self.describe()} belongs to another thread: only that one may send")
         if self.full or self._waiting or self.ended or self._transport.is_closing():
-            self._wait_for_room(
-                timeout
-            )  # a transport that closes by itself has failed, and is about to say why
+            self._wait_for_room(timeout)  # a transport that closes by itself has failed, and is about to say why
         self._transport.write(data)
         if self._waiting and not self.full:
             self._admit()
@@ -252,9 +252,7 @@ class Stream:
     def disown(self) -> Any:
         """In a forked child: the parent goes on with this connection; here it is over."""
         transport, self._transport = self._transport, None
-        self._fault = _ours(
-            ConnectionAbortedError(f"{self.describe()} belongs to the parent process, since a fork")
-        )
+        self._fault = _ours(ConnectionAbortedError(f"{self.describe()} belongs to the parent process, since a fork"))
         self.ended = True
         self._paused = False
         self._linger = None

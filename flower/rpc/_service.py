@@ -52,11 +52,7 @@ def exports(service: object) -> dict[str, Callable[..., Any]]:
     for cls in reversed(own.__mro__):
         for name, member in vars(cls).items():
             inner = getattr(member, "__func__", member)
-            if (
-                not name.startswith("_")
-                and isinstance(member, _KINDS)
-                and (cls is own or getattr(inner, _MARK, False))
-            ):
+            if not name.startswith("_") and isinstance(member, _KINDS) and (cls is own or getattr(inner, _MARK, False)):
                 found[name] = member.__get__(service, own)
             else:
                 found.pop(name, None)  # something else of that name hides it

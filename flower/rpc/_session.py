@@ -40,9 +40,7 @@ log = logging.getLogger("flower.rpc")
 class Session:
     """One connection's state and tasklets. `Peer` is its public face."""
 
-    def __init__(
-        self, conn: Conn, exports: dict[str, Callable[..., Any]], on_end: Callable[[Session], object]
-    ) -> None:
+    def __init__(self, conn: Conn, exports: dict[str, Callable[..., Any]], on_end: Callable[[Session], object]) -> None:
         self.conn = conn
         self.name = _name(conn)
         self._exports = exports
@@ -52,9 +50,7 @@ class Session:
         self._fault: BaseException | None = None
         self._inflight = 0
         self._refusing = 0
-        self._last_answers = (
-            False  # the peer sends no more, and waits for answers: so we hang up after the last
-        )
+        self._last_answers = False  # the peer sends no more, and waits for answers: so we hang up after the last
         self._notices: deque[Notification] = deque()
         self._backlog = 0
         self._serving_notices = False
@@ -195,9 +191,7 @@ class Session:
 
     def _refuse(self, request: Request) -> None:
         try:
-            self._send_answer(
-                self._wire.refuse(request.msgid, f"overloaded: {MAX_INFLIGHT} requests are being served")
-            )
+            self._send_answer(self._wire.refuse(request.msgid, f"overloaded: {MAX_INFLIGHT} requests are being served"))
         finally:
             self._refusing -= 1
 
@@ -211,9 +205,7 @@ class Session:
         except Exception as error:
             log.debug("%s: %s failed", self.name, request.method, exc_info=error)
             return self._wire.refuse(request.msgid, _describe(error))
-        except (
-            BaseException
-        ) as error:  # killed or cancelled: the caller learns of it, and so does our scheduler
+        except BaseException as error:  # killed or cancelled: the caller learns of it, and so does our scheduler
             self._send_answer(self._wire.refuse(request.msgid, f"cancelled: {type(error).__name__}"))
             raise
 

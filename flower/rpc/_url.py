@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-_TCP = re.compile(
-    r"(?:\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\[\]/:@?#\s]*)):(?P<port>\d{1,5})/?", re.ASCII
-)
+_TCP = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.%\w]+)\]|(?P<host>[^\[\]/:@?#\s]*)):(?P<port>\d{1,5})/?", re.ASCII)
 MAX_PORT = 65_535
 
 

@@ -162,9 +162,7 @@ class Wire:
                 return
         except _Broken:
             raise
-        except (
-            Exception
-        ) as error:  # of many kinds: no msgpack, too deep, too long, a map's key that can't be one
+        except Exception as error:  # of many kinds: no msgpack, too deep, too long, a map's key that can't be one
             raise _Broken(f"no valid MessagePack: {type(error).__name__}: {error}") from None
         raise _Broken(f"a message longer than {self.max_message} bytes")
 

@@ -196,6 +196,57 @@ def test_keyboard_interrupt_that_nobody_catches_ends_the_process() -> None:
     assert err.rstrip().endswith("KeyboardInterrupt")
 
 
+HAIL = """
+import faulthandler, random, signal, sys, threading, time, flower, flower.time
+sys.setswitchinterval(0.0005)
+main, go_on = threading.get_ident(), threading.Event()
+def interrupts():
+    delays = random.Random(1)
+    while True:
+        go_on.wait()
+        go_on.clear()
+        until = time.perf_counter() + delays.random() * 0.0003
+        while time.perf_counter() < until: pass
+        signal.pthread_kill(main, signal.SIGINT)
+threading.Thread(target=interrupts, daemon=True).start()
+def receive(): flower.channel().receive()
+def select(): flower.select(flower.channel(), flower.after(100))
+def sleep(): flower.time.sleep(100)
+def schedule():
+    while True: flower.schedule()
+def exchange():
+    while True:
+        ch = flower.channel()
+        flower.go(ch.send, 1)
+        ch.receive()
+def groups():
+    while True:
+        with flower.group() as g:
+            g.go(int)
+            g.go(flower.schedule)
+rounds = 0
+for i in range(300):
+    faulthandler.dump_traceback_later(10, exit=True)
+    try:
+        go_on.set()
+        {what}()
+    except KeyboardInterrupt:
+        rounds += 1
+    flower.run()
+    ch = flower.channel()
+    flower.go(ch.send, i)
+    assert ch.receive(timeout=5) == i
+    flower.run()
+print(rounds)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["receive", "select", "sleep", "schedule", "exchange", "groups"])
+def test_no_interrupt_is_lost_whenever_it_comes(what: str) -> None:
+    assert output(HAIL.replace("{what}", what)) == "300\n"
+
+
 def test_an_interrupted_wait_leaves_nothing_on_the_channel() -> None:
     code = """
         ch = flower.channel()

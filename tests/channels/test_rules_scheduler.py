@@ -332,9 +332,7 @@ def test_the_error_handler_may_not_block() -> None:
 
 def test_the_error_handlers_own_error_goes_to_unraisablehook(monkeypatch: pytest.MonkeyPatch) -> None:
     unraisable: list[Any] = []
-    monkeypatch.setattr(
-        sys, "unraisablehook", lambda args: unraisable.append((args.exc_type, str(args.exc_value)))
-    )
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: unraisable.append((args.exc_type, str(args.exc_value))))
 
     def handler(*what: Any) -> None:
         raise KeyError("the handler's own")

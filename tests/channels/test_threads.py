@@ -159,9 +159,7 @@ def test_every_way_to_send_and_receive_across_threads(capacity: int) -> None:
         finally:
             ch.close()
     everything = sorted(value for got in results for value in got)
-    assert everything == sorted(
-        (way, i) for way in ("send", "select", "try", "timeout") for i in range(count)
-    )
+    assert everything == sorted((way, i) for way in ("send", "select", "try", "timeout") for i in range(count))
     assert (ch.balance, quiet.balance, silent.balance) == (0, 0, 0)
 
 

@@ -80,6 +80,20 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
+def fill(conn: Conn) -> int:
+    """Send until there is no room, and none to come; the number of bytes that were taken."""
+    total = refused = 0
+    while refused < 5:  # the kernel finds more room when it looks again
+        try:
+            conn.send(b"x" * 65_536, timeout=0.002)
+        except flower.Timeout:
+            refused += 1
+        else:
+            refused = 0
+            total += 65_536
+    return total
+
+
 def read_all(conn: Conn) -> bytes:
     return b"".join(iter(lambda: conn.read(timeout=NEVER), b""))
 

@@ -16,6 +16,7 @@ from tests.net.support import (
     NEVER,
     connected,
     failing,
+    fill,
     in_thread,
     listening,
     plain_peer,
@@ -309,23 +310,40 @@ def test_a_kill_just_as_the_bytes_arrive_loses_none() -> None:
         assert b"".join(got) == b"x"
 
 
+def test_a_kill_just_as_there_is_room_comes_too_late() -> None:
+    with plain_peer() as (conn, sock):
+        total = fill(conn)
+        t = flower.go(conn.send, b"y" * 1000)
+        rounds(1)
+        assert t.blocked
+        conn._stream.resume_writing()  # as the loop does
+        t.kill()
+        assert t.join() is None
+        assert in_thread(receive_exactly, sock, total + 1000)() == b"x" * total + b"y" * 1000
+
+
+@pytest.mark.parametrize("operation", ["receive", "read", "send", "accept"])
+def test_a_scope_that_has_expired_already(operation: str) -> None:
+    with listening() as listener, plain_peer() as (conn, sock):
+        total = fill(conn) if operation == "send" else 0
+        with flower.move_on(0) as scope:
+            if operation == "accept":
+                listener.accept()
+            elif operation == "send":
+                conn.send(b"never")
+            else:
+                getattr(conn, operation)()
+        assert scope.expired
+        conn.close()
+        assert len(in_thread(receive_all, sock)()) == total
+
+
 def test_data_that_is_there_needs_no_waiting() -> None:
     with connected() as (near, far):
         near.send(b"x")
         until(lambda: len(far._receive_channel))
         with flower.move_on(0):
             assert far.receive() == b"x"
-
-
-def fill(conn: Conn) -> int:
-    """Send until it would block; the number of bytes that were taken."""
-    total = 0
-    try:
-        while True:
-            conn.send(b"x" * 65_536, timeout=SOON)
-            total += 65_536
-    except Timeout:
-        return total
 
 
 def test_a_send_that_times_out_took_nothing() -> None:
@@ -466,6 +484,17 @@ def test_a_receiver_in_another_thread_resumes_reading() -> None:
 
         assert in_thread(receiver)() == size
         finish()
+
+
+def test_another_thread_may_close_but_not_send() -> None:
+    with connected() as (near, far):
+        with pytest.raises(RuntimeError, match="another thread"):
+            in_thread(near.send, b"x")()
+        near.send(b"y")
+        in_thread(near.close)()
+        assert far.read() == b"y"
+        assert far.read() == b""
+        assert near.status == "closed"
 
 
 # -- select

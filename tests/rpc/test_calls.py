@@ -15,7 +15,7 @@ from flower import rpc
 from flower.errors import Disconnected, ProtocolError, RemoteError, Timeout
 from flower.net import Dial
 from flower.rpc import _session
-from tests.net.support import HOME, NEVER, failing, rounds, until
+from tests.net.support import HOME, NEVER, failing, fill, rounds, until
 from tests.rpc.support import URL, Calc, free_port, pair, raw_client, raw_server, served, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -89,9 +89,7 @@ def test_a_result_that_cant_be_sent_is_a_remote_error() -> None:
 
 
 @pytest.mark.parametrize(("value", "error"), [(object(), TypeError), (2**64, ValueError)])
-def test_an_argument_that_cant_be_sent_is_told_before_anything_is(
-    value: object, error: type[Exception]
-) -> None:
+def test_an_argument_that_cant_be_sent_is_told_before_anything_is(value: object, error: type[Exception]) -> None:
     with served() as (server, peer):
         with pytest.raises(error):
             peer.call("echo", value)
@@ -213,10 +211,7 @@ def test_a_killed_caller_disturbs_nobody() -> None:
 
 def test_a_call_that_was_cancelled_before_it_was_sent() -> None:
     with raw_server() as (peer, raw):
-        conn = peer._session.conn
-        with pytest.raises(Timeout):
-            while True:
-                conn.send(b"\xc0" * 65_536, timeout=SOON)
+        fill(peer._session.conn)
         with pytest.raises(Timeout):
             peer.call("never sent", timeout=SOON)
         assert not peer._session._pending

@@ -34,9 +34,7 @@ def listening_neovim(service: object = None) -> Iterator[rpc.Peer]:
     """Neovim as a server that we connect to."""
     port = free_port()
     command = [str(NVIM), "--headless", "--clean", "-n", "--listen", f"{HOME}:{port}"]
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with flower.timeout(NEVER):
             while True:
@@ -183,9 +181,7 @@ def test_events_arrive_in_order(neovim: Any) -> None:
         def __init__(self) -> None:
             self.lines: list[Any] = []
 
-        def nvim_buf_lines_event(
-            self, buffer: Any, tick: int, first: int, last: int, lines: Any, more: bool
-        ) -> None:
+        def nvim_buf_lines_event(self, buffer: Any, tick: int, first: int, last: int, lines: Any, more: bool) -> None:
             self.lines.append(lines)
 
     service = Events()

@@ -300,9 +300,7 @@ def test_a_long_message_of_small_items_is_too_long_before_it_ends() -> None:
     assert fed <= 10_100
 
 
-@pytest.mark.parametrize(
-    "header", [b"\xdb\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xc9\xff\xff\xff\xff\x05"]
-)
+@pytest.mark.parametrize("header", [b"\xdb\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xc9\xff\xff\xff\xff\x05"])
 def test_a_string_of_4_gb_is_refused_after_the_most_that_a_message_may_be(header: bytes) -> None:
     wire = Wire(1000)
     events: list[Event] = wire.feed(header)
@@ -451,9 +449,7 @@ def feed_all(wire: Wire, pieces: list[bytes]) -> list[Event]:
 
 
 @pytest.mark.slow
-@given(
-    st.lists(messages, max_size=6, unique_by=lambda m: m[1]), st.lists(st.integers(0, 10_000), max_size=10)
-)
+@given(st.lists(messages, max_size=6, unique_by=lambda m: m[1]), st.lists(st.integers(0, 10_000), max_size=10))
 def test_what_is_read_was_sent(sent: list[Any], at: list[int]) -> None:
     data = b"".join(pack(m) for m in sent)
     events = feed_all(Wire(), cut(data, at))
