@@ -110,10 +110,11 @@ def on_sigint(signum: int, frame: FrameType | None) -> None:
 
 def _in_flower(frame: FrameType | None) -> bool:
     """Whether the frame is Flower's own, or called by one that is. `Scheduler.carry` is where users' code begins."""
-    while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith("flower."):
-            return frame.f_code.co_name != "carry"
-        frame = frame.f_back
+    outer = frame
+    while outer is not None:
+        if outer.f_globals.get("__name__", "").startswith("flower."):
+            return outer is frame or outer.f_code.co_name != "carry"
+        outer = outer.f_back
     return False
 
 

@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+# Seconds. CPython runs signal handlers between bytecodes, and when a wait is interrupted. A signal that comes after the
+# last bytecode and before the wait does neither: it is noticed when the wait ends. Two looks a second cost nothing.
+LONGEST_WAIT = 0.5
+
+
 class Poller(Protocol):
     """What a scheduler needs of the outside. See the module's text."""
 
@@ -49,7 +54,7 @@ class ThreadPoller:
     def run(self, turn: Callable[[], float]) -> None:
         while (seconds := turn()) >= 0.0:
             if seconds > 0.0:
-                self._news.acquire(timeout=min(seconds, threading.TIMEOUT_MAX))
+                self._news.acquire(timeout=min(seconds, LONGEST_WAIT))
 
     def wake(self) -> None:
         try:

@@ -36,7 +36,7 @@ try:
 except ImportError:
     from flower.channels import _nocython as cython
 
-from greenlet import getcurrent, greenlet
+from greenlet import GreenletExit, getcurrent, greenlet
 
 from flower.channels._poller import ThreadPoller
 from flower.channels._waiting import Alarm, Timers, Waiter, WaitQueue
@@ -504,7 +504,12 @@ class Scheduler:
         """What the hub runs: one poller after the other."""
         while not self.closing:
             self.entered = self.poller
-            self.entered.run(self.turn)
+            try:
+                self.entered.run(self.turn)
+            except GreenletExit:
+                raise
+            except BaseException as error:  # by a signal handler of the program's own, while nobody ran
+                self.raise_in_main(error)
             if self.entered is not self.poller:
                 self.entered.close()
         self.poller.close()

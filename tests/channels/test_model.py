@@ -3,7 +3,7 @@ exceptions, closings, timeouts, cancellations and kills in any order.
 
 After each step every tasklet has come to rest, and the channels must look as the model says: the same values
 held, the same waiters in the same order, the same outcomes. Each value is new, so that none can be lost,
-doubled or overtaken unseen. What Hypothesis draws never depends on which ready case a select has chosen.
+doubled or overtaken unseen.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 import flower
 from flower import Cancelled, ChannelClosed, TaskletExit, Timeout, channel, go, select
+from flower.channels._select import seed_dice
 
 from .support import COMPILED, NEVER, settle
 
@@ -44,6 +45,7 @@ class Op:
         self.name = name
         self.is_select = is_select
         self.offers: list[Offer] = []
+        self.same: dict[int, int] = {}  # of a select's cases that are alike, the first
         self.expected: Any = None  # None while it is blocked
         self.outcome: Any = None  # what really happened
         self.tasklet: Any = None
@@ -58,8 +60,8 @@ class Op:
                 queue.remove(offer)
 
     def complete(self, offer: Offer, value: Any) -> None:
-        """The case happened; value is what a receive got."""
-        self.end(("done", offer.ch, offer.index, value))
+        """The case happened, or one like it; value is what a receive got."""
+        self.end(("done", offer.ch, self.same.get(offer.index, offer.index), value))
 
 
 class ModelChannel:
@@ -120,6 +122,7 @@ class ModelChannel:
 class ChannelMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
+        seed_dice(1)  # so that a failure can be replayed
         self.numbers = itertools.count()
         self.channels: list[ModelChannel] = []
         self.ops: list[Op] = []
@@ -252,19 +255,28 @@ class ChannelMachine(RuleBasedStateMachine):
         timeout=st.sampled_from([None, None, 0, NEVER]),
     )
     def choose(self, cases: list[tuple[int, bool, bool]], holes: int, timeout: Any) -> None:
-        """A select of any cases; None stands before them now and then."""
+        """A select of any cases; None stands before them now and then.
+
+        Cases that send to the same channel send the same, since any of them may be the one that happens.
+        """
         op = Op("select", True)
         offers, real = [], [None] * holes
+        first: dict[Any, Offer] = {}
         for k, sends, poison in cases:
             ch = self.pick(k)
-            value = self.new_value(poison) if sends else None
+            if (ch, sends) in first:
+                value = first[ch, sends].value
+            else:
+                value = self.new_value(poison) if sends else None
             offers.append(Offer(op, ch, sends, value, len(real)))
+            first.setdefault((ch, sends), offers[-1])
+            op.same[len(real)] = first[ch, sends].index
             real.append((ch.real, self.real_value(value)) if sends else ch.real)
         ready = [o for o in offers if (o.ch.can_put() if o.sends else o.ch.can_take())]
 
         def act() -> Any:
             result = select(*real, timeout=timeout)
-            return ("done", result[0], result.index, result[1])
+            return ("done", result[0], op.same[result.index], result[1])
 
         if not ready and timeout == 0:
             op.expected = ("timeout",)
@@ -300,7 +312,7 @@ class ChannelMachine(RuleBasedStateMachine):
         else:
             taken = o.ch.take()
             result, value = ("done", taken[0]) if isinstance(taken, list) else (taken, None)
-        op.expected = ("closed", o.ch) if result == "closed" else ("done", o.ch, o.index, value)
+        op.expected = ("closed", o.ch) if result == "closed" else ("done", o.ch, op.same[o.index], value)
 
     @rule(k=st.integers(0, 2))
     def close(self, k: int) -> None:
