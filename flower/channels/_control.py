@@ -84,11 +84,11 @@ def schedule_remove(retval: Any = _UNSET) -> Any:
     """
     s = here()
     me = s.prepare(None)
-    me.tempval = me if retval is _UNSET else retval
+    me.value = me if retval is _UNSET else retval
     me.state = PAUSED
     s.switch()
-    result = me.tempval
-    me.tempval = None
+    result = me.value
+    me.value = None
     s.resumed(me)
     return result
 

@@ -72,6 +72,38 @@ cdef extern from *:
     #endif
     }
 
+    /* Call a tasklet's function. What it raises is put aside, for flower_take_caught, and the result is None then: a C
+       frame of this kind is what every parked tasklet keeps on its stack, and one with a try in it is twice the size. */
+    static PyObject *flower_caught = NULL;
+
+    #if defined(__GNUC__)
+    __attribute__((noinline, cold))
+    #endif
+    CYTHON_UNUSED static PyObject *flower_catch(void) {
+    #if PY_VERSION_HEX >= 0x030C0000
+        PyObject *error = PyErr_GetRaisedException();
+    #else
+        PyObject *type, *error, *traceback;
+        PyErr_Fetch(&type, &error, &traceback);
+        PyErr_NormalizeException(&type, &error, &traceback);
+        if (traceback != NULL) PyException_SetTraceback(error, traceback);
+        Py_XDECREF(type);
+        Py_XDECREF(traceback);
+    #endif
+        Py_XSETREF(flower_caught, error);
+        Py_RETURN_NONE;
+    }
+    CYTHON_UNUSED static PyObject *flower_call(PyObject *func, PyObject *args, PyObject *kwargs) {
+        PyObject *result = PyObject_Call(func, args, kwargs == Py_None ? NULL : kwargs);
+        return result != NULL ? result : flower_catch();
+    }
+    CYTHON_UNUSED static CYTHON_INLINE PyObject *flower_take_caught(void) {
+        PyObject *error = flower_caught;
+        if (error == NULL) Py_RETURN_NONE;
+        flower_caught = NULL;
+        return error;
+    }
+
     /* A context for a new tasklet: None where the creator's is untouched or empty, else a copy. */
     CYTHON_UNUSED static PyObject *flower_copy_context(void) {
         PyObject *context = PyThreadState_Get()->context;
@@ -100,5 +132,7 @@ cdef extern from *:
     int switch_to "flower_switch"(greenlet g) except -1
     int start_below "flower_start"(greenlet g, size_t down) except -1
     double coarse "flower_coarse"()
+    object call "flower_call"(object func, object args, object kwargs)
+    object take_caught "flower_take_caught"()
     object copy_context "flower_copy_context"()
     void set_context "flower_set_context"(object context)

@@ -109,11 +109,11 @@ def on_sigint(signum: int, frame: FrameType | None) -> None:
 
 
 def _in_flower(frame: FrameType | None) -> bool:
-    """Whether the frame is Flower's own, or called by one that is. `Scheduler.carry` is where users' code begins."""
+    """Whether the frame is Flower's own, or called by one that is. Users' code begins in `call`."""
     outer = frame
     while outer is not None:
         if outer.f_globals.get("__name__", "").startswith("flower."):
-            return outer is frame or outer.f_code.co_name != "carry"
+            return outer is frame or outer.f_code.co_name != "call"
         outer = outer.f_back
     return False
 

@@ -1,7 +1,7 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._greenlet cimport (
-    coarse, copy_context, get_here, greenlet, import_greenlet, set_context, set_here, start_below, switch_to,
+    call, coarse, copy_context, get_here, greenlet, import_greenlet, set_context, set_here, start_below, switch_to, take_caught,
 )
 from flower.channels._waiting cimport NEVER, Alarm, Timed, Timers, Waiter, WaitQueue
 
@@ -18,27 +18,25 @@ cdef class Task(Waiter):
     cdef public object func
     cdef public object args
     cdef public object kwargs
-    cdef readonly int state
-    cdef readonly bint decided
-    cdef public int alert
-    cdef readonly int blocked_in
-    cdef int outside
-    cdef public bint daemon
     cdef public object error
     cdef public object pending
     cdef public list cases
-    cdef Py_ssize_t chosen
     cdef public object scope
     cdef object context
     cdef public object label
     cdef public WaitQueue joiners
     cdef public object owner
-    cdef public object result
     cdef public object failure
     cdef public object traceback
+    cdef int chosen
+    cdef readonly unsigned char state
+    cdef public unsigned char alert
+    cdef readonly unsigned char blocked_in
+    cdef unsigned char outside
+    cdef readonly bint decided
+    cdef public bint daemon
     cdef public bint collected
     cdef public bint ended
-    cdef public object tempval
 
 cdef class Scheduler
 

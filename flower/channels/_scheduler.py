@@ -69,6 +69,18 @@ else:
     def set_here(scheduler: Any) -> None:
         _this_thread.scheduler = scheduler
 
+    _caught: list[BaseException] = []
+
+    def call(func: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            return func(*args, **(kwargs or {}))
+        except BaseException as error:
+            _caught.append(error)
+        return None
+
+    def take_caught() -> Any:
+        return _caught.pop() if _caught else None
+
     def copy_context() -> Any:
         context = contextvars.copy_context()
         return context if len(context) else None
@@ -147,12 +159,10 @@ class Task(Waiter):
     label: Any
     joiners: Any
     owner: Any  # the group that is told of its end
-    result: Any
     failure: Any
     traceback: Any
     collected: bool
     ended: bool  # it ran to its end, or was killed before
-    tempval: Any
 
     def fire(self, now: float) -> object:
         """The task's deadline has passed while it was parked."""
@@ -328,13 +338,7 @@ class Scheduler:
         while t is not None:
             set_context(t.context)
             t.context = None
-            try:
-                if t.kwargs is None:
-                    t.result = t.func(*t.args)
-                else:
-                    t.result = t.func(*t.args, **t.kwargs)
-            except BaseException as error:
-                t.failure = error
+            t.value = call(t.func, t.args, t.kwargs)
             self.ending = t
             t = None  # an idle carrier keeps nothing alive
             t = self.retire(me)
@@ -344,6 +348,7 @@ class Scheduler:
         """The task ``ending`` has, on this carrier. Returns the next one to start here, or None: this carrier ends."""
         t = self.ending
         self.ending = None
+        t.failure = take_caught()
         if t.sched is not self:
             cold.leave_fork(t)
         self.finish(t)

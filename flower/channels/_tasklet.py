@@ -90,8 +90,8 @@ class tasklet(Task):
         self.args = args
         self.kwargs = kwargs if kwargs else None
         self.context = copy_context()
-        if self.result is not None or self.failure is not None:
-            self.result = self.failure = self.traceback = None
+        if self.value is not None or self.failure is not None:
+            self.value = self.failure = self.traceback = None
         self.collected = self.ended = False
         self.state = PAUSED
         return 0
@@ -260,7 +260,7 @@ class tasklet(Task):
             _scheduler.cold.raise_failure(self)
         if not self.ended:
             raise RuntimeError("You cannot join a tasklet that was never started")
-        return self.result
+        return self.value
 
     # -- what it looks like
 
@@ -309,6 +309,16 @@ class tasklet(Task):
     @block_trap.setter
     def block_trap(self, value: bool) -> None:
         self.alert = (self.alert | TRAP) if value else (self.alert & ~TRAP)
+
+    @property
+    def tempval(self) -> Any:
+        """What ``schedule_remove`` will return in this tasklet, if it is paused; a waker may set another value."""
+        return self.value if self.state == PAUSED else None
+
+    @tempval.setter
+    def tempval(self, value: Any) -> None:
+        if self.state == PAUSED:
+            self.value = value
 
     @property
     def next(self) -> Any:

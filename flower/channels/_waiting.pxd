@@ -20,8 +20,8 @@ cdef class Waiter(Timed):
     cdef object task
     cdef object value
     cdef object channel
+    cdef int index
     cdef bint sends
-    cdef Py_ssize_t index
 
 @cython.final
 cdef class WaitQueue:

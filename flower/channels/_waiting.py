@@ -57,7 +57,8 @@ class Alarm(Timed):
 class Waiter(Timed):
     """One place in one queue. A tasklet is its own waiter; a select has one per case, with ``task`` set.
 
-    ``value`` is what a sender offers, or where a receiver finds what it got. ``channel``, ``sends`` and ``index``
+    ``value`` is what a sender offers, or where a receiver finds what it got; in a dead tasklet, its result; in a
+    paused one, its ``tempval``. ``channel``, ``sends`` and ``index``
     are a select's: which case it is.
     """
 

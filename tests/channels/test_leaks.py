@@ -218,6 +218,7 @@ def test_reference_counts_of_what_is_sent_stay() -> None:
             t.kill()
             ch.try_receive(None)
             del t
+    gc.collect()
     assert sys.getrefcount(value) == before
 
 

@@ -187,6 +187,19 @@ def test_channels_are_always_true(capacity: int) -> None:
     assert bool(ch)
 
 
+def test_connections_and_listeners_are_always_true() -> None:
+    from flower import net
+
+    listener = net.Listen(("127.0.0.1", 0), "tcp")
+    client = net.Dial("tcp", listener.addr())
+    conn, _ = listener.accept()
+    ends = [listener, client, conn]
+    assert all(ends)
+    for end in ends:
+        end.close()
+    assert all(ends)
+
+
 def test_unbounded() -> None:
     ch = channel(math.inf)
     assert ch.capacity == math.inf
