@@ -24,6 +24,7 @@ _handler: Any = None
 
 adopt_thread = _lifecycle.adopt_thread
 before_hub = _lifecycle.before_hub
+take_over_interrupts = _lifecycle.take_over_interrupts
 schedulers = _lifecycle.schedulers
 bury = _lifecycle.bury
 register = _lifecycle.register

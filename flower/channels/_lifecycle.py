@@ -88,8 +88,13 @@ def print_left(error: BaseException) -> None:
 
 
 def before_hub(s: Scheduler) -> None:
-    """This thread is about to wait for the first time: take over Ctrl-C, unless the program handles it itself."""
+    """This thread is about to wait for the first time."""
     _deadlock.refuse_foreign_loop()
+    take_over_interrupts()
+
+
+def take_over_interrupts() -> None:
+    """Install Flower's handler of Ctrl-C, unless the program has one of its own. Before anything can be half done."""
     if threading.current_thread() is threading.main_thread():
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, on_sigint)

@@ -829,6 +829,8 @@ def check_switch(s: Scheduler) -> int:
     """Raise RuntimeError where no tasklet may be switched away from: on the hub, in a callback, under a switch trap."""
     if s.current is None or s.traps:
         cold.refuse_to_block(s)
+    if s.hub is None:
+        cold.take_over_interrupts()
     return 0
 
 

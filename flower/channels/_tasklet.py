@@ -87,6 +87,8 @@ class tasklet(Task):
             raise RuntimeError("You cannot bind arguments to a tasklet that is alive already")
         if self.func is None:
             raise TypeError("this tasklet is bound to no function yet: bind(func) first")
+        if cython.cast(Scheduler, self.sched).hub is None:
+            _scheduler.cold.take_over_interrupts()
         self.args = args
         self.kwargs = kwargs if kwargs else None
         self.context = copy_context()

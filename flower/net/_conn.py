@@ -28,13 +28,13 @@ class Conn:
 
     How a connection ends, as a reader sees it:
 
-    ======================  =======================  ========================================
-    what happened           ``receive``, ``select``  ``read``
-    ======================  =======================  ========================================
-    the peer closed         ``ChannelClosed``        ``b""``
-    the peer reset it       ``ConnectionResetError`` the same
-    it was closed here      ``ChannelClosed``        the same
-    ======================  =======================  ========================================
+    ==================  ========================  ========================
+    what happened       ``receive``, ``select``   ``read``
+    ==================  ========================  ========================
+    the peer closed     ``ChannelClosed``         ``b""``
+    the peer reset it   ``ConnectionResetError``  ``ConnectionResetError``
+    it was closed here  ``ChannelClosed``         ``ChannelClosed``
+    ==================  ========================  ========================
 
     Memory is bounded both ways: reading stops while 256 KiB wait to be received, and `send` waits while
     more than 64 KiB wait to be sent. A connection belongs to the thread that made it: others may receive
