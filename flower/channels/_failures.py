@@ -120,7 +120,10 @@ def raise_failure(t: Any) -> None:
         error = _copy(error)
     t.collected = True
     t.sched.spare_main(error)
-    raise error.with_traceback(t.traceback)
+    try:
+        raise error.with_traceback(t.traceback)
+    finally:
+        del error
 
 
 def _copy(error: BaseException) -> BaseException:
@@ -138,8 +141,12 @@ def _copy(error: BaseException) -> BaseException:
     return other
 
 
-def error_of(error: Any) -> BaseException:
-    """What is to be raised: an exception, or that of the channel which was closed."""
+def take_error(t: Any) -> BaseException:
+    """What is to be raised in the task: an exception, or that of the channel which was closed.
+
+    Whoever raises it keeps no name for it: a frame that names the exception whose traceback holds the frame is a cycle.
+    """
+    error, t.error = t.error, None
     return error if isinstance(error, BaseException) else error._refusal()
 
 
@@ -155,14 +162,13 @@ def refuse_to_block(s: Any) -> None:
 def alerted(s: Any, t: Any, parking: bool = True) -> None:
     """Before the task parks or gives way: raise what is waiting for it."""
     if t.alert & KILL:
-        error, t.pending = t.pending, None
         t.alert &= ~KILL
-        raise error
+        t.error, t.pending = t.pending, None
+        raise take_error(t)
     if t.alert & ERRORS:
-        error = s.main_errors.pop(0)
-        if not s.main_errors:
+        if len(s.main_errors) == 1:
             t.alert &= ~ERRORS
-        raise error
+        raise s.main_errors.pop(0)
     if t.alert & TRAP and parking:
         raise RuntimeError("this tasklet does not like to be blocked.")
 

@@ -92,13 +92,14 @@ cdef class Scheduler:
     @cython.locals(t=Task)
     cdef Task choose(self)
     cpdef double now(self) except? -1.0
-    @cython.locals(t=Task, me=Task)
+    @cython.locals(t=Task, me=Task, carrier=greenlet)
     cdef int switch(self) except -1
     cdef int enter_hub(self) except -1
-    cdef int start_carrier(self, Task t) except -1
+    @cython.locals(carrier=greenlet)
+    cdef int start_carrier(self) except -1
     @cython.locals(t=Task)
     cpdef object carry(self)
-    @cython.locals(t=Task)
+    @cython.locals(t=Task, carrier=greenlet)
     cdef Task retire(self, object me)
     cdef int finish(self, Task t) except -1
     @cython.locals(seconds=double)
@@ -111,7 +112,7 @@ cdef class Scheduler:
     cpdef object live(self)
     @cython.locals(seconds=double)
     cpdef double turn(self) except? -1.0
-    @cython.locals(t=Task)
+    @cython.locals(t=Task, carrier=greenlet)
     cdef int run_ready(self) except -1
     @cython.locals(now=double, item=Timed)
     cdef int fire_due(self) except -1

@@ -321,7 +321,9 @@ class Scheduler:
         t.state = RUNNING
         self.current = t
         if t is not me:
-            switch_to(t.carrier)
+            carrier = t.carrier
+            t = None  # who is switched away from keeps nobody else alive
+            switch_to(carrier)
         return 0
 
     def enter_hub(self) -> int:
@@ -376,7 +378,9 @@ class Scheduler:
         else:
             t.state = RUNNING
             self.current = t
-            switch_to(t.carrier)
+            carrier = t.carrier
+            t = None
+            switch_to(carrier)
         return self.current
 
     def finish(self, t: Task) -> int:
@@ -458,9 +462,7 @@ class Scheduler:
         value = t.value
         t.value = None
         if t.error is not None:
-            error = t.error
-            t.error = None
-            raise cold.error_of(error)
+            raise cold.take_error(t)
         return value
 
     def yield_now(self) -> int:
@@ -474,9 +476,7 @@ class Scheduler:
     def resumed(self, me: Task) -> int:
         """After a switch that was no park: an exception may have been left for the task."""
         if me.error is not None:
-            error = me.error
-            me.error = None
-            raise error
+            raise cold.take_error(me)
         return 0
 
     def meet(self, t: Task, direction: int, preference: int, all_switch: bool) -> int:
@@ -575,19 +575,23 @@ class Scheduler:
             if t.carrier is None:
                 self.started += 1
                 if not self.idle:
-                    self.start_carrier(t)
+                    t = None
+                    self.start_carrier()
                     continue
                 t.carrier = self.idle.pop()
-            switch_to(t.carrier)
+            carrier = t.carrier
+            t = None
+            switch_to(carrier)
         return 0
 
-    def start_carrier(self, t: Task) -> int:
+    def start_carrier(self) -> int:
         """Start the current task on a carrier made for it."""
         if self.lane == 0:
             cold.register(self)
-        t.carrier = greenlet(self.carry, self.hub)
+        carrier = greenlet(self.carry, self.hub)
+        self.current.carrier = carrier
         self.lane = (self.lane + 1) % LANES
-        start_below(t.carrier, self.lane * LANE_BYTES)
+        start_below(carrier, self.lane * LANE_BYTES)
         return 0
 
     def fire_due(self) -> int:

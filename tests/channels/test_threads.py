@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 import warnings
@@ -304,6 +305,39 @@ def test_waiters_of_several_threads_are_served_in_order() -> None:
                     ch.send(i)
                     until(lambda i=i: len(order) == i + 1)
     assert order == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_errors_in_several_threads_stay_apart() -> None:
+    """A tasklet's error is its own, whatever ends in another thread between two bytecodes."""
+    count = scaled(2000)
+
+    def fails() -> None:
+        raise LookupError
+
+    def failing() -> int:
+        seen = 0
+        for _ in range(count):
+            with pytest.raises(LookupError), flower.group() as g:
+                g.go(fails)
+            seen += 1
+        return seen
+
+    def healthy() -> int:
+        seen = 0
+        for _ in range(count):
+            with flower.group() as g:
+                t = g.go(lambda: 1)
+            seen += t.join()
+        return seen
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with threads(failing, healthy, failing, healthy) as results:
+            pass
+    finally:
+        sys.setswitchinterval(interval)
+    assert results == [count] * 4
 
 
 # -- Ends
