@@ -25,21 +25,31 @@ cdef class channel:
     cdef public object _on_wait
     cdef public object _keep
 
+    @cython.final
     @cython.locals(t=Task)
     cdef bint put(self, object value) except -1
+    @cython.final
     @cython.locals(t=Task, w=Waiter)
     cdef object take(self)
+    @cython.final
     cdef int meet(self, Task t, int direction) except -1
+    @cython.final
     cdef bint can_put(self)
+    @cython.final
     cdef bint can_take(self)
+    @cython.final
     @cython.locals(ring=list)
     cdef int store(self, object value) except -1
+    @cython.final
     @cython.locals(ring=list)
     cdef object fetch(self)
     cpdef int _abandon(self, object reason) except -1
+    @cython.final
     @cython.locals(t=Task, w=Waiter, after=Waiter)
     cdef int dismiss(self, WaitQueue queue, bint selects_only, WaitQueue woken) except -1
+    @cython.final
     @cython.locals(t=Task)
     cdef int wake_all(self, WaitQueue woken) except -1
     cpdef object _refusal(self)
+    @cython.final
     cdef int announce(self, int direction, bint will_block) except -1

@@ -1,3 +1,5 @@
+# cython: nonecheck=False, boundscheck=False, wraparound=False
+# (No field is read through None: the same source, uncompiled, would raise AttributeError, and its tests pass.)
 """The channel: a value passes from one tasklet to another, or waits in a bounded buffer between them.
 
 Invariants

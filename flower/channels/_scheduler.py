@@ -1,3 +1,5 @@
+# cython: nonecheck=False
+# (No field is read through None: the same source, uncompiled, would raise AttributeError, and its tests pass.)
 """The scheduler of a thread: who runs next, on which greenlet, and how a tasklet waits.
 
 Invariants

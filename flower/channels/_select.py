@@ -1,3 +1,5 @@
+# cython: nonecheck=False, boundscheck=False, wraparound=False
+# (No field is read through None: the same source, uncompiled, would raise AttributeError, and its tests pass.)
 """select: wait on several channels at once; exactly one case happens.
 
 It runs in three passes. (1) Look for a case that is ready, and if there are several choose one uniformly.

@@ -11,6 +11,9 @@ cdef class tasklet(Task):
     cdef readonly bint atomic
     cdef readonly bint ignore_nesting
 
+    @cython.final
     cdef int prime(self, object args, object kwargs) except -1
+    @cython.final
     cdef int take_turn(self, int leave_as) except -1
+    @cython.final
     cdef int die(self, object error) except -1
