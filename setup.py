@@ -51,6 +51,7 @@ setup(
         compiler_directives={
             "language_level": "3",
             "nonecheck": True,
+            "auto_pickle": False,
             # Methods as CPython's own types have them: called without a detour, and open to inspection.
             "binding": False,
             "embedsignature": True,

@@ -8,8 +8,9 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
+from flower.channels import _deadlock
 from flower.channels._channel import channel
-from flower.channels._deadlock import ignored_threads
+from flower.channels._deadlock import ignore_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +31,7 @@ class _Workers:
     def submit(self, job: Any) -> None:
         """Have a worker call the job; start one if all are busy and there may be more."""
         with self._lock:
+            _deadlock.jobs_given += 1
             self._jobs.put(job)
             if self._idle >= self._jobs.qsize() or self._count >= MOST_WORKERS:
                 return
@@ -38,12 +40,10 @@ class _Workers:
         threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def _work(self) -> None:
-        me = id(threading.current_thread())
+        ignore_thread()
         while True:
             with self._lock:
                 self._idle += 1
-                if self._jobs.empty():
-                    ignored_threads().add(me)
             try:
                 job = self._jobs.get(timeout=IDLE_SECONDS)
             except queue.Empty:
@@ -52,12 +52,12 @@ class _Workers:
                 self._idle -= 1
                 if job is None and self._jobs.empty():
                     self._count -= 1
-                    ignored_threads().discard(me)
                     return
-                ignored_threads().discard(me)
             if job is not None:
                 job()
                 del job
+                with self._lock:
+                    _deadlock.jobs_given -= 1
 
 
 _workers = _Workers()
@@ -66,6 +66,7 @@ _workers = _Workers()
 def _after_fork() -> None:
     global _workers
     _workers = _Workers()
+    _deadlock.jobs_given = 0
 
 
 if hasattr(os, "register_at_fork"):

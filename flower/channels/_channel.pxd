@@ -38,6 +38,9 @@ cdef class channel:
     @cython.final
     cdef bint can_take(self)
     @cython.final
+    @cython.locals(ring=list, longer=list, size=Py_ssize_t, i=Py_ssize_t)
+    cdef int grow(self) except -1
+    @cython.final
     @cython.locals(ring=list)
     cdef int store(self, object value) except -1
     @cython.final

@@ -133,6 +133,9 @@ class channel:
                 wake(t)
             return True
         if self.held < self.limit:
+            if self.ring is None or self.held == len(self.ring):
+                self.grow()
+                return self.put(value)  # to allocate may have run finalizers that use this channel
             self.store(value)
             return True
         return False
@@ -180,14 +183,23 @@ class channel:
 
     # -- the buffer: a ring that grows as it fills
 
-    def store(self, value: object) -> int:
-        """Hold the value, the newest. The caller knows that there is room."""
+    def grow(self) -> int:
+        """Make the ring longer, if it is still full when the memory is there."""
+        size = FIRST_RING if self.ring is None else 2 * len(self.ring)
+        longer: list[Any] = [None] * size
         ring: list[Any] = self.ring
         if ring is None:
-            ring = self.ring = [None] * FIRST_RING
-        elif self.held == len(ring):
-            ring = self.ring = ring[self.head :] + ring[: self.head] + [None] * len(ring)
+            self.ring = longer
+        elif self.held == len(ring) and len(longer) > len(ring):
+            for i in range(self.held):
+                longer[i] = ring[(self.head + i) & (len(ring) - 1)]
             self.head = 0
+            self.ring = longer
+        return 0
+
+    def store(self, value: object) -> int:
+        """Hold the value, the newest. The caller knows that there is room, in the ring too."""
+        ring: list[Any] = self.ring
         ring[(self.head + self.held) & (len(ring) - 1)] = value
         self.held += 1
         return 0
@@ -199,7 +211,7 @@ class channel:
         ring[self.head] = None
         self.head = (self.head + 1) & (len(ring) - 1)
         self.held -= 1
-        if self.held == 0 and len(ring) > LONGEST_KEPT_RING:
+        if self.held == 0 and len(ring) > LONGEST_KEPT_RING and self.senders.first is None:
             self.ring = None
             self.head = 0
         return value

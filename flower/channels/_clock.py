@@ -70,7 +70,8 @@ def _again(ch: channel[float], interval: float) -> None:
     def fire(now: float) -> None:
         target = ref()
         if target is not None and _offer(target, now):
-            scheduler.set_alarm(target._keep.alarm, first + (math.floor((now - first) / interval) + 1) * interval)
+            due = first + (math.floor((now - first) / interval) + 1) * interval
+            scheduler.set_alarm(target._keep.alarm, max(due, math.nextafter(now, math.inf)))
 
     ch._keep.alarm = Alarm(fire)
     if interval != math.inf:
@@ -224,16 +225,18 @@ def idle() -> None:
 class Deferred:
     """What ``after_func`` gives: a call that is still to be made."""
 
-    def __init__(self, seconds: float, call: Callable[[], Any]) -> None:
+    def __init__(self, seconds: float, func: Callable[..., Any], args: Any, kwargs: Any) -> None:
         self._scheduler = current_scheduler()
-        self._call = call
+        self._context = contextvars.copy_context()
+        self._call = func, args, kwargs
         self._alarm = Alarm(self._fire)
         self._scheduler.hold()
         self._scheduler.set_alarm(self._alarm, self._scheduler.now() + seconds)
 
     def _fire(self, now: float) -> None:
         self._scheduler.release()
-        go(self._call)
+        func, args, kwargs = self._call
+        go(self._context.run, func, *args, **kwargs)
 
     def stop(self) -> bool:
         """Keep the function from being called; says whether it did: False if it has started, or was stopped before."""
@@ -256,5 +259,4 @@ def after_func(seconds: float, func: Callable[..., Any], /, *args: Any, **kwargs
     number = _check_seconds(seconds, "after_func")
     if not callable(func):
         raise TypeError(f"after_func needs a function to call, not {func!r}")
-    context = contextvars.copy_context()
-    return Deferred(number, lambda: context.run(func, *args, **kwargs))
+    return Deferred(number, func, args, kwargs)

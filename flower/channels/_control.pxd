@@ -1,2 +1,2 @@
 # cython: language_level=3
-from flower.channels._scheduler cimport PAUSED, RUN, Scheduler, Task, check_switch, here
+from flower.channels._scheduler cimport REMOVED, RUN, Scheduler, Task, check_switch, here

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
-    from flower.channels._scheduler import PAUSED, RUN, check_switch, here
+    from flower.channels._scheduler import REMOVED, RUN, check_switch, here
     from flower.channels._uncompiled import hold
 
 _UNSET: Any = object()
@@ -85,12 +85,7 @@ def schedule_remove(retval: Any = _UNSET) -> Any:
     s = here()
     me = s.prepare(None)
     me.value = me if retval is _UNSET else retval
-    me.state = PAUSED
-    s.switch()
-    result = me.value
-    me.value = None
-    s.resumed(me)
-    return result
+    return s.park(me, REMOVED, False)
 
 
 def getcurrent() -> Any:

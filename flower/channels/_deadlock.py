@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 from flower.channels._channel import channel
-from flower.channels._scheduler import BLOCKED, PAUSED, Task, case_channels, fail, wake
+from flower.channels._scheduler import BLOCKED, PAUSED, SELECT, Task, case_channels, fail
 from flower.errors import Deadlock
 
 if TYPE_CHECKING:
@@ -20,40 +21,33 @@ SECONDS_BETWEEN_LOOKS = 1.0
 # More tasklets than this are counted in a report, not listed.
 LONGEST_REPORT = 50
 
-# Task.blocked_in, in words.
-REASONS = ("", "send", "receive", "select", "join", "sleep", "run")
+# Calls of `blocking` that have not ended: their worker threads, ignored otherwise, could wake somebody.
+jobs_given = 0
 
-_ignored: set[int] = set()
+# Task.blocked_in, in words.
+REASONS = ("", "send", "receive", "select", "join", "sleep", "run", "schedule_remove")
+
+_ignored: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 def ignore_thread(thread: threading.Thread | None = None) -> None:
     """Say that a thread (by default this one) never wakes a tasklet, so that it does not hide a Deadlock.
 
-    >>> import threading
-    >>> ignore_thread(threading.Thread(target=print, daemon=True))
+        >>> import threading
+    import weakref
+        >>> ignore_thread(threading.Thread(target=print, daemon=True))
     """
-    _ignored.add(id(threading.current_thread() if thread is None else thread))
-    if len(_ignored) > 64:
-        _ignored.intersection_update({id(t) for t in threading.enumerate()})
-
-
-def ignored_threads() -> set[int]:
-    """The ids (of the objects) of the threads that are no reason to wait."""
-    return _ignored
+    _ignored.add(threading.current_thread() if thread is None else thread)
 
 
 def asleep_for_good(s: Any) -> float:
     """Nothing is ready and nothing outside is awaited: seconds until the next look, or 0.0 after raising Deadlock."""
     me = threading.current_thread()
-    if any(t is not me and id(t) not in _ignored for t in threading.enumerate()):
+    if jobs_given or any(t is not me and t not in _ignored for t in threading.enumerate()):
         return SECONDS_BETWEEN_LOOKS
     victim = s.victim if s.victim is not None and s.victim.state == BLOCKED else s.main
     error = Deadlock(report(s, victim))
-    if victim.state == BLOCKED:
-        fail(victim, error)
-    elif victim.state == PAUSED:
-        victim.error = error
-        wake(victim)
+    fail(victim, error)
     return 0.0
 
 
@@ -125,7 +119,7 @@ def _what_for(t: Any, owners: dict[int, Any]) -> str:
     if t.state == PAUSED:
         return "to be inserted"
     what = f"in {REASONS[t.blocked_in]}"
-    if t.cases is not None and t.queue is None:
+    if t.blocked_in == SELECT:
         return f"{what} on {', '.join(repr(ch) for ch in case_channels(t)) or 'no channel'}"
     owner = owners.get(id(t.queue))
     return what if owner is None else f"{what} on {owner!r}"

@@ -8,6 +8,7 @@ an error of one of Flower's own connections is only reported, since it must not 
 from __future__ import annotations
 
 import sys
+from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
 from greenlet import GreenletExit
@@ -47,9 +48,11 @@ def set_error_handler(handler: Callable[[Any, BaseException], object] | None) ->
     return before
 
 
-def settle(s: Any, t: Any) -> None:
-    """A tasklet has ended, with an error or with somebody waiting for its end."""
+def settle(s: Any, t: Any, func: Any) -> None:
+    """A tasklet of the function has ended, with an error or with somebody waiting for its end."""
     error = t.failure
+    if error is not None and not t.label:
+        t.label = getattr(func, "__qualname__", None)  # reports name it when the function is gone
     owner = t.owner
     collected = owner is not None or t.joiners is not None
     if error is not None:
@@ -96,8 +99,10 @@ def print_error(t: Any, error: BaseException) -> None:
 
 def unraisable(error: BaseException, where: Any) -> None:
     """Hand an error that can be raised nowhere to ``sys.unraisablehook``."""
-    hook = sys.unraisablehook
-    hook(_Unraisable(error, where))  # type: ignore[arg-type]
+    try:
+        sys.unraisablehook(_Unraisable(error, where))  # type: ignore[arg-type]
+    except BaseException as failure:  # the last resort has failed: a line is all that is left
+        print(f"Error in sys.unraisablehook, called by flower: {failure!r}", file=sys.stderr)
 
 
 class _Unraisable:
@@ -133,6 +138,10 @@ def _copy(error: BaseException) -> BaseException:
         other = cls.__new__(cls, *error.args)
     except Exception:  # a class with a constructor of its own kind: the one instance must do
         return error
+    for base in cls.__mro__:  # what built-in constructors keep beside the arguments, such as SystemExit.code
+        for name, member in vars(base).items():
+            if isinstance(member, MemberDescriptorType) and getattr(error, name, None) is not None:
+                setattr(other, name, getattr(error, name))
     other.__dict__.update(error.__dict__)
     other.args = error.args
     other.__cause__ = error.__cause__
@@ -166,9 +175,10 @@ def alerted(s: Any, t: Any, parking: bool = True) -> None:
         t.error, t.pending = t.pending, None
         raise take_error(t)
     if t.alert & ERRORS:
-        if len(s.main_errors) == 1:
+        if len(s.main_errors) < 2:  # first, as a signal handler of the program's own may raise after it
             t.alert &= ~ERRORS
-        raise s.main_errors.pop(0)
+        if s.main_errors:
+            raise s.main_errors.pop(0)
     if t.alert & TRAP and parking:
         raise RuntimeError("this tasklet does not like to be blocked.")
 

@@ -54,6 +54,7 @@ def schedulers() -> dict[int, Scheduler]:
 
 def end_thread(s: Scheduler) -> None:
     """The thread's code has ended: its tasklets can never run again."""
+    _scheduler.set_current_scheduler(s)  # thread-local storage goes in no particular order
     left = s.unfinished()
     s.end(True)
     _schedulers.pop(s.thread_id, None)
@@ -114,11 +115,14 @@ def on_sigint(signum: int, frame: FrameType | None) -> None:
 
 
 def _in_flower(frame: FrameType | None) -> bool:
-    """Whether the frame is Flower's own, or called by one that is. Users' code begins in `call`."""
+    """Whether the frame is Flower's own, or what the core has called. Users' code begins in `call`."""
     outer = frame
     while outer is not None:
-        if outer.f_globals.get("__name__", "").startswith("flower."):
-            return outer is frame or outer.f_code.co_name != "call"
+        name = outer.f_globals.get("__name__", "")
+        if name.startswith("flower.") and outer is frame:
+            return True
+        if name.startswith("flower.channels."):
+            return outer.f_code.co_name != "call"
         outer = outer.f_back
     return False
 

@@ -6,21 +6,21 @@ from flower.channels._greenlet cimport (
 from flower.channels._waiting cimport NEVER, Alarm, Timed, Timers, Waiter, WaitQueue
 
 cdef int DEAD, PAUSED, READY, RUNNING, BLOCKED
-cdef int SEND, RECEIVE, SELECT, JOIN, SLEEP, RUN
+cdef int SEND, RECEIVE, SELECT, JOIN, SLEEP, RUN, REMOVED
 cdef int KILL, ERRORS, TRAP
 cdef int SWITCHES_PER_TURN
 cdef double SECONDS_PER_TURN
 cdef Py_ssize_t IDLE_CARRIERS, LANES, LANE_BYTES
 
 cdef class Task(Waiter):
-    cdef public object sched
+    cdef readonly object sched
     cdef readonly greenlet carrier
-    cdef public object func
-    cdef public object args
-    cdef public object kwargs
+    cdef readonly object func
+    cdef object args
+    cdef object kwargs
     cdef public object error
     cdef public object pending
-    cdef public list cases
+    cdef list cases
     cdef public object scope
     cdef object context
     cdef public object label
@@ -47,7 +47,8 @@ cdef int unlink(Waiter w) except -1
 cdef Task claim(Waiter w)
 @cython.locals(s=Scheduler)
 cpdef int wake(Task t) except -1
-cpdef int fail(Task t, object error) except -1
+cpdef bint fail(Task t, object error) except -1
+cpdef bint cancel(Task t, object scope, object error) except -1
 cdef int check_switch(Scheduler s) except -1
 cpdef object check_timeout(object timeout)
 
@@ -95,8 +96,8 @@ cdef class Scheduler:
     @cython.locals(t=Task, me=Task, carrier=greenlet)
     cdef int switch(self) except -1
     cdef int enter_hub(self) except -1
-    @cython.locals(carrier=greenlet)
-    cdef int start_carrier(self) except -1
+    cdef greenlet make_carrier(self)
+    cdef int forget_wait(self, Task t) except -1
     @cython.locals(t=Task)
     cpdef object carry(self)
     @cython.locals(t=Task, carrier=greenlet)
@@ -112,7 +113,7 @@ cdef class Scheduler:
     cpdef object live(self)
     @cython.locals(seconds=double)
     cpdef double turn(self) except? -1.0
-    @cython.locals(t=Task, carrier=greenlet)
+    @cython.locals(t=Task, carrier=greenlet, down=Py_ssize_t)
     cdef int run_ready(self) except -1
     @cython.locals(now=double, item=Timed)
     cdef int fire_due(self) except -1

@@ -42,7 +42,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 
 from flower.channels._poller import ThreadPoller
 from flower.channels._waiting import Alarm, Timers, Waiter, WaitQueue
-from flower.errors import Timeout
+from flower.errors import TaskletExit, Timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,17 +71,17 @@ else:
     def set_here(scheduler: Any) -> None:
         _this_thread.scheduler = scheduler
 
-    _caught: list[BaseException] = []
-
     def call(func: Any, args: Any, kwargs: Any) -> Any:
         try:
             return func(*args, **(kwargs or {}))
         except BaseException as error:
-            _caught.append(error)
+            _this_thread.caught = error
         return None
 
     def take_caught() -> Any:
-        return _caught.pop() if _caught else None
+        error = getattr(_this_thread, "caught", None)
+        _this_thread.caught = None
+        return error
 
     def copy_context() -> Any:
         context = contextvars.copy_context()
@@ -105,6 +105,7 @@ SELECT = 3
 JOIN = 4
 SLEEP = 5
 RUN = 6
+REMOVED = 7  # by schedule_remove: to users it is paused
 
 # Task.alert: why a look is needed before the task may park
 KILL = 1  # ``pending`` holds an exception that is to be raised there
@@ -121,7 +122,7 @@ SECONDS_PER_TURN = 0.004
 globals().update(
     DEAD=DEAD, PAUSED=PAUSED, READY=READY, RUNNING=RUNNING, BLOCKED=BLOCKED, KILL=KILL, ERRORS=ERRORS, TRAP=TRAP
 )
-globals().update(SEND=SEND, RECEIVE=RECEIVE, SELECT=SELECT, JOIN=JOIN, SLEEP=SLEEP, RUN=RUN)
+globals().update(SEND=SEND, RECEIVE=RECEIVE, SELECT=SELECT, JOIN=JOIN, SLEEP=SLEEP, RUN=RUN, REMOVED=REMOVED)
 
 # Idle carriers that are kept. Each holds an interpreter stack chunk of 16 KiB.
 IDLE_CARRIERS = 512
@@ -220,12 +221,19 @@ def wake(t: Task) -> int:
     return 0
 
 
-def fail(t: Task, error: object) -> int:
-    """Wake a blocked, undecided task with an exception (None: with nothing)."""
+def fail(t: Task, error: object) -> bool:
+    """Wake a task with an exception (None: with nothing) if it is blocked and undecided; says whether it was."""
+    if t.state != BLOCKED or t.decided:
+        return False
     withdraw(t)
     t.error = error
     wake(t)
-    return 0
+    return True
+
+
+def cancel(t: Task, scope: object, error: object) -> bool:
+    """`fail`, if the scope is still the task's innermost one: another thread may have seen it and come late."""
+    return t.scope is scope and fail(t, error)
 
 
 class Scheduler:
@@ -310,6 +318,7 @@ class Scheduler:
             self.current = None
             self.enter_hub()
             return 0
+        t.state = RUNNING
         if self.on_switch is not None and t is not me:
             self.tell(me, t)
         if t.carrier is None:
@@ -320,7 +329,6 @@ class Scheduler:
                 return 0
             t.carrier = self.idle.pop()
             self.started += 1
-        t.state = RUNNING
         self.current = t
         if t is not me:
             carrier = t.carrier
@@ -361,13 +369,13 @@ class Scheduler:
             return None
         t = self.choose()
         if t is not None:
+            t.state = RUNNING
             if self.on_switch is not None:
                 self.tell(self.last, t)
                 self.last = None
             if t.carrier is None:
                 t.carrier = me
                 self.started += 1
-                t.state = RUNNING
                 self.current = t
                 return t
         set_context(None)
@@ -378,7 +386,6 @@ class Scheduler:
         if t is None:
             switch_to(self.hub)
         else:
-            t.state = RUNNING
             self.current = t
             carrier = t.carrier
             t = None
@@ -391,17 +398,18 @@ class Scheduler:
             self.last = t
         self.current = None
         self.started -= 1
-        t.state = DEAD
-        t.ended = True
-        t.carrier = None
-        t.scope = None
+        # Held until the end of this method: to drop them may run finalizers, which may start this very task again.
+        func, _args, _kwargs, _cases = t.func, t.args, t.kwargs, t.cases
         t.func = None
         t.args = None
         t.kwargs = None
         t.cases = None
-        if t.failure is None and t.joiners is None and t.owner is None:
-            return 0
-        cold.settle(self, t)
+        t.scope = None
+        t.carrier = None
+        t.ended = True
+        t.state = DEAD
+        if t.failure is not None or t.joiners is not None or t.owner is not None:
+            cold.settle(self, t, func)
         return 0
 
     # -- parking
@@ -455,17 +463,22 @@ class Scheduler:
         self.switch()
         t.decided = False
         if t.outside:
-            self.outside -= 1
-            if t.outside == 2:
-                self.outside_live -= 1
-            t.outside = 0
-            if t.slot:
-                self.timers.remove(t)
+            self.forget_wait(t)
         value = t.value
         t.value = None
         if t.error is not None:
             raise cold.take_error(t)
         return value
+
+    def forget_wait(self, t: Task) -> int:
+        """The task no longer waits for the outside."""
+        self.outside -= 1
+        if t.outside == 2:
+            self.outside_live -= 1
+        t.outside = 0
+        if t.slot:
+            self.timers.remove(t)
+        return 0
 
     def yield_now(self) -> int:
         """The current task goes to the end of the queue, and the next one runs."""
@@ -522,6 +535,7 @@ class Scheduler:
         self.poller.close()
         self.current = None
         if self.bury:
+            self.traps = 1  # who is woken now can't park any more
             cold.bury(self)
             while self.idle:  # each returns from its last switch, and ends
                 switch_to(self.idle.pop())
@@ -569,32 +583,34 @@ class Scheduler:
                 t = self.choose()
                 if t is None:
                     return 0
+                t.state = RUNNING
                 if self.on_switch is not None and t is not self.last:
                     self.tell(self.last, t)
                     self.last = None
-            t.state = RUNNING
-            self.current = t
-            if t.carrier is None:
-                self.started += 1
-                if not self.idle:
-                    t = None
-                    self.start_carrier()
-                    continue
-                t.carrier = self.idle.pop()
+            down = 0
             carrier = t.carrier
+            if carrier is None:
+                if self.idle:
+                    carrier = self.idle.pop()
+                else:
+                    carrier = self.make_carrier()  # may run finalizers: t is not current yet, so that they can't block
+                    down = self.lane * LANE_BYTES
+                t.carrier = carrier
+                self.started += 1
+            self.current = t
             t = None
-            switch_to(carrier)
+            if down:
+                start_below(carrier, down)
+            else:
+                switch_to(carrier)
         return 0
 
-    def start_carrier(self) -> int:
-        """Start the current task on a carrier made for it."""
+    def make_carrier(self) -> Any:
+        """A carrier that is still to be started, on the next lane."""
         if self.lane == 0:
             cold.register(self)
-        carrier = greenlet(self.carry, self.hub)
-        self.current.carrier = carrier
-        self.lane = (self.lane + 1) % LANES
-        start_below(carrier, self.lane * LANE_BYTES)
-        return 0
+        self.lane = self.lane % LANES + 1
+        return greenlet(self.carry, self.hub)
 
     def fire_due(self) -> int:
         """Fire every timer whose moment has come."""
@@ -641,13 +657,18 @@ class Scheduler:
 
     def tell(self, before: Task, after: Task) -> int:
         """Call the schedule callback, which may not block. Its error goes to sys.unraisablehook."""
+        failure = None
         self.traps += 1
         try:
             self.on_switch(before, after)
         except BaseException as error:
-            cold.unraisable(error, self.on_switch)
-        finally:
-            self.traps -= 1
+            failure = error
+        self.traps -= 1
+        if failure is not None:
+            try:
+                cold.unraisable(failure, self.on_switch)
+            except RecursionError:  # the callback has used up the stack; the switch must go on
+                pass
         return 0
 
     # -- for the modules of Flower that are not compiled
@@ -757,16 +778,15 @@ class Scheduler:
 
     def throw_into(self, t: Task, error: BaseException) -> None:
         """Raise an error in a live task that is not current: where it is parked or queued, or else at its next park."""
-        if t.state == BLOCKED and not t.decided:
-            fail(t, error)
-        elif t.state == READY and not t.decided and t.carrier is not None and t.error is None:
+        if fail(t, error):
+            return
+        if t.state in (READY, PAUSED) and not t.decided and t.carrier is not None and t.error is None:
             t.error = error
-        elif t.state == PAUSED and t.carrier is not None:
-            t.error = error
-            wake(t)
         else:
             t.pending = error
             t.alert |= KILL
+        if t.state == PAUSED:
+            wake(t)
 
     # -- the end of a thread
 
@@ -795,6 +815,9 @@ class Scheduler:
             if t.carrier is None:
                 self.ready.remove(t)
                 t.state = DEAD
+                t.ended = True
+                t.failure = TaskletExit()
+                cold.settle(self, t, None)
 
     def finish_off(self, t: Task, error: BaseException) -> None:
         """On the hub, while closing: raise the error in a task, which can't park any more."""

@@ -12,9 +12,9 @@ from math import inf as NEVER
 from typing import TYPE_CHECKING, Any, Literal
 
 from flower.channels._channel import channel
-from flower.channels._scheduler import BLOCKED, check_timeout, current_scheduler, fail
+from flower.channels._scheduler import cancel, check_timeout, current_scheduler
 from flower.channels._tasklet import tasklet
-from flower.errors import Cancelled, TaskletExit, Timeout
+from flower.errors import Cancelled, Deadlock, TaskletExit, Timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,10 +39,10 @@ class Scope:
         """Cancel what runs inside: now if it is blocked, else where it next blocks. From any tasklet or thread."""
         self.cancelled = True
         task = self._task
-        if task is not None and task.state == BLOCKED and not task.decided and task.scope is not None:
-            culprit = task.scope._culprit(None)
-            if culprit is not None:
-                fail(task, Cancelled(culprit))
+        inner = None if task is None else task.scope
+        culprit = None if inner is None else inner._culprit(None)
+        if culprit is not None:
+            cancel(task, inner, Cancelled(culprit))
 
     def _culprit(self, now: float | None) -> Scope | None:
         """The outermost scope that is over (by its deadline too, if given the time), as seen from inside this one."""
@@ -247,7 +247,10 @@ class group:
                 with shield():
                     self._ended.receive()
             except BaseException as another:
-                if isinstance(another, Exception):
+                if isinstance(another, Deadlock):  # they will never end
+                    self._members.clear()
+                    error = another
+                elif isinstance(another, Exception):
                     self._errors.append(another)
                 else:  # a kill or Ctrl-C
                     error = another

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import threading
 from typing import Any
@@ -12,48 +13,65 @@ from flower.channels._scheduler import current_scheduler
 # Signals that nobody has received yet; more than this many are dropped, as the kernel does.
 MOST_PENDING = 128
 
+_watches: dict[int, list[_SignalChannel]] = {}
+_handlers_before: dict[int, Any] = {}
 
-class _SignalChannel(channel):  # type: ignore[type-arg]
-    """The channel that `signals` gives: closing it restores the handlers of before."""
 
-    def __init__(self, signums: tuple[int, ...]) -> None:
+class _SignalChannel(channel[int]):
+    """The channel that `signals` gives. When a signal's last watch is closed, its handler of before is back."""
+
+    def __init__(self, signums: list[int]) -> None:
         super().__init__(MOST_PENDING, label="signals " + " ".join(signal.Signals(n).name for n in signums))
         self._external = True
         self._scheduler = current_scheduler()
-        self._before: dict[int, Any] = {}
+        self._scheduler.watches += 1
+        self._signums: list[int] = []
         try:
             for signum in signums:
-                self._before[signum] = signal.signal(signum, self._arrived)
+                if signum not in _watches:
+                    _handlers_before[signum] = signal.signal(signum, self._arrived)
+                    _watches[signum] = []
+                _watches[signum].append(self)
+                self._signums.append(signum)
         except BaseException:
-            self._restore()
+            self._end()
             raise
-        self._scheduler.watches += 1
 
     def _arrived(self, signum: int, frame: Any) -> None:
-        self._scheduler.post(lambda: self._deliver(signum))
+        for watch in _watches.get(signum, ()):
+            watch._scheduler.post(functools.partial(watch._deliver, signum))
 
     def _deliver(self, signum: int) -> None:
         if not self.closing:
             self.try_send(signum)
 
-    def _restore(self) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
-        self._before.clear()
+    def _end(self) -> None:
+        if self._signums is None:
+            return
+        signums, self._signums = self._signums, None  # type: ignore[assignment]
+        for signum in signums:
+            _watches[signum].remove(self)
+            if not _watches[signum]:
+                del _watches[signum]
+                handler = _handlers_before.pop(signum)
+                signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        self._scheduler.watches -= 1
 
     def close(self) -> None:
-        """Watch no more: the handlers of before are back. Signals that have arrived are still received."""
-        if not self.closing:
-            self._restore()
-            self._scheduler.watches -= 1
+        """Watch no more. Signals that have arrived are still received."""
+        self._end()
         super().close()
+
+    def _abandon(self, reason: Any) -> int:
+        self._end()
+        return super()._abandon(reason)
 
 
 def signals(*signums: int) -> channel[int]:
     """A channel on which the numbers of the given signals arrive, until it is closed.
 
-    In the main thread only. While SIGINT is watched, Ctrl-C raises no KeyboardInterrupt. Closing the channel brings
-    back the handlers of before.
+    In the main thread only. While SIGINT is watched, Ctrl-C raises no KeyboardInterrupt. Closing the last watch of a
+    signal brings back its handler of before.
 
     Raises ValueError outside of the main thread, for no signals, and for a number that is no signal; OSError for one
     that can't be caught.
@@ -72,4 +90,4 @@ def signals(*signums: int) -> channel[int]:
     for signum in signums:
         if isinstance(signum, bool) or not isinstance(signum, int):
             raise TypeError(f"a signal is a number, not {signum!r}")
-    return _SignalChannel(tuple(signal.Signals(n) for n in signums))
+    return _SignalChannel([signal.Signals(n) for n in dict.fromkeys(signums)])

@@ -2,7 +2,7 @@
 cimport cython
 from flower.channels._greenlet cimport copy_context
 from flower.channels._scheduler cimport (
-    BLOCKED, DEAD, JOIN, PAUSED, READY, RUNNING, SEND, TRAP, Scheduler, Task, check_switch, check_timeout, here, wake,
+    BLOCKED, DEAD, JOIN, PAUSED, READY, REMOVED, RUNNING, SEND, TRAP, Scheduler, Task, check_switch, check_timeout, here, wake,
 )
 from flower.channels._waiting cimport WaitQueue
 

@@ -30,6 +30,7 @@ if not cython.compiled:
         JOIN,
         PAUSED,
         READY,
+        REMOVED,
         RUNNING,
         SEND,
         TRAP,
@@ -122,12 +123,13 @@ class tasklet(Task):
 
         Raises RuntimeError when it is blocked, or dead.
         """
-        if self.state == BLOCKED:
-            raise RuntimeError("You cannot run a blocked tasklet")
         if self.state == DEAD:
             raise RuntimeError("You cannot run an unbound(dead) tasklet")
-        if self.state == PAUSED:
+        if self.paused:
+            self.decided = self.state == BLOCKED  # it leaves schedule_remove
             wake(self)
+        elif self.state == BLOCKED:
+            raise RuntimeError("You cannot run a blocked tasklet")
         return self
 
     def remove(self) -> tasklet:
@@ -135,13 +137,15 @@ class tasklet(Task):
 
         Raises RuntimeError when it is blocked, or current.
         """
-        if self.state == BLOCKED:
+        if self.state == BLOCKED and not self.paused:
             raise RuntimeError("You cannot remove a blocked tasklet.")
         if self.state == RUNNING:
             raise RuntimeError("The current tasklet cannot be removed.")
         if self.state == READY:
             self.queue.remove(self)
             self.state = PAUSED
+            if self.outside:
+                cython.cast(Scheduler, self.sched).forget_wait(self)
         return self
 
     def run(self) -> None:
@@ -208,7 +212,7 @@ class tasklet(Task):
             if not isinstance(error, TaskletExit):
                 raise RuntimeError("You cannot throw an exception into a dead tasklet")
             return
-        if self.carrier is None:
+        if self.carrier is None and self.state != RUNNING:
             if self.state == READY:
                 self.queue.remove(self)
             self.die(error)
@@ -228,8 +232,9 @@ class tasklet(Task):
         self.state = DEAD
         self.ended = True
         self.failure = error
+        func, _args, _kwargs = self.func, self.args, self.kwargs  # held until the end: see Scheduler.finish
         self.func = self.args = self.kwargs = self.context = None
-        _scheduler.cold.settle(self.sched, self)
+        _scheduler.cold.settle(self.sched, self, func)
         return 0
 
     # -- the end
@@ -274,19 +279,19 @@ class tasklet(Task):
     @property
     def paused(self) -> bool:
         """Whether it is alive, and neither queued, nor blocked, nor current."""
-        return self.state == PAUSED
+        return self.state == PAUSED or (self.state == BLOCKED and self.blocked_in == REMOVED)
 
     @property
     def blocked(self) -> int:
         """1: blocked in a send; -1: blocked in a receive or anything else; 0: not blocked."""
-        if self.state != BLOCKED:
+        if self.state != BLOCKED or self.blocked_in == REMOVED:
             return 0
         return 1 if self.blocked_in == SEND else -1
 
     @property
     def scheduled(self) -> bool:
         """Whether it is queued, current or blocked."""
-        return self.state in (READY, RUNNING, BLOCKED)
+        return self.state >= READY and not self.paused
 
     @property
     def is_current(self) -> bool:
@@ -315,11 +320,11 @@ class tasklet(Task):
     @property
     def tempval(self) -> Any:
         """What ``schedule_remove`` will return in this tasklet, if it is paused; a waker may set another value."""
-        return self.value if self.state == PAUSED else None
+        return self.value if self.paused else None
 
     @tempval.setter
     def tempval(self, value: Any) -> None:
-        if self.state == PAUSED:
+        if self.paused:
             self.value = value
 
     @property

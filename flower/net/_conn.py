@@ -7,13 +7,14 @@ that and is held by nobody, so that dropping the last reference to it closes the
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from flower.channels import bomb, channel
+from flower.channels._scheduler import check_timeout
 from flower.errors import ChannelClosed
 
 if TYPE_CHECKING:
-    from flower.channels import channel
     from flower.net._stream import Stream
 
 Data = bytes | bytearray | memoryview
@@ -48,11 +49,16 @@ class Conn:
     >>> conn.close()
     """
 
-    __slots__ = ("__weakref__", "_receive_channel", "_stream")
+    __slots__ = ("__weakref__", "_incoming", "_stream")
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._receive_channel: channel[bytes] = stream.incoming
+        self._incoming: channel[bytes] = stream.incoming
+
+    @property
+    def _receive_channel(self) -> channel[bytes]:
+        """What `flower.select` receives from, asked for at each select."""
+        return look(self._incoming, self._reading_end)
 
     # -- Receiving
 
@@ -66,7 +72,8 @@ class Conn:
         before that; Timeout after ``timeout`` seconds.
         """
         try:
-            data: bytes = self._receive_channel.receive(timeout)
+            incoming = self._incoming if timeout is None else self._receive_channel
+            data: bytes = incoming.receive(timeout)
         except ChannelClosed:
             raise self._reading_end() from None
         return data
@@ -74,7 +81,8 @@ class Conn:
     def read(self, *, timeout: float | None = None) -> bytes:
         """Like `receive`, but gives ``b""`` at the end of file, however often it is called."""
         try:
-            data: bytes = self._receive_channel.receive(timeout)
+            incoming = self._incoming if timeout is None else self._receive_channel
+            data: bytes = incoming.receive(timeout)
         except ChannelClosed:
             end = self._reading_end()
             if isinstance(end, ChannelClosed) and not self._stream.shut:
@@ -111,7 +119,13 @@ class Conn:
         """
         if type(data) is not bytes:
             data = _as_bytes(data)
-        self._stream.write(data, timeout)
+        if timeout is not None:
+            timeout = check_timeout(timeout)
+        try:
+            self._stream.write(data, timeout)
+        except ChannelClosed as error:
+            error.channel = self
+            raise
 
     def write(self, data: Data | str, *, timeout: float | None = None) -> None:
         """Like `send`; a str is sent as UTF-8."""
@@ -134,7 +148,10 @@ class Conn:
         self._stream.poller.call_here(self._stream.close)
 
     def abort(self) -> None:
-        """Cut the connection; never blocks. As `close`, but what was written and has not left is dropped."""
+        """Cut the connection; never blocks. As `close`, but what was written and has not left is dropped.
+
+        The peer gets a reset, so that it does not take what it has for the whole.
+        """
         self._stream.poller.call_here(self._stream.abort)
 
     @property
@@ -177,6 +194,22 @@ class Conn:
             warnings.warn(
                 f"{stream.describe()} was dropped, and not closed", ResourceWarning, stacklevel=2, source=self
             )
+
+
+def look(incoming: channel[Any], end: Callable[[], BaseException]) -> channel[Any]:
+    """Somebody looks into the channel of a connection or listener, perhaps without waiting; gives what he is to see.
+
+    Where nothing is left of what it held while its source was paused, the source goes on. Where it has ended,
+    he sees the reason, as often as he looks.
+    """
+    if len(incoming) == 0:
+        if incoming._on_wait is not None:
+            incoming._on_wait()
+        if incoming.closed:
+            last: channel[Any] = channel(1)
+            last.try_send(bomb(end()))
+            return last
+    return incoming
 
 
 def _as_bytes(data: Any) -> bytes:

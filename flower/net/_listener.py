@@ -7,7 +7,7 @@ while there is room. The parts:
 - `Listener` is the public face. Dropping it closes the acceptor.
 
 Invariants of the acceptor: ``_watching`` is set while the loop watches the socket. It does not when the
-channel holds BACKLOG connections (then ``channel._on_wait`` is set, and starts it again), while it backs
+channel holds HELD connections (then ``channel._on_wait`` is set, and starts it again), while it backs
 off from a lack of descriptors (``_retry`` is set), or when it is closed.
 """
 
@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from flower.channels import channel, getcurrent, tasklet
 from flower.channels._scheduler import current_scheduler
 from flower.errors import ChannelClosed
-from flower.net._conn import Conn
+from flower.net._conn import Conn, look
 from flower.net._stream import Stream, format_address
 
 if TYPE_CHECKING:
@@ -93,6 +93,7 @@ class Acceptor:
             if len(self.connections) + self._opening >= HELD:
                 self._unwatch()
                 self.connections._on_wait = self._drained
+                self._look_again()
                 return
             try:
                 sock, _peer = self._sock.accept()
@@ -131,9 +132,15 @@ class Acceptor:
             self.connections.try_send(Conn(stream))
         except ChannelClosed:  # closed meanwhile
             stream.abort()
+        self._look_again()
+
+    def _look_again(self) -> None:
+        """Go on, if all were taken by receivers that waited already, or that are in another thread."""
+        if self.connections._on_wait is not None and not self._opening and not len(self.connections):
+            self._drained()
 
     def _drained(self) -> None:
-        """A receiver is about to wait for a connection, so all that were held are taken. In any thread."""
+        """A receiver looks for a connection, and all that were held are taken. May run in another thread."""
         self.connections._on_wait = None
         self.poller.call_here(self._watch)
 
@@ -175,7 +182,7 @@ class Acceptor:
     def closed(self) -> bool:
         return self._sock is None
 
-    def finish(self) -> bool:
+    def finish(self, late: bool) -> bool:
         self.close()
         return False
 
@@ -205,11 +212,19 @@ class Listener:
     >>> listener.serve(handle_connection)
     """
 
-    __slots__ = ("__weakref__", "_acceptor", "_receive_channel")
+    __slots__ = ("__weakref__", "_acceptor", "_connections")
 
     def __init__(self, acceptor: Acceptor) -> None:
         self._acceptor = acceptor
-        self._receive_channel: channel[Conn] = acceptor.connections
+        self._connections: channel[Conn] = acceptor.connections
+
+    @property
+    def _receive_channel(self) -> channel[Conn]:
+        """What `flower.select` receives from, asked for at each select."""
+        return look(self._connections, self._end)
+
+    def _end(self) -> ChannelClosed:
+        return ChannelClosed(f"{self._acceptor.describe()} is closed", self)
 
     def receive(self, timeout: float | None = None) -> Conn:
         """The next connection.
@@ -220,9 +235,10 @@ class Listener:
         ``timeout`` seconds.
         """
         try:
-            conn: Conn = self._receive_channel.receive(timeout)
+            connections = self._connections if timeout is None else self._receive_channel
+            conn: Conn = connections.receive(timeout)
         except ChannelClosed:
-            raise ChannelClosed(f"{self._acceptor.describe()} is closed", self) from None
+            raise self._end() from None
         return conn
 
     def accept(self, *, timeout: float | None = None) -> tuple[Conn, None]:

@@ -48,8 +48,8 @@ CLOSING_TIME = 2.0  # seconds: at the end, what was written and not yet sent has
 class Resource(Protocol):
     """What a poller holds for someone: something that a forked child must not touch."""
 
-    def finish(self) -> bool:
-        """Send what is left and close. True while there is something left to wait for."""
+    def finish(self, late: bool) -> bool:
+        """Send what is left and close. True while there is something left to wait for; ``late``, only what must be."""
 
     def disown(self) -> Any:
         """In a forked child: forget the loop's objects without a call to them, and return them."""
@@ -117,7 +117,10 @@ class LoopPoller:
                 pass
 
     def close(self) -> None:
-        """Let what was written leave, for at most CLOSING_TIME seconds, and release the loop."""
+        """Let what was written leave, for at most CLOSING_TIME seconds, and release the loop.
+
+        Connections that were closed before that keep the time that `Conn.close` promises them.
+        """
         loop = self.loop
         if loop.is_closed():
             return
@@ -129,10 +132,11 @@ class LoopPoller:
                 task.cancel()
             # One round at least: cancelled tasks and closed transports say goodbye in the loop's next round.
             while True:
-                waiting = [r for r in list(self.resources) if r.finish()]
+                late = time.monotonic() > deadline
+                waiting = [r for r in list(self.resources) if r.finish(late)]
                 loop.call_later(0.01 if waiting else 0.0, loop.stop)
                 loop.run_forever()
-                if not (waiting or self.resources or self._tasks) or time.monotonic() > deadline:
+                if not (waiting or self.resources or self._tasks) or (late and not waiting):
                     break
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())

@@ -3,8 +3,8 @@
 Invariants
 
 - ``incoming`` holds the chunks that nobody has received yet. Reading is paused (``_paused``) when they come
-  to INCOMING_LIMIT bytes; then, and only then, ``incoming._on_wait`` is set, which resumes reading when a
-  receiver has taken them all and is about to wait.
+  to INCOMING_LIMIT bytes; then, and only then, ``incoming._on_wait`` is set. It resumes reading when all of
+  them are taken and a receiver is about to wait, or looks in vain.
 - ``ended`` is set when nothing can be written any more; ``_fault`` says why, or is None after a local close.
 - ``full`` mirrors the transport's pause_writing. Whoever must wait for room waits in ``_room``, first in,
   first out; ``_waiting`` counts them until they have written, so that a newcomer can't overtake one that
@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 import os
 import socket
+import struct
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,8 @@ INCOMING_LIMIT = 256 * 1024  # bytes: what one read of uvloop's brings at most; 
 CHUNK_COST = 64  # bytes: what a held chunk costs beside its data, so that a flood of tiny ones is bounded too
 HIGH_WATER = 64 * 1024  # bytes written and not yet sent, above which `send` waits; asyncio's own default
 LINGER = 30.0  # seconds that the bytes written before a close have to leave; then the connection is cut
+PARTING = 2.0  # seconds that the peer then has to close its side
+RESET = struct.pack("ii", 1, 0)  # for SO_LINGER: end with a reset
 
 
 class Stream:
@@ -120,14 +123,17 @@ class Stream:
     def eof_received(self) -> bool:
         self.at_eof = True
         self._end_incoming()
-        return True  # the other direction stays open
+        return not self.shut  # the other direction stays open, if it is
 
     def pause_writing(self) -> None:
         self.full = True
 
     def resume_writing(self) -> None:
         self.full = False
-        self._admit()
+        if self.shut:
+            self._flushed()
+        else:
+            self._admit()
 
     def connection_lost(self, error: BaseException | None) -> None:
         self.poller.resources.discard(self)
@@ -155,16 +161,19 @@ class Stream:
         self._paused = True
         self._transport.pause_reading()
         self.incoming._on_wait = self._drained
+        if not len(self.incoming):  # a receiver in another thread took all in between, and may wait already
+            self._resume()
 
     def _drained(self) -> None:
-        """A receiver is about to wait, so all that was held is taken. May run in another thread."""
+        """A receiver looks for more, and all that was held is taken. May run in another thread."""
         self.incoming._on_wait = None
         self.poller.call_here(self._resume)
 
     def _resume(self) -> None:
-        if self._paused and self._transport is not None:
+        if self._paused and self._transport is not None and not len(self.incoming):
             self._paused = False
             self._held = 0
+            self.incoming._on_wait = None
             self._transport.resume_reading()
 
     def _try_bomb(self) -> None:
@@ -224,30 +233,62 @@ class Stream:
             transport = self._transport
             if transport is not None and not self.ended:
                 if transport.get_write_buffer_size():
-                    self._holding = True
-                    self.poller.scheduler.hold()
-                    self._linger = self.poller.loop.call_later(LINGER, transport.abort)
-                transport.close()
+                    self._close_slowly(transport)
+                else:
+                    transport.close()
             self._end()
             self._drain()
 
+    def _close_slowly(self, transport: Any) -> None:
+        """Let the bytes leave. We go on reading: were it closed with unread data, the kernel would reset it."""
+        self._holding = True
+        self.poller.scheduler.hold()
+        self._linger = self.poller.loop.call_later(LINGER, self._cut)
+        transport.set_write_buffer_limits(high=0)  # so that resume_writing says when all have left
+        if self.at_eof:
+            transport.close()
+            return
+        transport.write_eof()
+        if self._paused:
+            self._paused = False
+            transport.resume_reading()
+
+    def _flushed(self) -> None:
+        """Closed, and now the last byte is with the kernel: the peer has a little while to close, too."""
+        self._let_go()
+        if self._linger is not None and self._transport is not None:
+            self._linger.cancel()
+            self._linger = self.poller.loop.call_later(PARTING, self._transport.close)
+
     def abort(self) -> None:
-        """Cut the connection: what was written and not yet sent is dropped."""
+        """Cut the connection: what was written and not yet sent is dropped, and the peer gets a reset."""
         self.shut = True
-        if self._transport is not None:
-            self._transport.abort()
+        self._cut()
         self._end()
         self._drain()
 
-    def finish(self) -> bool:
-        """The loop is about to end. True while bytes are still to leave."""
+    def _cut(self) -> None:
+        """Without SO_LINGER the peer would take what it has got for the whole."""
+        if self._transport is not None:
+            try:
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            except OSError:  # it is gone
+                pass
+            self._transport.abort()
+
+    def finish(self, late: bool) -> bool:
+        """The loop is about to end. True while bytes are still to leave; ``late``: those of no `close` are cut."""
         transport = self._transport
         if transport is None:
             return False
-        if not transport.is_closing():
-            transport.close()
         self._end()
-        return bool(transport.get_write_buffer_size())
+        if not transport.get_write_buffer_size():
+            transport.close()
+        elif late and not self._holding:
+            self._cut()
+        elif not (self._holding or transport.is_closing()):
+            transport.close()
+        return self._transport is not None and bool(transport.get_write_buffer_size())
 
     def disown(self) -> Any:
         """In a forked child: the parent goes on with this connection; here it is over."""
@@ -266,8 +307,7 @@ class Stream:
         """Something failed in a callback: the reader gets it, and the connection is cut."""
         self._fault = error
         self._try_bomb()
-        if self._transport is not None:
-            self._transport.abort()
+        self._cut()
         self._end()
 
     def _end(self) -> None:

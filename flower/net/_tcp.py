@@ -25,18 +25,19 @@ def listen_tcp(address: Any) -> Listener:
     host, port = check_address(address)
     poller = io_poller()
     family, kind, proto, _name, where = _resolve(host or "0.0.0.0", port, passive=True)[0]
-    sock = socket.socket(family, kind, proto)
+    sock = None
     try:
+        sock = socket.socket(family, kind, proto)
         sock.setblocking(False)
         if os.name == "posix":
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(where)
         sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise _explain(error, "can't listen on", host, port) from None
-    except BaseException:
-        sock.close()
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if isinstance(error, OSError):
+            raise _explain(error, "can't listen on", host, port) from None
         raise
     return Listener(Acceptor(poller, sock, "tcp", _tune))
 
@@ -63,20 +64,21 @@ def _dial(host: str, port: int) -> Conn:
 async def _connect(poller: LoopPoller, infos: list[_Info], host: str, port: int) -> Stream:
     failures: list[OSError] = []
     for family, kind, proto, _name, where in infos:
-        sock = socket.socket(family, kind, proto)
+        sock = None
         try:
+            sock = socket.socket(family, kind, proto)  # fails too, where the system lacks the family
             sock.setblocking(False)
             _tune(sock)
             await poller.loop.sock_connect(sock, where)
             stream = Stream(poller, sock, "tcp")
             await poller.loop.create_connection(stream.as_protocol, sock=sock)
             return stream
-        except OSError as error:
-            sock.close()
+        except BaseException as error:
+            if sock is not None:
+                sock.close()
+            if not isinstance(error, OSError):
+                raise
             failures.append(error)
-        except BaseException:
-            sock.close()
-            raise
     raise _explain(failures[0], "can't connect to", host, port)
 
 

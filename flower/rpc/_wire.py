@@ -16,7 +16,7 @@ peer's that we have not; an id is in use as long as it is there, whoever still w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
@@ -81,6 +81,10 @@ class Violation(NamedTuple):
 
 
 Event = Request | Response | Notification | Violation
+
+
+# Types that any peer can read. The others may hold what it can't.
+_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
 
 class _Broken(Exception):
@@ -208,14 +212,16 @@ class Wire:
     def call(self, method: str, params: Any) -> tuple[int, bytes]:
         """A request: its id, which is in use until the answer is received, and its bytes.
 
-        Raises TypeError or ValueError for what MessagePack can't carry, and then nothing has changed.
+        Raises TypeError or ValueError for what MessagePack can't carry, and for what a peer of this kind could
+        not read; then nothing has changed.
         """
         msgid = self._last_id
         while True:
             msgid = msgid + 1 if msgid < MAX_ID else 1
             if msgid not in self._calls:
                 break
-        data = self._pack((REQUEST, msgid, method, params))
+        _check_method(method)
+        data = self._pack((REQUEST, msgid, method, params), params)
         self._last_id = msgid
         self._calls.add(msgid)
         return msgid, data
@@ -226,11 +232,15 @@ class Wire:
 
     def notify(self, method: str, params: Any) -> bytes:
         """A notification. Raises as `call` does."""
-        return self._pack((NOTIFICATION, method, params))
+        _check_method(method)
+        return self._pack((NOTIFICATION, method, params), params)
 
-    def reply(self, msgid: int, result: Any) -> bytes:
-        """The answer to the peer's request of this id. Raises as `call` does; ValueError without one."""
-        return self._answer(msgid, None, result)
+    def reply(self, msgid: int, result: Any, most: int = MAX_MESSAGE) -> bytes:
+        """The answer to the peer's request of this id. Raises as `call` does; ValueError without one.
+
+        ``most``: bytes that it may have, where that is less than `max_message`.
+        """
+        return self._answer(msgid, None, result, most)
 
     def refuse(self, msgid: int, error: Any) -> bytes:
         """The answer that the peer's request of this id failed. ``error`` must be true: pynvim tests that."""
@@ -238,22 +248,25 @@ class Wire:
             raise ValueError(f"an error must be true, and {error!r} is not")
         return self._answer(msgid, error, None)
 
-    def _answer(self, msgid: int, error: Any, result: Any) -> bytes:
+    def _answer(self, msgid: int, error: Any, result: Any, most: int = MAX_MESSAGE) -> bytes:
         if msgid not in self._serving:
             raise ValueError(f"id {msgid} is of no request that waits for an answer")
-        data = self._pack((RESPONSE, msgid, error, result))
+        data = self._pack((RESPONSE, msgid, error, result), (error, result), most)
         self._serving.discard(msgid)
         return data
 
-    def _pack(self, message: tuple[Any, ...]) -> bytes:
+    def _pack(self, message: tuple[Any, ...], values: Sequence[Any], most: int = MAX_MESSAGE) -> bytes:
         try:
             data: bytes = self._packer.pack(message)
         except OverflowError as error:  # an integer of more than 64 bits
             raise ValueError(f"MessagePack can't carry this: {error}") from None
         if len(data) > SLICE:
             self._packer = _new_packer()  # the old one would keep its large buffer
-        if len(data) > self.max_message:
-            raise ValueError(f"a message of {len(data)} bytes; {self.max_message} is the most")
+        most = min(most, self.max_message)
+        if len(data) > most:
+            raise ValueError(f"a message of {len(data)} bytes; {max(most, 0)} is the most")
+        if len(values) > MAX_ITEMS or not _PLAIN.issuperset(map(type, values)):
+            _check_readable(data)
         return data
 
 
@@ -271,6 +284,31 @@ def _check(msgid: Any, method: Any, params: Any) -> None:
         raise _Broken(f"a method's name is a string, not {_short(method)}")
     if type(params) is not list:
         raise _Broken(f"params are an array, not {_short(params)}")
+
+
+def _check_method(method: Any) -> None:
+    if not isinstance(method, str):
+        raise TypeError(f"a method's name is a str, not {_short(method)}")
+
+
+def _check_readable(data: bytes) -> None:
+    """Read our own message, as the peer will: what it can't read would cost us the connection.
+
+    The encoder lets pass what the decoder refuses: arrays as the keys of a map, more than MAX_ITEMS.
+    """
+    try:
+        msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=False,
+            unicode_errors="surrogateescape",
+            max_array_len=MAX_ITEMS,
+            max_map_len=MAX_ITEMS,
+        )
+    except TypeError as error:
+        raise TypeError(f"no peer could read this: a map's key is of an {error}") from None
+    except ValueError as error:
+        raise ValueError(f"no peer could read this: {error}") from None
 
 
 def _new_packer() -> msgpack.Packer:
