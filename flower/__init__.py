@@ -13,7 +13,7 @@ from flower import _pure
 
 _pure.install()
 
-from flower import channels  # noqa: E402
+from flower import channels, time  # noqa: E402, F401  (flower.time needs no import of its own)
 from flower.channels import *  # noqa: E402, F403
 from flower.errors import Cancelled, ChannelClosed, Deadlock, TaskletExit, TaskletKilled, Timeout  # noqa: E402
 

@@ -21,6 +21,7 @@ class Peer:
     ``Peer(conn, service)`` begins to speak over a connection that stands; `connect` opens one. Both sides may
     call: with a ``service``, the peer may call its methods (see `rpc.method`), and the connection keeps
     `flower.run` going until it ends; without one it does not, and dropping the last reference closes it.
+    A peer belongs to the thread that made it: a call from another raises RuntimeError.
 
     >>> with rpc.connect("tcp://127.0.0.1:9000") as peer:
     ...     peer.call("add", 1, 2, timeout=1.0)

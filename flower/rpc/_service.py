@@ -28,7 +28,7 @@ def method(function: F) -> F:
     """
     inner = getattr(function, "__func__", function)
     name = getattr(inner, "__name__", None)
-    if not callable(inner) or name is None:
+    if not callable(inner) or name is None or not hasattr(function, "__get__"):
         raise TypeError(f"rpc.method marks a method, not {function!r}")
     if name.startswith("_"):
         raise ValueError(f"{name!r} is private, and can't be exported")
@@ -48,11 +48,14 @@ def exports(service: object) -> dict[str, Callable[..., Any]]:
     if isinstance(service, type):
         raise TypeError(f"a service is an object, not a class: give {service.__name__}()")
     own = type(service)
+    if own.__module__ == "builtins" and own is not object:  # a number, a dict, a module, a function ...
+        raise TypeError(f"a service is an object of a class with methods to call, not {service!r}")
     found: dict[str, Callable[..., Any]] = {}
     for cls in reversed(own.__mro__):
         for name, member in vars(cls).items():
             inner = getattr(member, "__func__", member)
-            if not name.startswith("_") and isinstance(member, _KINDS) and (cls is own or getattr(inner, _MARK, False)):
+            marked = getattr(inner, _MARK, False) and hasattr(member, "__get__")
+            if not name.startswith("_") and (marked or (cls is own and isinstance(member, _KINDS))):
                 found[name] = member.__get__(service, own)
             else:
                 found.pop(name, None)  # something else of that name hides it
