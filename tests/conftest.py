@@ -29,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     global _stderr
     _stderr = os.dup(2)  # the real one: capturing replaces descriptor 2 while a test runs
     config.addinivalue_line("markers", f"slow: takes more than {SLOW} s")
+    config.addinivalue_line("markers", "compiled: of the compiled core alone; `make test-pure` leaves it out")
     config.addinivalue_line("markers", "leaves(*kinds): leaves tasklets, descriptors, threads behind on purpose")
 
 

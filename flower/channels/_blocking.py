@@ -22,19 +22,23 @@ IDLE_SECONDS = 10.0
 
 
 class _Workers:
+    """Threads that take jobs from one queue. ``_free`` counts the workers without a job, less the waiting jobs."""
+
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._idle = 0
+        self._free = 0
         self._count = 0
 
     def submit(self, job: Any) -> None:
-        """Have a worker call the job; start one if all are busy and there may be more."""
+        """Have a worker call the job; start one if none is free and there may be more."""
         with self._lock:
             _deadlock.jobs_given += 1
             self._jobs.put(job)
-            if self._idle >= self._jobs.qsize() or self._count >= MOST_WORKERS:
+            self._free -= 1
+            if self._free >= 0 or self._count >= MOST_WORKERS:
                 return
+            self._free += 1
             self._count += 1
             name = f"flower-worker-{self._count}"
         threading.Thread(target=self._work, name=name, daemon=True).start()
@@ -42,22 +46,20 @@ class _Workers:
     def _work(self) -> None:
         ignore_thread()
         while True:
-            with self._lock:
-                self._idle += 1
             try:
                 job = self._jobs.get(timeout=IDLE_SECONDS)
             except queue.Empty:
-                job = None
-            with self._lock:
-                self._idle -= 1
-                if job is None and self._jobs.empty():
-                    self._count -= 1
-                    return
-            if job is not None:
-                job()
-                del job
                 with self._lock:
-                    _deadlock.jobs_given -= 1
+                    if self._jobs.empty():
+                        self._free -= 1
+                        self._count -= 1
+                        return
+                continue
+            job()
+            del job
+            with self._lock:
+                self._free += 1
+                _deadlock.jobs_given -= 1
 
 
 _workers = _Workers()

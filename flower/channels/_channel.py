@@ -497,6 +497,9 @@ class channel:
         """Where its senders and its receivers wait, for reports."""
         return self.senders, self.receivers
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a channel can't be copied or pickled: it is the place where tasklets meet")
+
     def announce(self, direction: int, will_block: bool) -> int:
         """Call the channel callback, which may not block."""
         s = here()

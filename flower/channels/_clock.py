@@ -70,7 +70,7 @@ def _again(ch: channel[float], interval: float) -> None:
     def fire(now: float) -> None:
         target = ref()
         if target is not None and _offer(target, now):
-            due = first + (math.floor((now - first) / interval) + 1) * interval
+            due = now - (now - first) % interval + interval
             scheduler.set_alarm(target._keep.alarm, max(due, math.nextafter(now, math.inf)))
 
     ch._keep.alarm = Alarm(fire)

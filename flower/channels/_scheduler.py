@@ -56,7 +56,7 @@ if cython.compiled:
 else:
     import contextvars
 
-    from flower.channels._uncompiled import guarded, switch_to, zeroed
+    from flower.channels._uncompiled import guarded, hold, switch_to, zeroed
     from flower.channels._waiting import NEVER
 
     _this_thread = threading.local()
@@ -911,6 +911,7 @@ if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
 
     zeroed(Task)
+    cancel = hold(cancel)
     guarded(
         Scheduler,
         "finish retire turn set_poller hold release raise_in_main throw_into set_alarm clear_alarm pause sleep_until",

@@ -24,6 +24,7 @@ from flower.channels._bomb import bomb
 from flower.channels._channel import channel
 from flower.channels._scheduler import Task, check_timeout
 from flower.channels._waiting import Waiter
+from flower.errors import ChannelClosed
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
@@ -125,6 +126,12 @@ def choose_case(cases: Any, timeout: Any, default: Any) -> Any:
         if w is None:
             return make_selected(None, default, -1)
         return perform(w, cases)
+    except ChannelClosed as error:
+        for i in range(count):
+            if cython.cast(Waiter, waiters[i]).channel is error.channel:
+                error.channel = named(cases[i])  # the connection or the end that stands for the channel
+                break
+        raise
     finally:
         forget(waiters)
         if t is not None:

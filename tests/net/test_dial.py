@@ -9,8 +9,10 @@ import pytest
 
 import flower
 from flower.errors import Timeout
-from flower.net import Dial, Listen
-from tests.net.support import HOME, NEVER, in_thread, listening, rounds
+from flower.net import Conn, Dial, Listen
+from flower.net._loop import io_poller, wait
+from flower.net._tcp import _connect
+from tests.net.support import HOME, NEVER, in_thread, listening, output, rounds
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -159,3 +161,44 @@ def test_the_defaults_of_a_connection() -> None:
             sock = conn._stream._sock
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+def test_the_next_address_is_tried_where_a_socket_cant_be_made() -> None:
+    with listening() as listener:
+        where = listener.addr()
+        infos = [
+            (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_UDP, "", where),  # there is no such socket
+            (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where),
+        ]
+        with Conn(wait(_connect(io_poller(), infos, *where))) as conn:
+            assert conn.remote_addr() == where
+        with pytest.raises(OSError, match=f"{HOME}:{where[1]}"):
+            wait(_connect(io_poller(), infos[:1], *where))
+
+
+def test_without_a_free_descriptor_the_error_names_the_address() -> None:
+    assert (
+        output("""
+        import os, resource
+        import flower.time
+        from flower.net import Dial, Listen
+        listener = Listen(("127.0.0.1", 0))
+        flower.time.sleep(0.001)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        taken = []
+        try:
+            while True:
+                taken.append(os.dup(0))
+        except OSError:
+            pass
+        for attempt in (lambda: Dial("tcp", listener.addr()), lambda: Listen(listener.addr())):
+            try:
+                attempt()
+            except OSError as error:
+                print(f"127.0.0.1:{listener.addr()[1]}" in str(error))
+        for fd in taken:
+            os.close(fd)
+        listener.close()
+        """)
+        == "True\nTrue\n"
+    )

@@ -318,6 +318,31 @@ def no_descriptors_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def test_polling_goes_on_when_all_that_were_held_are_taken() -> None:
+    with listening() as listener, ExitStack() as stack:
+        for _ in range(HELD + 20):
+            stack.enter_context(plain(listener))
+        until(lambda: listener._connections._on_wait is not None and len(listener._connections) == HELD)
+        count = 0
+        while count < HELD + 20:
+            rounds(1)
+            conn = flower.select(listener, default=None)[1]
+            if conn is not None:
+                stack.enter_context(conn)
+                count += 1
+
+
+@pytest.mark.slow
+def test_more_receivers_may_wait_than_connections_are_held() -> None:
+    with listening() as listener, ExitStack() as stack:
+        receivers = [flower.go(listener.receive) for _ in range(HELD + 20)]
+        rounds(2)
+        for _ in receivers:
+            stack.enter_context(plain(listener))
+        for t in receivers:
+            stack.enter_context(t.join(NEVER))
+
+
 def test_a_lack_of_descriptors_is_waited_out(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flower.net._listener.BACK_OFF", SOON)
     with listening() as listener, plain(listener) as sock:

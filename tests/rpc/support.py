@@ -24,18 +24,22 @@ class Calc:
         self.log: list[Any] = []
         self.gate = flower.channel()
 
+    @rpc.method  # for services that inherit it
     def add(self, a: Any, b: Any) -> Any:
         return a + b
 
+    @rpc.method
     def echo(self, value: Any) -> Any:
         return value
 
     def fail(self, text: str) -> None:
         raise ValueError(text)
 
+    @rpc.method
     def note(self, value: Any) -> None:
         self.log.append(value)
 
+    @rpc.method
     def wait(self, value: Any = None) -> Any:
         """Blocks until somebody opens the gate."""
         self.gate.receive(NEVER)

@@ -14,7 +14,7 @@ import flower
 from flower import rpc
 from flower.errors import Disconnected, ProtocolError, RemoteError, Timeout
 from flower.net import Dial
-from flower.rpc import _session
+from flower.rpc._wire import MAX_ITEMS
 from tests.net.support import HOME, NEVER, failing, fill, rounds, until
 from tests.rpc.support import URL, Calc, free_port, pair, raw_client, raw_server, served, settle
 
@@ -97,6 +97,61 @@ def test_an_argument_that_cant_be_sent_is_told_before_anything_is(value: object,
             peer.notify("note", value)
         assert peer.call("add", 1, 1) == 2
         assert len(server.peers) == 1
+
+
+UNREADABLE = [({(1, 2): "x"}, TypeError, "a map's key"), ([None] * (MAX_ITEMS + 1), ValueError, "max_array_len")]
+
+
+@pytest.mark.parametrize(("value", "error", "text"), UNREADABLE, ids=["key", "items"])
+def test_what_the_peer_could_not_read_costs_that_call_alone(value: Any, error: type[Exception], text: str) -> None:
+    class Giver(Calc):
+        def give(self) -> Any:
+            return [value]
+
+    calc = Giver()
+    with served(calc) as (_, peer):
+        other = peer.start("wait", "innocent")
+        with pytest.raises(error, match=text):
+            peer.call("echo", value)
+        with pytest.raises(error, match=text):
+            peer.notify("note", {"a": value})
+        with pytest.raises(RemoteError, match=text):
+            peer.call("give")
+        calc.gate.send(None, NEVER)
+        assert other.receive(NEVER) == "innocent"
+
+
+class BadStr(Exception):
+    def __str__(self) -> str:
+        raise ValueError("in __str__")
+
+
+class Stop(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("\ud800\udc80 é"), r"^ValueError: \\ud800\\udc80 é$"),
+        (ValueError("\udc80"), "^ValueError: \udc80$"),
+        (ValueError("x" * 17_000_000), "^ValueError: x{8192}$"),
+        (BadStr(), "^BadStr: .*ValueError"),
+        (SystemExit(3), "^SystemExit: 3$"),
+        (GeneratorExit(), "^GeneratorExit$"),
+        (Stop("it"), "^Stop: it$"),
+    ],
+    ids=["surrogate", "byte", "huge", "bad str", "exit", "generator", "base"],
+)
+def test_every_error_of_a_method_is_told_to_its_caller(error: BaseException, text: str) -> None:
+    class Failing(Calc):
+        def strange(self) -> None:
+            raise error
+
+    with served(Failing()) as (_, peer):
+        with pytest.raises(RemoteError, match=text):
+            peer.call("strange", timeout=NEVER)
+        assert peer.call("add", 1, 2) == 3
 
 
 def test_many_calls_at_once_each_get_their_own_answer() -> None:
@@ -416,65 +471,6 @@ def test_neovims_kind_of_error() -> None:
         assert caught.value.error == [0, "Vim:E492: Not an editor command: x"]
 
 
-def test_too_many_requests_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_session, "MAX_INFLIGHT", 3)
-    calc = Calc()
-    with served(calc) as (_, peer):
-        replies = [peer.start("wait", i) for i in range(5)]
-        for reply in replies[3:]:
-            with pytest.raises(RemoteError, match="overloaded"):
-                reply.receive(NEVER)
-        for _ in range(3):
-            calc.gate.send(None, NEVER)
-        assert [reply.receive(NEVER) for reply in replies[:3]] == [0, 1, 2]
-        assert peer.call("add", 1, 1) == 2
-
-
-@pytest.mark.slow
-def test_a_peer_that_never_reads_its_answers_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:
-    with served() as (server, peer):
-        with raw_client(server) as raw:
-            message = [0, 0, "echo", ["x" * 10_000]]
-            with pytest.raises(ConnectionError):
-                for i in range(1, 1_000_000):
-                    message[1] = i
-                    raw.conn.send(msgpack.packb(message), timeout=NEVER)
-        assert peer.call("add", 1, 1) == 2
-    assert "does not read the answers" in caplog.text
-
-
-def test_a_backlog_of_notifications_holds_back_its_sender() -> None:
-    calc = Calc()
-    with served(calc) as (server, peer):
-        (session,) = server._sessions
-        peer.notify("wait")
-        data = "x" * 10_000
-        sender = flower.go(lambda: [peer.notify("note", data) for _ in range(3000)])
-        until(lambda: session._proceed.balance == -1)
-        rounds(20)
-        assert session._backlog < 3 * _session.BACKLOG
-        assert sender.blocked
-        with rpc.connect(server.url) as other:
-            assert other.call("add", 1, 1) == 2  # nobody else is held back
-        calc.gate.send(None, NEVER)
-        sender.join(NEVER)
-        until(lambda: len(calc.log) == 3000)
-
-
-def test_behind_a_backlog_answers_still_arrive() -> None:
-    calc = Calc()
-    with raw_server(calc) as (peer, raw):
-        note = msgpack.packb([2, "note", ["x" * 10_000]])
-        raw.send([2, "wait", []], *[note] * 60)
-        until(lambda: peer._session._proceed.balance == -1)
-        t = flower.go(peer.call, "question")
-        assert raw.receive()[2] == "question"
-        raw.send(*[note] * 60, [1, 1, None, "answer"])
-        assert t.join(NEVER) == "answer"
-        calc.gate.send(None, NEVER)
-        until(lambda: len(calc.log) == 120)
-
-
 # -- Bad input
 
 
@@ -531,6 +527,16 @@ def test_a_class_is_no_service() -> None:
 def test_a_peer_needs_a_connection() -> None:
     with pytest.raises(TypeError, match="connection"):
         rpc.Peer("tcp://127.0.0.1:1")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", [5, b"add", None, ["add"]])
+def test_a_methods_name_is_a_str(method: Any) -> None:
+    with served() as (server, peer):
+        for attempt in (peer.call, peer.start, peer.notify):
+            with pytest.raises(TypeError, match="name is a str"):
+                attempt(method)
+        assert peer.call("add", 1, 2) == 3
+        assert len(server.peers) == 1
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), "x"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import threading
 from typing import Any
 
@@ -164,3 +166,21 @@ def test_marks_of_static_and_class_methods() -> None:
         pass
 
     assert {name: function() for name, function in exports(Child()).items()} == {"one": 1, "two": 2}
+
+
+def test_a_marked_method_may_be_wrapped() -> None:
+    class Cached:
+        @rpc.method
+        @functools.lru_cache  # noqa: B019
+        def f(self) -> int:
+            return 1
+
+    assert exports(Cached())["f"]() == 1
+    with pytest.raises(TypeError, match="marks a method"):
+        rpc.method(functools.partial(print))
+
+
+@pytest.mark.parametrize("service", [5, {"add": max}, math, len, "text", []])
+def test_what_can_export_nothing_is_no_service(service: object) -> None:
+    with pytest.raises(TypeError, match="a service is an object"):
+        exports(service)

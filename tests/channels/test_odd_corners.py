@@ -1,0 +1,228 @@
+"""Operations that are allowed, and rarely meet: removed and killed, removed in a scope, copied, forked in a group."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import flower
+import flower.time
+from flower import Timeout, channel, go, schedule, schedule_remove
+
+from .support import SOON, output, python, settle
+
+# -- A tasklet that is taken out of the queue
+
+
+def test_a_receiver_removed_and_killed_keeps_the_value_that_it_was_given() -> None:
+    ch = channel()
+    ch.preference = 0
+    got: list[Any] = []
+
+    def receives() -> None:
+        got.append(ch.receive())
+        channel(1).send("a park, at which it is killed")
+        schedule()
+        got.append("not here")
+
+    t = go(receives)
+    schedule()
+    ch.send("value")
+    t.remove()
+    t.kill()
+    settle()
+    assert (got, ch.balance, t.alive) == (["value"], 0, False)
+
+
+@pytest.mark.slow
+def test_run_ends_though_a_tasklet_was_removed_after_a_timed_wait() -> None:
+    code = """
+        import flower
+        ch = flower.channel()
+        ch.preference = 0
+        t = flower.go(ch.receive, 0.01)
+        flower.schedule()
+        ch.send("value")
+        t.remove()
+        flower.run()
+        print(t.paused, t.insert() and None, flower.run(), t.alive)
+    """
+    assert output(code, limit=20) == "True None None False\n"
+
+
+def test_the_deadline_of_a_scope_comes_though_main_removed_itself() -> None:
+    with pytest.raises(Timeout), flower.timeout(SOON):
+        schedule_remove()
+
+
+def test_the_deadline_of_a_scope_comes_though_its_tasklet_removed_itself() -> None:
+    def removes() -> None:
+        with pytest.raises(Timeout), flower.timeout(SOON):
+            schedule_remove()
+        got.append("Timeout")
+
+    got: list[str] = []
+    t = go(removes)
+    schedule()
+    assert t.paused
+    flower.time.sleep(10 * SOON)
+    assert (got, t.alive) == (["Timeout"], False)
+
+
+def test_a_scope_is_cancelled_though_its_tasklet_removed_itself() -> None:
+    scopes: list[Any] = []
+
+    def removes() -> str:
+        with flower.move_on() as scope:
+            scopes.append(scope)
+            schedule_remove()
+        return "left"
+
+    t = go(removes)
+    schedule()
+    scopes[0].cancel()
+    assert t.join() == "left"
+
+
+# -- Several who join
+
+
+class Ours(Exception):
+    def __new__(cls, what: int) -> Ours:
+        return super().__new__(cls)
+
+    def __init__(self, what: int) -> None:
+        super().__init__("a text")
+        self.what = what
+
+
+def raises_ours() -> None:
+    raise Ours(1)
+
+
+ERRORS: list[Callable[[], object]] = [
+    lambda: exit_with(3),
+    lambda: b"\xff".decode("utf-8"),
+    lambda: compile("a b", "file", "exec"),
+    lambda: __import__("no_such_module"),
+    lambda: open("/no/such/file"),
+    lambda: getattr(None, "attribute"),  # noqa: B009
+    raises_ours,
+]
+
+
+def exit_with(code: int) -> None:
+    raise SystemExit(code)
+
+
+@pytest.mark.parametrize("func", ERRORS)
+def test_all_who_join_get_the_whole_error(func: Callable[[], object]) -> None:
+    def fails() -> None:
+        schedule()
+        func()
+
+    def facts() -> Any:
+        try:
+            t.join()
+        except BaseException as e:
+            names = ("code", "name", "path", "filename", "errno", "lineno", "msg", "object", "start", "reason", "what")
+            return type(e), str(e), e.args, [getattr(e, name, None) for name in names]
+
+    t = go(fails)
+    first, second = [go(facts) for _ in range(2)]
+    settle()
+    assert first.join() is not None
+    assert first.join() == second.join()
+
+
+# -- Groups
+
+
+@pytest.mark.slow
+def test_a_group_whose_member_sleeps_for_good_in_a_shield_raises_deadlock() -> None:
+    code = """
+        import flower
+        def member():
+            with flower.shield():
+                flower.channel().receive()
+        try:
+            with flower.group() as g:
+                g.go(member)
+        except flower.Deadlock:
+            print("Deadlock")
+    """
+    assert output(code, limit=20) == "Deadlock\n"
+
+
+@pytest.mark.slow
+def test_a_child_forked_in_a_group_does_not_wait_for_the_parent_s_members() -> None:
+    code = """
+        import os, flower
+        ch, child = flower.channel(), None
+        try:
+            with flower.group() as g:
+                g.go(ch.receive)
+                flower.schedule()
+                child = os.fork()
+                if child:
+                    ch.send("value")
+        except flower.Deadlock:
+            pass
+        if not child:
+            os._exit(7)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    """
+    assert output(code, limit=20) == "7\n"
+
+
+# -- The rest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("interval", [1e-300, 1e-12])
+def test_a_tick_shorter_than_the_clock_s_step_lets_others_run(interval: float) -> None:
+    code = f"""
+        import flower, flower.time
+        ticks = flower.tick({interval}), flower.time.Ticker({interval})
+        try:
+            flower.channel().receive(timeout=0.002)
+        except flower.Timeout:
+            print("Timeout")
+    """
+    assert output(code, limit=20) == "Timeout\n"
+
+
+@pytest.mark.parametrize("operation", [copy.copy, copy.deepcopy, pickle.dumps])
+@pytest.mark.parametrize("capacity", [0, 3])
+def test_a_channel_is_neither_copied_nor_pickled(operation: Callable[[Any], Any], capacity: int) -> None:
+    with pytest.raises(TypeError):
+        operation(channel(capacity))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("assignment", ["func = 'x'", "args = [1]", "cases = ['a', 'b']", "sched = 'nightly'"])
+def test_a_subclass_s_own_attribute_crashes_nothing(assignment: str) -> None:
+    """A name that the core uses, too, may be refused or fail with an error, as it likes."""
+    code = f"""
+        import flower, flower.time
+        class Named(flower.tasklet):
+            def __init__(self, func):
+                super().__init__(func)
+                self.{assignment}
+        ch = flower.channel(1)
+        ch.send(1)
+        def work(x):
+            flower.select(ch, flower.never())
+            flower.time.sleep(0.001)
+            return x
+        t = Named(work)(5)
+        try:
+            print(t.join(1))
+        except BaseException as e:
+            print(type(e).__name__)
+    """
+    assert python(code, limit=20).returncode in (0, 1)

@@ -1,0 +1,325 @@
+"""Programs that come back into the core where it is least expected: finalizers, callbacks, hooks and handlers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import flower
+from flower import channel, go, schedule, tasklet
+
+from .support import output, settle
+
+
+@pytest.fixture
+def callback() -> Iterator[Any]:
+    """Sets a schedule callback for the test's time."""
+    yield flower.set_schedule_callback
+    flower.set_schedule_callback(None)
+
+
+# -- Finalizers
+
+
+@pytest.mark.slow
+def test_a_finalizer_sends_on_the_channel_whose_buffer_is_growing() -> None:
+    code = """
+        import gc, math, flower
+        ch, sent = flower.channel(math.inf), []
+        class Dropped:
+            def __init__(self, n):
+                self.n, self.itself = n, self
+            def __del__(self):
+                sent.append(("dropped", self.n))
+                ch.send(("dropped", self.n))
+        gc.disable()
+        gc.set_threshold(1, 1, 1)
+        hoard = [[] for _ in range(500)]  # a new list is an allocation then, which may collect
+        for i in range(40):
+            Dropped(i)
+            sent.append(("value", i))
+            gc.enable()
+            ch.send(("value", i))
+            gc.disable()
+        gc.collect()
+        ch.close()
+        got = list(ch)
+        print(len(got), None in got, sorted(got) == sorted(sent))
+    """
+    assert output(code) == "80 False True\n"
+
+
+@pytest.mark.slow
+def test_a_finalizer_that_blocks_while_a_tasklet_starts_costs_no_tasklet() -> None:
+    code = """
+        import gc, sys, flower
+        sys.unraisablehook = lambda report: None  # the finalizer may be refused: it may not block just anywhere
+        ch, reports, ran = flower.channel(), flower.channel(), []
+        class Dropped:
+            def __init__(self):
+                self.itself = self
+            def __del__(self):
+                try:
+                    reports.send("gone", timeout=0.001)
+                except flower.Timeout:
+                    pass
+        def work(i):
+            ran.append(i)
+            Dropped()
+            ch.receive()
+        tasklets = [flower.go(work, i) for i in range(100)]
+        gc.set_threshold(1)
+        flower.run()
+        gc.disable()
+        print(sorted(ran) == list(range(100)), ch.balance, all(t.blocked for t in tasklets))
+    """
+    assert output(code) == "True -100 True\n"
+
+
+def test_the_finalizer_of_a_function_starts_its_tasklet_again() -> None:
+    calls: list[Any] = []
+
+    class Function:
+        def __call__(self, *args: Any) -> None:
+            calls.append(args)
+
+        def __del__(self) -> None:
+            if len(calls) < 3:
+                t.bind(Function(), (len(calls),)).insert()
+
+    t = tasklet(Function())
+    t(0)
+    flower.run()
+    assert calls == [(0,), (1,), (2,)]
+    assert not t.alive
+
+
+# -- Schedule callbacks
+
+
+def test_the_schedule_callback_and_the_unraisable_hook_both_raise(
+    callback: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*args: Any) -> None:
+        raise LookupError("fails")
+
+    ran: list[int] = []
+    tasklets = [go(ran.append, i) for i in range(5)]
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", fails)
+        callback(fails)
+        settle()
+        callback(None)
+    assert ran == [0, 1, 2, 3, 4]
+    assert not any(t.alive for t in tasklets)
+    assert "fails" in capsys.readouterr().err
+
+
+def test_a_schedule_callback_throws_into_an_unstarted_tasklet_when_main_is_next(callback: Any) -> None:
+    ran: list[str] = []
+
+    def works(name: str) -> None:
+        ran.append(name)
+        schedule()
+        ran.append(name.upper())
+
+    def before(previous: Any, following: Any) -> None:
+        if following is flower.getmain():
+            callback(None)
+            victim.throw(ValueError("thrown"), pending=True)
+
+    a, b = go(works, "a"), go(works, "b")
+    victim = tasklet(ran.append)
+    victim.bind(None, ("victim",))
+    callback(before)
+    errors = []
+    for _ in range(2):
+        try:
+            schedule()
+            settle()
+        except ValueError as e:
+            errors.append(str(e))
+    settle()
+    assert (ran, errors) == (["a", "b", "A", "B"], ["thrown"])
+    assert not (a.alive or b.alive or victim.alive)
+    assert flower.getruncount() == 1
+
+
+def test_a_schedule_callback_kills_or_removes_the_unstarted_tasklet_that_is_next(callback: Any) -> None:
+    def before(previous: Any, following: Any) -> None:
+        if following is t:
+            for operation in (t.remove, lambda: t.kill(pending=True)):
+                try:
+                    operation()
+                except BaseException as e:
+                    outcomes.append(e)
+
+    outcomes: list[BaseException] = []
+    t = go(int)
+    callback(before)
+    settle()
+    callback(None)
+    settle()
+    assert not t.alive
+    assert all(type(e) is RuntimeError for e in outcomes), "refused, if at all, in so many words"
+
+
+@pytest.mark.slow
+@pytest.mark.compiled  # uncompiled, the core itself needs Python frames, and runs out of them half way
+def test_at_the_recursion_limit_a_schedule_callback_costs_no_tasklet() -> None:
+    code = """
+        import sys, flower
+        def at_depth(left, operation):
+            return operation() if left <= 0 else at_depth(left - 1, operation)
+        def attempt(spare, operation):
+            depth, frame = 0, sys._getframe()
+            while frame:
+                depth, frame = depth + 1, frame.f_back
+            try:
+                at_depth(sys.getrecursionlimit() - depth - 2 - spare, operation)
+            except RecursionError:
+                return False
+            return True
+        sys.setrecursionlimit(300)
+        sys.unraisablehook = lambda report: None
+        flower.set_schedule_callback(lambda before, after: None)
+        for spare in range(25):
+            ran = []
+            for i in range(3):
+                flower.go(ran.append, i)
+            attempt(spare, flower.schedule)
+            flower.run()
+            assert sorted(ran) == [0, 1, 2], (spare, ran)
+            ch, got = flower.channel(), []
+            t = flower.go(lambda: got.append(ch.receive()))
+            flower.schedule()
+            sent = attempt(spare, lambda: ch.send(1))
+            flower.run()
+            assert got == [1] if sent else (got == [] and t.blocked), (spare, sent, got, t)
+            t.kill()
+        print("all ran")
+    """
+    assert output(code) == "all ran\n"
+
+
+# -- Signal handlers
+
+
+def test_a_signal_handler_that_raises_while_main_takes_an_error_leaves_main_able_to_wait() -> None:
+    """A tracer raises at each bytecode of the taking in turn, as a signal handler of the program's own might."""
+
+    class Alarm(Exception):
+        pass
+
+    def sends_and_fails() -> None:
+        ch.send("value")
+        raise LookupError
+
+    def taking(at: int) -> bool:
+        """Says whether it got as far as that bytecode."""
+        count = 0
+
+        def trace(frame: Any, event: str, arg: Any) -> Any:
+            nonlocal count
+            frame.f_trace_opcodes = frame.f_code.co_name == "alerted"
+            if event == "opcode":
+                count += 1
+                if count == at:
+                    raise Alarm
+            return trace
+
+        go(sends_and_fails)
+        assert ch.receive() == "value"  # main was served already: the error waits for its next park
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            schedule()
+        except (Alarm, LookupError):
+            pass
+        finally:
+            sys.settrace(before)
+        for _ in range(3):
+            try:
+                schedule()
+            except LookupError as e:
+                assert type(e) is LookupError, "it had not been taken; and no IndexError, ever"
+        return count >= at
+
+    ch = channel()
+    ch.preference = 1
+    at = 1
+    while taking(at):
+        at += 1
+    assert at > 10, "the taking was traced"
+
+
+@pytest.mark.slow
+def test_ctrl_c_reaches_a_busy_function_that_after_func_called() -> None:
+    code = """
+        import os, signal, flower, flower.time
+        def busy():
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(100_000):
+                pass
+            print("held")
+        flower.time.after_func(0.001, busy)
+        try:
+            flower.time.sleep(30)
+        except KeyboardInterrupt:
+            print("caught")
+    """
+    assert output(code) == "caught\n"
+
+
+# -- Handlers of signals that are watched
+
+
+@pytest.fixture
+def usr1() -> Iterator[Any]:
+    """A handler of the program's own."""
+
+    def own(*args: Any) -> None:
+        pass
+
+    before = signal.signal(signal.SIGUSR1, own)
+    yield own
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_named_twice_gets_its_handler_back(usr1: Any) -> None:
+    flower.signals(signal.SIGUSR1, signal.SIGUSR1).close()
+    assert signal.getsignal(signal.SIGUSR1) is usr1
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_two_watches_of_a_signal_one_closes_and_the_other_goes_on(usr1: Any, first: int) -> None:
+    watches = [flower.signals(signal.SIGUSR1), flower.signals(signal.SIGUSR1)]
+    watches.pop(first).close()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert watches[0].receive(timeout=10) == signal.SIGUSR1
+    watches[0].close()
+    assert signal.getsignal(signal.SIGUSR1) is usr1
+
+
+@pytest.mark.parametrize("end", ["sender", "receiver"])
+def test_a_watch_closed_by_one_of_its_ends_gives_the_handler_back(usr1: Any, end: str) -> None:
+    watch = flower.signals(signal.SIGUSR1)
+    getattr(watch, end).close()
+    assert signal.getsignal(signal.SIGUSR1) is usr1
+    with pytest.raises(flower.Deadlock):  # nothing outside is waited for any more
+        channel().receive()
+
+
+def test_a_watch_opened_and_closed_again_holds_nothing(usr1: Any) -> None:
+    watch = flower.signals(signal.SIGUSR1)
+    watch.close()
+    watch.open()
+    watch.close()
+    assert signal.getsignal(signal.SIGUSR1) is usr1
+    with pytest.raises(flower.Deadlock):
+        channel().receive()

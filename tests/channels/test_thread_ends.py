@@ -1,0 +1,259 @@
+"""Threads that end with work left, and threads that meet in the core at the same moment."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import flower
+import flower.time
+from flower import TaskletKilled, Timeout, channel, go, schedule
+
+from .support import NEVER, in_thread, output, scaled
+
+
+@pytest.fixture
+def switching() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def ends_early(func: Callable[[], Any]) -> Any:
+    """func's result, from a thread that ends with tasklets left."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        return in_thread(func)
+
+
+@contextmanager
+def beside(*funcs: Callable[[], Any]) -> Iterator[None]:
+    """Runs each function in a thread of its own; all are to end soon after the block."""
+    threads = [threading.Thread(target=func) for func in funcs]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for thread in threads:
+            thread.join(NEVER)
+    assert not any(thread.is_alive() for thread in threads), "a thread hangs"
+
+
+# -- Tasklets that their thread leaves behind
+
+
+@pytest.mark.slow
+def test_clean_up_that_blocks_at_the_thread_s_end_leaves_no_ghost() -> None:
+    code = """
+        import threading, warnings, flower
+        warnings.simplefilter("ignore")
+        ch = flower.channel()
+        def victim():
+            try:
+                ch.receive()
+            finally:
+                ch.receive()
+        def ends():
+            flower.go(victim)
+            flower.schedule()
+        thread = threading.Thread(target=ends)
+        thread.start()
+        thread.join()
+        print(ch.balance, ch.try_send("nobody is there"))
+    """
+    assert output(code, limit=20) == "0 False\n"
+
+
+@pytest.mark.slow
+def test_clean_up_that_sleeps_at_the_thread_s_end_does_not_hang() -> None:
+    code = """
+        import threading, warnings, flower, flower.time
+        warnings.simplefilter("ignore")
+        ch, log = flower.channel(), []
+        def victim(n):
+            try:
+                ch.receive()
+            finally:
+                log.append(n)
+                flower.time.sleep(0.01)
+        def ends():
+            for n in range(3):
+                flower.go(victim, n)
+            flower.schedule()
+        thread = threading.Thread(target=ends)
+        thread.start()
+        thread.join()
+        print(sorted(log), ch.balance)
+    """
+    assert output(code, limit=20) == "[0, 1, 2] 0\n"
+
+
+def test_who_joins_an_unstarted_tasklet_from_another_thread_hears_of_its_thread_s_end() -> None:
+    made, waited = threading.Event(), threading.Event()
+    left: list[Any] = []
+    heard: list[BaseException] = []
+
+    def ends() -> None:
+        left.append(go(int))
+        made.set()
+        waited.wait(NEVER)
+
+    def joins() -> None:
+        made.wait(NEVER)
+        t = go(left[0].join, NEVER)
+        schedule()  # now it waits
+        waited.set()
+        try:
+            t.join()
+        except TaskletKilled as e:
+            heard.append(e)
+
+    with beside(joins):
+        ends_early(ends)
+    assert [type(e) for e in heard] == [TaskletKilled]
+    assert not left[0].alive
+
+
+# -- Who can still wake somebody
+
+
+def test_a_thread_at_the_address_of_one_that_was_ignored_counts() -> None:
+    ch = channel()
+    addresses = set()
+    for _ in range(50):
+        gone = threading.Thread(target=int)
+        flower.ignore_thread(gone)
+        gone.start()
+        gone.join()
+        addresses.add(id(gone))
+        del gone
+    pause = threading.Event()
+
+    def late() -> None:
+        pause.wait(0.01)
+        ch.send("value")
+
+    others = [threading.Thread(target=late)]
+    while id(others[-1]) not in addresses and len(others) < 1000:
+        others.append(threading.Thread(target=late))
+    thread = others.pop()
+    thread.start()
+    try:
+        assert ch.receive() == "value"
+    finally:
+        ch.close()
+        thread.join()
+
+
+def test_a_worker_with_a_job_counts_before_it_has_woken_up() -> None:
+    ch = channel(1)
+    for _ in range(20):
+        flower.blocking(int)  # leaves an idle worker
+        t = go(flower.blocking, lambda: ch.send("done"))
+        schedule()
+        t.kill()  # nobody waits for the job any more, but it goes on, and will send
+        assert ch.receive() == "done"
+
+
+# -- Races
+
+
+def test_tasklets_of_several_threads_fail_each_with_its_own_error(switching: None) -> None:
+    wrong: list[Any] = []
+
+    def works() -> None:
+        me = threading.get_ident()
+
+        def fails() -> None:
+            raise ValueError(me)
+
+        for _ in range(scaled(2000)):
+            try:
+                go(fails).join()
+            except ValueError as e:
+                if e.args != (me,):
+                    wrong.append(e)
+            else:
+                wrong.append("nothing was raised")
+
+    with beside(works, works, works):
+        pass
+    assert wrong == []
+
+
+@pytest.mark.slow
+def test_a_join_from_another_thread_times_out_while_the_tasklet_ends(switching: None) -> None:
+    current: list[Any] = [None]
+    done = threading.Event()
+    wrong: list[Any] = []
+
+    def joins() -> None:
+        while not done.is_set():
+            if (t := current[0]) is None:
+                continue
+            try:
+                if (value := t.join(timeout=0.0003)) != 5:
+                    wrong.append(value)
+            except Timeout:
+                pass
+            except BaseException as e:
+                wrong.append(e)
+            if flower.getruncount() != 1:
+                wrong.append("it runs and is in the queue, too")
+            if wrong:
+                return
+
+    def works() -> int:
+        flower.time.sleep(0.0003)
+        return 5
+
+    with beside(joins, joins, joins):
+        try:
+            for _ in range(scaled(1500)):
+                t = current[0] = go(works)
+                assert t.join() == 5
+                if wrong:
+                    break
+        finally:
+            done.set()
+    assert wrong == []
+
+
+@pytest.mark.slow
+def test_a_scope_cancelled_from_another_thread_loses_no_value(switching: None) -> None:
+    ch = channel()
+    current: list[Any] = [None]
+    done = threading.Event()
+    sent: list[int] = []
+
+    def cancels() -> None:
+        while not done.is_set():
+            if (scope := current[0]) is not None:
+                scope.cancel()
+
+    def sends() -> None:
+        while not done.is_set():
+            if ch.try_send(1):
+                sent.append(1)
+
+    got = 0
+    with beside(cancels, cancels, sends, sends):
+        try:
+            for _ in range(200):
+                with flower.move_on() as current[0]:
+                    ch.receive()
+                    got += 1
+                current[0] = None
+                assert flower.getruncount() == 1
+        finally:
+            done.set()
+    assert (len(sent), ch.balance) == (got, 0)

@@ -1,0 +1,95 @@
+"""A connection where its two sides don't keep step: polled, reset, closed with data unread, given a wrong timeout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import flower
+from flower.errors import ChannelClosed, Timeout
+from tests.net.support import NEVER, fill, in_thread, plain_peer, receive_all, reset, rounds, until
+
+pytestmark = pytest.mark.usefixtures("loop")
+
+
+@pytest.mark.parametrize("how", ["select", "no time"])
+def test_polling_goes_on_when_the_buffer_was_taken(how: str) -> None:
+    with plain_peer() as (conn, sock):
+        finish = in_thread(sock.sendall, b"x" * 3_000_000)
+        until(lambda: conn._stream._paused)
+        count = 0
+        while count < 3_000_000:
+            rounds(1)
+            if how == "select":
+                count += len(flower.select(conn, default=b"")[1])
+            else:
+                try:
+                    count += len(conn.receive(timeout=0))
+                except Timeout:
+                    pass
+        finish()
+
+
+def test_a_pause_that_comes_after_the_last_was_taken_ends_at_once() -> None:
+    with plain_peer() as (conn, sock):
+        conn._stream._pause()  # as when a receiver in another thread was quicker
+        sock.sendall(b"x")
+        assert conn.receive(NEVER) == b"x"
+
+
+def test_select_after_a_reset_never_takes_it_for_an_end() -> None:
+    with plain_peer() as (conn, sock):
+        reset(sock)
+        for _ in range(3):
+            with pytest.raises(ConnectionResetError):
+                flower.select(conn, timeout=NEVER)
+
+
+def test_channel_closed_names_the_connection() -> None:
+    with plain_peer() as (conn, sock):
+        sock.close()
+        assert conn.read(timeout=NEVER) == b""
+        for attempt in (conn.receive, lambda: flower.select(conn), lambda: flower.select(conn, default=None)):
+            with pytest.raises(ChannelClosed, match="the peer closed it") as caught:
+                attempt()
+            assert caught.value.channel is conn
+        conn.close()
+        with pytest.raises(ChannelClosed) as caught:
+            conn.send(b"x")
+        assert caught.value.channel is conn
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), True, "x"])
+def test_timeouts_are_checked_where_none_is_needed(timeout: Any) -> None:
+    with plain_peer() as (conn, sock):
+        sock.sendall(b"x")
+        for attempt in (lambda: conn.send(b"y", timeout), lambda: conn.write("y", timeout=timeout)):
+            with pytest.raises((TypeError, ValueError), match="timeout"):
+                attempt()
+        rounds(3)
+        for attempt in (lambda: conn.receive(timeout), lambda: conn.read(timeout=timeout)):
+            with pytest.raises((TypeError, ValueError), match="timeout"):
+                attempt()
+        assert conn.receive() == b"x"
+
+
+def test_an_abort_is_a_reset_at_the_peer() -> None:
+    with plain_peer() as (conn, sock):
+        fill(conn)
+        conn.abort()
+        rounds(2)
+        with pytest.raises(ConnectionResetError):
+            receive_all(sock)
+
+
+def test_a_close_with_unread_data_loses_nothing_that_was_written() -> None:
+    with plain_peer() as (conn, sock):
+        pushed = in_thread(sock.sendall, b"q" * 2_000_000)
+        until(lambda: conn._stream._paused)
+        total = fill(conn)
+        conn.close()
+        pushed()  # the peer is not stopped by our end
+        finish = in_thread(receive_all, sock)
+        assert len(finish()) == total
+    until(lambda: conn._stream._transport is None)

@@ -1,0 +1,272 @@
+"""What is held for a peer is bounded, and a peer that keeps to its part loses nothing by that."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import msgpack
+import pytest
+
+import flower
+from flower import rpc
+from flower.errors import ProtocolError, RemoteError
+from flower.rpc import _session
+from tests.net.support import NEVER, in_thread, rounds, until
+from tests.rpc.support import Calc, pair, raw_client, raw_server, served, settle
+
+pytestmark = pytest.mark.usefixtures("loop")
+
+
+def answers(sock: socket.socket) -> list[Any]:
+    """All that a peer answers until it hangs up."""
+    unpacker = msgpack.Unpacker()
+    found: list[Any] = []
+    while data := sock.recv(65536):
+        unpacker.feed(data)
+        found += unpacker
+    return found
+
+
+def ask(address: Any, requests: list[Any]) -> list[Any]:
+    """A plain client: sends all in one go, says that this was all, and reads the answers."""
+    with socket.create_connection(address, NEVER) as sock:
+        sock.sendall(b"".join(map(msgpack.packb, requests)))
+        sock.shutdown(socket.SHUT_WR)
+        return answers(sock)
+
+
+# -- Requests
+
+
+def test_too_many_requests_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_session, "MAX_INFLIGHT", 3)
+    calc = Calc()
+    with served(calc) as (_, peer):
+        replies = [peer.start("wait", i) for i in range(5)]
+        for reply in replies[3:]:
+            with pytest.raises(RemoteError, match="overloaded"):
+                reply.receive(NEVER)
+        for _ in range(3):
+            calc.gate.send(None, NEVER)
+        assert [reply.receive(NEVER) for reply in replies[:3]] == [0, 1, 2]
+        assert peer.call("add", 1, 1) == 2
+
+
+def test_requests_that_came_in_one_piece_are_served() -> None:
+    with served() as (server, _):
+        finish = in_thread(ask, server.address, [[0, i, "add", [i, 1]] for i in range(3000)])
+        assert sorted(finish()) == [[1, i, None, i + 1] for i in range(3000)]
+
+
+def test_refusals_reach_a_peer_that_ended_its_sending() -> None:
+    calc = Calc()
+    with served(calc) as (server, _):
+        count = _session.MAX_INFLIGHT + 300
+        finish = in_thread(ask, server.address, [[0, i, "wait", []] for i in range(count)])
+        until(lambda: calc.gate.balance == -_session.MAX_INFLIGHT and len(server.peers) == 2)
+        for _ in range(_session.MAX_INFLIGHT):
+            calc.gate.send(None, NEVER)
+        found = finish()
+        assert len(found) == count
+        assert sum(error is None for _, _, error, _ in found) == _session.MAX_INFLIGHT
+        assert all(error is None or error.startswith("overloaded") for _, _, error, _ in found)
+
+
+def test_requests_are_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_session, "AT_MOST", 10_000)
+    calc = Calc()
+    with served(calc) as (_, peer):
+        replies = [peer.start("wait", "x" * 4000) for _ in range(4)]
+        for reply in replies[2:]:
+            with pytest.raises(RemoteError, match=r"overloaded: 8.* bytes"):
+                reply.receive(NEVER)
+        for _ in range(2):
+            calc.gate.send(None, NEVER)
+        assert [len(reply.receive(NEVER)) for reply in replies[:2]] == [4000] * 2
+        assert peer.call("note", "x" * 20_000) is None  # one alone may be larger
+
+
+# -- Answers
+
+
+class Blobs(Calc):
+    """Gives answers that fill a connection, and counts how many it was asked for."""
+
+    made = 0
+
+    def blob(self, size: int = 100_000) -> bytes:
+        self.made += 1
+        return bytes(size)
+
+
+@pytest.mark.slow
+def test_no_more_answers_are_made_than_the_peer_reads() -> None:
+    blobs = Blobs()
+    with served(blobs) as (server, peer):
+        with socket.create_connection(server.address, NEVER) as sock:
+            sock.sendall(b"".join(msgpack.packb([0, i, "blob", []]) for i in range(500)))
+            until(lambda: any(session._room.balance < 0 for session in server._sessions))
+            rounds(20)
+            assert blobs.made < 300
+            assert max(session._unsent for session in server._sessions) < 2 * _session.ENOUGH
+            assert peer.call("add", 1, 1) == 2  # nobody else is held back
+            sock.shutdown(socket.SHUT_WR)
+            finish = in_thread(answers, sock)  # and now it reads
+            assert sorted(msgid for _, msgid, _, _ in finish()) == list(range(500))
+
+
+def test_a_peer_that_never_reads_is_held_back_and_costs_nobody_else() -> None:
+    with served() as (server, peer):
+        with raw_client(server) as raw:
+            message = msgpack.packb([2, "no such", ["x" * 100_000]])
+            raw.send(*[msgpack.packb([0, i, "echo", ["x" * 50_000]]) for i in range(1, 200)])
+            until(lambda: any(session._proceed.balance < 0 for session in server._sessions))
+            sender = flower.go(lambda: [raw.conn.send(message) for _ in range(1000)])
+            rounds(50)
+            assert sender.blocked
+            assert peer.call("add", 1, 1) == 2
+            sender.kill()
+            raw.conn.abort()
+        until(lambda: len(server.peers) == 1)
+
+
+def test_answers_that_are_all_ready_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_session, "AT_MOST", 1_000_000)
+    calc = Calc()
+    with served(calc) as (server, _), socket.create_connection(server.address, NEVER) as sock:
+        until(lambda: len(server.peers) == 2)
+        (session,) = [s for s in server._sessions if s.conn.remote_addr() == sock.getsockname()]
+        sock.sendall(b"".join(msgpack.packb([0, i, "wait", ["x" * 9_000]]) for i in range(100)))
+        sock.shutdown(socket.SHUT_WR)
+        until(lambda: calc.gate.balance == -100)
+        session._unsent += 900_000  # as if these waited for the peer to read
+        for _ in range(100):
+            calc.gate.send(None, NEVER)
+        session._unsent -= 900_000
+        finish = in_thread(answers, sock)
+        found = finish()
+    assert len(found) == 100
+    settle()
+
+
+def test_while_we_wait_for_an_answer_a_peer_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_session, "ENOUGH", 1_000)
+    monkeypatch.setattr(_session, "AT_MOST", 50_000)
+    with raw_server(Calc()) as (peer, raw):
+        t = flower.go(peer.call, "question")
+        assert raw.receive()[2] == "question"
+        with pytest.raises(ProtocolError, match="does not read the answers"):
+            for start in range(1, 1_000_000, 500):
+                raw.send(*[[0, i, "echo", ["x" * 1_000]] for i in range(start, start + 500)])
+                rounds(1)
+                if not t.alive:
+                    t.join()
+
+
+# -- Notifications
+
+
+def test_a_backlog_of_notifications_holds_back_its_sender() -> None:
+    calc = Calc()
+    with served(calc) as (server, peer):
+        (session,) = server._sessions
+        peer.notify("wait")
+        data = "x" * 10_000
+        sender = flower.go(lambda: [peer.notify("note", data) for _ in range(3000)])
+        until(lambda: session._proceed.balance == -1)
+        rounds(20)
+        assert session._backlog < 3 * _session.ENOUGH
+        assert sender.blocked
+        with rpc.connect(server.url) as other:
+            assert other.call("add", 1, 1) == 2  # nobody else is held back
+        calc.gate.send(None, NEVER)
+        sender.join(NEVER)
+        until(lambda: len(calc.log) == 3000)
+
+
+def test_behind_a_backlog_answers_still_arrive() -> None:
+    calc = Calc()
+    with raw_server(calc) as (peer, raw):
+        note = msgpack.packb([2, "note", ["x" * 10_000]])
+        raw.send([2, "wait", []], *[note] * 60)
+        until(lambda: peer._session._proceed.balance == -1)
+        t = flower.go(peer.call, "question")
+        assert raw.receive()[2] == "question"
+        raw.send(*[note] * 60, [1, 1, None, "answer"])
+        assert t.join(NEVER) == "answer"
+        calc.gate.send(None, NEVER)
+        until(lambda: len(calc.log) == 120)
+
+
+@pytest.mark.parametrize("end", ["close", "half", "garbage"])
+def test_notifications_before_the_peers_end_are_served(end: str, caplog: pytest.LogCaptureFixture) -> None:
+    calc = Calc()
+    with served(calc) as (server, _):
+        with socket.create_connection(server.address, NEVER) as sock:
+            sock.sendall(msgpack.packb([2, "wait", []]) + b"".join(msgpack.packb([2, "note", [i]]) for i in range(10)))
+            if end == "garbage":
+                sock.sendall(b"\xc1")
+            if end != "close":
+                sock.shutdown(socket.SHUT_WR)
+            until(lambda: len(server.peers) == 1)
+        until(lambda: calc.gate.balance == -1)
+        calc.gate.send(None, NEVER)
+        until(lambda: calc.log == list(range(10)))
+
+
+def test_run_goes_on_until_the_last_notifications_of_a_peer_are_served() -> None:
+    class Slow(Calc):
+        def slow(self, value: int) -> None:
+            rounds(3)
+            self.log.append(value)
+
+    slow = Slow()
+    with raw_server(slow) as (_, raw):
+        raw.send(*[[2, "slow", [i]] for i in range(5)])
+        raw.conn.close()
+        flower.run()
+        assert slow.log == list(range(5))
+
+
+def test_nothing_more_is_served_to_a_peer_that_we_closed() -> None:
+    calc = Calc()
+    with pair(calc) as (a, b):
+        for i in range(5):
+            b.notify("wait")
+            b.notify("note", i)
+        until(lambda: calc.gate.balance == -1)
+        a.close()
+        calc.gate.send(None, NEVER)
+        until(lambda: b.closed)
+    assert calc.log == []
+
+
+@pytest.mark.parametrize("how", ["kill", "exit", "cancel"])
+def test_a_notification_that_ends_its_tasklet_does_not_stop_the_rest(how: str) -> None:
+    class Ending(Calc):
+        def note(self, value: Any) -> None:
+            self.log.append(len(value))
+            if len(self.log) == 1:
+                self.gate.receive(NEVER)
+                if how == "kill":
+                    flower.getcurrent().kill()
+                elif how == "exit":
+                    raise SystemExit(3)
+                else:
+                    raise flower.Cancelled
+
+    ending = Ending()
+    with served(ending) as (server, peer):
+        (session,) = server._sessions
+        sender = flower.go(lambda: [peer.notify("note", b"x" * 30_000) for _ in range(20)])
+        until(lambda: session._proceed.balance == -1)
+        if how == "cancel":
+            with pytest.raises(flower.Cancelled):
+                ending.gate.send(None, NEVER)
+                rounds(1)
+        else:
+            ending.gate.send(None, NEVER)
+        sender.join(NEVER)
+        assert peer.call("add", 1, 2) == 3
+        until(lambda: len(ending.log) == 20)
