@@ -8,6 +8,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -27,6 +28,10 @@ _unmarked: list[tuple[float, str]] = []
 
 def pytest_configure(config: pytest.Config) -> None:
     global _stderr
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # as in a shell's background: the tests' programs would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     _stderr = os.dup(2)  # the real one: capturing replaces descriptor 2 while a test runs
     config.addinivalue_line("markers", f"slow: takes more than {SLOW} s")
     config.addinivalue_line("markers", "compiled: of the compiled core alone; `make test-pure` leaves it out")
