@@ -33,9 +33,8 @@ _ignored: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 def ignore_thread(thread: threading.Thread | None = None) -> None:
     """Say that a thread (by default this one) never wakes a tasklet, so that it does not hide a Deadlock.
 
-        >>> import threading
-    import weakref
-        >>> ignore_thread(threading.Thread(target=print, daemon=True))
+    >>> import threading
+    >>> ignore_thread(threading.Thread(target=print, daemon=True))
     """
     _ignored.add(threading.current_thread() if thread is None else thread)
 

@@ -29,6 +29,7 @@ def test_flower_pure_loads_the_sources_only(pure: str) -> None:
     assert output(WHICH, env={"FLOWER_PURE": pure}).split() == ["False", "True", "False"]
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("pure", ["", "0"])
 def test_without_flower_pure_the_core_is_compiled(pure: str) -> None:
     assert output(WHICH, env={"FLOWER_PURE": pure}).split() == ["True", "False", "True"]
