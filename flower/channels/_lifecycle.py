@@ -130,11 +130,6 @@ def _in_flower(frame: FrameType | None) -> bool:
 # -- fork
 
 
-def before_fork_child(s: Scheduler) -> None:
-    """In the child: keep what the parent's scheduler holds, unused and unclosed."""
-    _kept.append((s, s.poller))
-
-
 def in_child() -> None:
     """After a fork: the forking tasklet is the child's main, with an empty scheduler and a poller of its own."""
     if not COMPILED:
@@ -145,7 +140,7 @@ def in_child() -> None:
     old = _scheduler.present_scheduler()
     if old is None:
         return
-    before_fork_child(old)
+    _kept.append((old, old.poller))  # what the parent still uses is neither used nor closed here
     owner = getattr(_of_thread, "owner", None)
     if owner is not None:
         owner.scheduler = None

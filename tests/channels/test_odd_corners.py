@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ import flower
 import flower.time
 from flower import Timeout, channel, go, schedule, schedule_remove
 
-from .support import SOON, output, python, settle
+from .support import NEVER, SOON, output, python, settle
 
 # -- A tasklet that is taken out of the queue
 
@@ -226,3 +227,25 @@ def test_a_subclass_s_own_attribute_crashes_nothing(assignment: str) -> None:
             print(type(e).__name__)
     """
     assert python(code, limit=20).returncode in (0, 1)
+
+
+@pytest.mark.parametrize("parked", [False, True])
+def test_a_selects_channel_closed_names_what_the_caller_wrote(parked: bool) -> None:
+    ch = channel()
+    end = ch.receiver
+    if parked:
+        flower.go(ch.close)
+    else:
+        ch.close()
+    with pytest.raises(flower.ChannelClosed) as caught:
+        flower.select(channel(), end)
+    assert caught.value.channel is end
+
+
+def test_a_busy_worker_counts_as_no_free_one() -> None:
+    """Several calls of blocking that need each other, given at once while a worker is idle, all get a thread."""
+    assert flower.blocking(int) == 0  # leaves an idle worker
+    for _ in range(20):
+        barrier = threading.Barrier(3)
+        calls = [flower.go(flower.blocking, barrier.wait, NEVER) for _ in range(3)]
+        assert sorted(t.join() for t in calls) == [0, 1, 2]
