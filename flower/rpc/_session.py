@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from greenlet import GreenletExit
@@ -60,7 +60,9 @@ class _Flood(ProtocolError):
 class Session:
     """One connection's state and tasklets. `Peer` is its public face."""
 
-    def __init__(self, conn: Conn, exports: dict[str, Callable[..., Any]], on_end: Callable[[Session], object]) -> None:
+    def __init__(
+        self, conn: Conn, exports: Mapping[str, Callable[..., Any]], on_end: Callable[[Session], object]
+    ) -> None:
         self.conn = conn
         self.name = _name(conn)
         self._exports = exports

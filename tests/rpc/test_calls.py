@@ -69,7 +69,8 @@ def test_a_remote_error_is_raised_at_the_caller() -> None:
 
 @pytest.mark.parametrize("params", [[], [1], [1, 2, 3]])
 def test_the_wrong_number_of_arguments_is_a_remote_error(params: list[int]) -> None:
-    with served() as (_, peer), pytest.raises(RemoteError, match="TypeError"):
+    text = r"add\(a: Any, b: Any\) -> Any: (missing a required argument: '[ab]'|too many positional arguments)"
+    with served() as (_, peer), pytest.raises(RemoteError, match=text):
         peer.call("add", *params)
 
 

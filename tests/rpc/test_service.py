@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
+import sys
 import threading
+import types
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from flower import rpc
 from flower.errors import RemoteError
-from flower.rpc._service import exports
+from flower.rpc._middleware import Call
+from flower.rpc._service import BadArguments, exports
 from tests.rpc.support import served
 
 
@@ -180,7 +185,225 @@ def test_a_marked_method_may_be_wrapped() -> None:
         rpc.method(functools.partial(print))
 
 
-@pytest.mark.parametrize("service", [5, {"add": max}, math, len, "text", []])
+@pytest.mark.parametrize("service", [5, len, "text", []])
 def test_what_can_export_nothing_is_no_service(service: object) -> None:
     with pytest.raises(TypeError, match="a service is an object"):
         exports(service)
+
+
+# -- Modules and dicts
+
+
+def module(source: str, name: str = "aservice") -> types.ModuleType:
+    made = types.ModuleType(name)
+    exec(source, vars(made))
+    return made
+
+
+def test_a_module_exports_the_functions_that_it_defines() -> None:
+    made = module(
+        """
+from os.path import join
+from operator import add
+from flower import rpc
+
+class Thing: pass
+CONSTANT = 5
+alias = len
+
+def public(): return 1
+def _private(): return 2
+"""
+    )
+    assert set(exports(made)) == {"public"}
+
+    @rpc.method
+    def marked() -> None: ...
+
+    vars(made).update(marked=marked, _hidden=marked)  # as imported
+    assert set(exports(made)) == {"public", "marked"}
+
+
+def test_all_of_a_module_narrows_what_it_exports() -> None:
+    made = module("__all__ = ['one']\ndef one(): pass\ndef two(): pass")
+    assert set(exports(made)) == {"one"}
+
+
+def test_a_module_written_in_c() -> None:
+    assert {"sqrt", "hypot"} <= set(exports(math))
+    assert "_operator" not in exports(operator)
+    assert not set(exports(sys)) & {"stdout", "modules", "_getframe"}
+
+
+def test_a_dict_exports_what_it_says() -> None:
+    found = exports({"add": operator.add, "text.upper": str.upper, "make": dict})
+    assert set(found) == {"add", "text.upper", "make"}
+    assert found["add"](1, 2) == 3
+    assert found["make"](a=1) == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("service", "error", "text"),
+    [
+        ({5: len}, TypeError, "a method's name is a str, not 5"),
+        ({"_private": len}, ValueError, "private"),
+        ({"a.__class__": len}, ValueError, "private"),
+        ({"": len}, ValueError, "private"),
+        ({"$/hello": len}, ValueError, "protocol's own"),
+        ({"five": 5}, TypeError, "'five' is no function"),
+    ],
+)
+def test_what_a_dict_may_not_say(service: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        exports(service)
+
+
+# -- Arguments
+
+
+class Signatures:
+    def __init__(self) -> None:
+        self.ran = 0
+
+    def two(self, a: int, b: int = 2) -> list[int]:
+        self.ran += 1
+        return [a, b]
+
+    def named(self, a: int, *, key: int, other: int = 3) -> list[int]:
+        self.ran += 1
+        return [a, key, other]
+
+    def only(self, a: int, /) -> int:
+        self.ran += 1
+        return a
+
+    def rest(self, *args: int, **kwargs: int) -> list[Any]:
+        self.ran += 1
+        return [list(args), kwargs]
+
+    def count(self, n: int) -> Iterator[int]:
+        """Count to n.
+
+        From nought.
+        """
+        yield from range(n)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs", "result"),
+    [
+        ("two", [1], {}, [1, 2]),
+        ("two", [1, 5], {}, [1, 5]),
+        ("two", [], {"b": 1, "a": 3}, [3, 1]),
+        ("named", [1], {"key": 2}, [1, 2, 3]),
+        ("named", [], {"key": 2, "a": 0, "other": 1}, [0, 2, 1]),
+        ("only", [1], {}, 1),
+        ("rest", [], {}, [[], {}]),
+        ("rest", [1, 2], {"args": 4}, [[1, 2], {"args": 4}]),
+    ],
+)
+def test_arguments_that_fit(name: str, args: list[Any], kwargs: dict[str, Any], result: Any) -> None:
+    assert exports(Signatures())[name].call(args, kwargs) == result
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "kwargs", "text"),
+    [
+        ("two", [], {}, r"two\(a: int, b: int = 2\) -> list\[int\]: missing a required argument: 'a'"),
+        ("two", [1, 2, 3], {}, "too many positional arguments"),
+        ("two", [1], {"a": 1}, "multiple values for argument 'a'"),
+        ("two", [1], {"c": 1}, "unexpected keyword argument 'c'"),
+        ("named", [1], {}, "missing a required.* argument: 'key'"),
+        ("named", [1, 2], {}, "too many positional arguments"),
+        ("only", [], {"a": 1}, "'a'"),
+        ("two", [1], {"self": 1}, "unexpected keyword argument 'self'"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused_before_it_runs(
+    name: str, args: list[Any], kwargs: dict[str, Any], text: str
+) -> None:
+    service = Signatures()
+    with pytest.raises(BadArguments, match=text):
+        exports(service)[name].call(args, kwargs)
+    assert service.ran == 0
+
+
+def test_a_wrapper_is_asked_itself_and_what_it_wraps_is_shown() -> None:
+    def with_user(function: Any) -> Any:
+        @functools.wraps(function)
+        def wrapper(self: Any, text: str) -> Any:
+            return function(self, "user", text)
+
+        return wrapper
+
+    class Service:
+        @with_user
+        def say(self, user: str, text: str) -> str:
+            return f"{user}: {text}"
+
+    say = exports(Service())["say"]
+    assert say("hello") == "user: hello"
+    assert say.describe()["signature"] == "(user: str, text: str) -> str"
+
+
+def test_a_method_is_described() -> None:
+    table = exports(Signatures())
+    assert table["count"].describe() == {
+        "name": "count",
+        "signature": "(n: int) -> Iterator[int]",
+        "doc": "Count to n.\n\nFrom nought.",
+        "streams": True,
+    }
+    assert table["only"].describe()["streams"] is False
+    assert exports({"max": max})["max"].describe()["signature"] == "(...)"
+
+    class Unprintable:
+        def __repr__(self) -> str:
+            raise ValueError
+
+    def f(a: Any = Unprintable()) -> None: ...  # noqa: B008
+
+    assert exports({"f": f})["f"].describe()["signature"] == "(...)"
+
+
+# -- Middleware of a service
+
+
+def test_middleware_is_nested_in_the_order_given() -> None:
+    log: list[Any] = []
+
+    def layer(name: str) -> Any:
+        def around(call: Call, proceed: Any) -> Any:
+            log.append(f"{name} {call.method}")
+            try:
+                return proceed(call)
+            finally:
+                log.append(f"{name} done")
+
+        return around
+
+    table = exports({"add": operator.add}, [layer("outer"), layer("inner")])
+    assert table["add"](1, 2) == 3
+    assert log == ["outer add", "inner add", "inner done", "outer done"]
+
+
+def test_middleware_may_change_the_call_its_result_and_its_arguments() -> None:
+    def strip(call: Call, proceed: Any) -> Any:
+        token, *rest = call.args
+        if token != "secret":
+            raise PermissionError("who are you?")
+        call.args = tuple(rest)
+        return -proceed(call)
+
+    add = exports({"add": operator.add}, [strip])["add"]
+    assert add("secret", 1, 2) == -3
+    with pytest.raises(PermissionError):
+        add("public", 1, 2)
+    with pytest.raises(BadArguments):
+        exports({"f": lambda: 1}, [strip])["f"]("secret", 1)
+
+
+@pytest.mark.parametrize(("middleware", "text"), [(len, r"give \[len\]"), ([5], "a layer of middleware is a function")])
+def test_what_is_no_middleware(middleware: Any, text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        exports({"add": operator.add}, middleware)
