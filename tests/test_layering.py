@@ -42,6 +42,7 @@ SHARED_PRIVATE = {
     ("time", "flower.channels._clock"),
     ("net", "flower.channels._scheduler"),
     ("net", "flower.channels._poller"),
+    ("net", "flower.channels._task"),
     ("__init__", "flower._pure"),
 }
 # ... and the other way round: the I/O tasklet, loaded by name at the first wait on time or I/O.

@@ -5,7 +5,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 from flower.channels._bomb import bomb
 from flower.channels._ends import Receiver, Sender
-from flower.channels._scheduler import Task
+from flower.channels._task import Task
 from flower.channels._waiting import WaitQueue
 from flower.errors import ChannelClosed
 

@@ -8,7 +8,8 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from flower.channels._channel import channel
-from flower.channels._scheduler import check_timeout, current_scheduler
+from flower.channels._scheduler import current_scheduler
+from flower.channels._task import check_timeout
 from flower.channels._tasklet import go
 from flower.channels._waiting import Alarm
 

@@ -1,2 +1,3 @@
 # cython: language_level=3
-from flower.channels._scheduler cimport REMOVED, RUN, Scheduler, Task, check_switch, here
+from flower.channels._scheduler cimport Scheduler, check_switch, here
+from flower.channels._task cimport REMOVED, RUN, Task

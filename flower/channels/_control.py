@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
-    from flower.channels._scheduler import REMOVED, RUN, check_switch, here
+    from flower.channels._scheduler import check_switch, here
+    from flower.channels._task import REMOVED, RUN
     from flower.channels._uncompiled import hold
 
 _UNSET: Any = object()

@@ -9,7 +9,8 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from flower.channels._channel import channel
-from flower.channels._scheduler import BLOCKED, PAUSED, SELECT, Task, case_channels, fail
+from flower.channels._scheduler import fail
+from flower.channels._task import BLOCKED, PAUSED, SELECT, Task, case_channels
 from flower.errors import Deadlock
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from greenlet import GreenletExit
 
 from flower.channels import _deadlock, _lifecycle, _scheduler
-from flower.channels._scheduler import ERRORS, KILL, TRAP, fail
+from flower.channels._scheduler import fail
+from flower.channels._task import BLOCKED, ERRORS, KILL, TRAP, members
 from flower.errors import TaskletExit, TaskletKilled
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def settle(s: Any, t: Any, func: Any) -> None:
         t.traceback = error.__traceback__
     if t.joiners is not None:
         joiners, t.joiners = t.joiners, None
-        for waiter in _scheduler.members(joiners):
+        for waiter in members(joiners):
             fail(waiter, None)
     if owner is not None:
         t.owner = None
@@ -190,7 +191,7 @@ def describe(t: Any) -> str:
     if name:
         words.append(repr(name))
     words.append(("dead", "paused", "ready", "running", "blocked")[t.state])
-    if t.state == _scheduler.BLOCKED:
+    if t.state == BLOCKED:
         words.append(f"in {REASONS[t.blocked_in]}")
     return f"<{' '.join(words)} at {id(t):#x}>"
 

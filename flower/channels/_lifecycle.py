@@ -10,8 +10,9 @@ import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from flower.channels import _deadlock, _scheduler
+from flower.channels import _deadlock, _hub, _scheduler
 from flower.channels._scheduler import COMPILED, Scheduler
+from flower.channels._task import withdraw
 from flower.errors import TaskletExit
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def schedulers() -> dict[int, Scheduler]:
 def end_thread(s: Scheduler) -> None:
     """The thread's code has ended: its tasklets can never run again."""
     _scheduler.set_current_scheduler(s)  # thread-local storage goes in no particular order
-    left = s.unfinished()
-    s.end(True)
+    left = _hub.unfinished(s)
+    _hub.end(s, True)
     _schedulers.pop(s.thread_id, None)
     _scheduler.set_current_scheduler(None)
     for error in s.main_errors:
@@ -71,10 +72,10 @@ def end_thread(s: Scheduler) -> None:
 
 def bury(s: Scheduler) -> None:
     """On the hub, for the last time: the tasklets that are left leave what they wait in, and end."""
-    s.drop_ready()
+    _hub.drop_ready(s)
     if s.started:
         for t in _deadlock.started_tasklets(s):
-            s.finish_off(t, TaskletExit())
+            _hub.finish_off(s, t, TaskletExit())
 
 
 def print_left(error: BaseException) -> None:
@@ -137,7 +138,7 @@ def in_child() -> None:
 
         _uncompiled.reset_after_fork()
     _schedulers.clear()
-    old = _scheduler.present_scheduler()
+    old = _scheduler.present()
     if old is None:
         return
     _kept.append((old, old.poller))  # what the parent still uses is neither used nor closed here
@@ -150,7 +151,7 @@ def in_child() -> None:
     forker.joiners = forker.owner = None
     for t in _deadlock.parked_tasks():
         if t is not forker:  # a ghost: what it waits in is the parent's
-            _scheduler.withdraw(t)
+            withdraw(t)
             _kept.append(t)
     new = Scheduler(forker)
     _scheduler.set_current_scheduler(new)
@@ -179,7 +180,7 @@ def leave_fork(t: Any) -> None:
 
 def at_exit() -> None:
     """Main has ended. Close the loop; what is blocked stays so, and nothing else is run."""
-    s = _scheduler.present_scheduler()
+    s = _scheduler.present()
     if s is None:
         return
     for error in s.main_errors:
@@ -189,7 +190,7 @@ def at_exit() -> None:
     owner = getattr(_of_thread, "owner", None)
     if owner is not None:
         owner.scheduler = None
-    s.end(False)
+    _hub.end(s, False)
 
 
 atexit.register(at_exit)

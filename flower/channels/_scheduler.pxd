@@ -1,56 +1,24 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._greenlet cimport (
-    call, coarse, copy_context, get_here, greenlet, import_greenlet, set_context, set_here, start_below, switch_to, take_caught,
+    call, coarse, copy_context, get_here, greenlet, import_greenlet, set_context, set_here, switch_to, take_caught,
+)
+from flower.channels._task cimport (
+    BLOCKED, DEAD, ERRORS, KILL, PAUSED, READY, RUN, RUNNING, SLEEP, Task, withdraw,
 )
 from flower.channels._waiting cimport NEVER, Alarm, Timed, Timers, Waiter, WaitQueue
 
-cdef int DEAD, PAUSED, READY, RUNNING, BLOCKED
-cdef int SEND, RECEIVE, SELECT, JOIN, SLEEP, RUN, REMOVED
-cdef int KILL, ERRORS, TRAP
 cdef int SWITCHES_PER_TURN
 cdef double SECONDS_PER_TURN
-cdef Py_ssize_t IDLE_CARRIERS, LANES, LANE_BYTES
-
-cdef class Task(Waiter):
-    cdef readonly object sched
-    cdef readonly greenlet carrier
-    cdef readonly object func
-    cdef object args
-    cdef object kwargs
-    cdef public object error
-    cdef public object pending
-    cdef list cases
-    cdef public object scope
-    cdef object context
-    cdef public object label
-    cdef public WaitQueue joiners
-    cdef public object owner
-    cdef public object failure
-    cdef public object traceback
-    cdef int chosen
-    cdef readonly unsigned char state
-    cdef public unsigned char alert
-    cdef readonly unsigned char blocked_in
-    cdef unsigned char outside
-    cdef readonly bint decided
-    cdef public bint daemon
-    cdef public bint collected
-    cdef public bint ended
+cdef Py_ssize_t IDLE_CARRIERS
 
 cdef class Scheduler
 
-@cython.locals(i=Py_ssize_t)
-cpdef int withdraw(Task t) except -1
-cdef int unlink(Waiter w) except -1
-@cython.locals(t=Task)
-cdef Task claim(Waiter w)
 @cython.locals(s=Scheduler)
 cpdef int wake(Task t) except -1
 cpdef bint fail(Task t, object error) except -1
 cpdef bint cancel(Task t, object scope, object error) except -1
 cdef int check_switch(Scheduler s) except -1
-cpdef object check_timeout(object timeout)
 
 @cython.final
 cdef class Scheduler:
@@ -96,7 +64,6 @@ cdef class Scheduler:
     @cython.locals(t=Task, me=Task, carrier=greenlet)
     cdef int switch(self) except -1
     cdef int enter_hub(self) except -1
-    cdef greenlet make_carrier(self)
     cdef int forget_wait(self, Task t) except -1
     @cython.locals(t=Task)
     cpdef object carry(self)
@@ -110,16 +77,8 @@ cdef class Scheduler:
     cdef int yield_now(self) except -1
     cdef int resumed(self, Task me) except -1
     cdef int meet(self, Task t, int direction, int preference, bint all_switch) except -1
-    cpdef object live(self)
-    @cython.locals(seconds=double)
-    cpdef double turn(self) except? -1.0
-    @cython.locals(t=Task, carrier=greenlet, down=Py_ssize_t)
-    cdef int run_ready(self) except -1
-    @cython.locals(now=double, item=Timed)
-    cdef int fire_due(self) except -1
-    @cython.locals(seconds=double, first=Timed)
-    cdef double idle_for(self) except? -1.0
     cdef int rouse(self) except -1
+    cpdef object expire(self, Task t, double now)
     cpdef object post(self, object callback)
     cpdef object raise_in_main(self, object error)
     cpdef object recount(self, Task t, bint outside)
@@ -127,16 +86,7 @@ cdef class Scheduler:
     cpdef bint clear_alarm(self, Alarm alarm) except -1
     cpdef object sleep_until(self, double when)
     cpdef object throw_into(self, Task t, object error)
-    @cython.locals(t=Task)
-    cpdef object drop_ready(self)
-    cpdef object finish_off(self, Task t, object error)
     cdef int tell(self, Task before, Task after) except -1
 
-@cython.locals(w=Waiter)
-cpdef list case_channels(Task t)
-
-@cython.locals(w=Waiter)
-cpdef list members(WaitQueue queue)
-
-cdef Scheduler here()
-cdef object present()
+cpdef Scheduler here()
+cpdef object present()

@@ -3,23 +3,18 @@
 """The scheduler of a thread: who runs next, on which greenlet, and how a tasklet waits.
 
 Invariants
-    A task's ``state`` says where it is. READY: it is in ``ready``. RUNNING: it is ``current``. BLOCKED: it is
-    in the queues that its waiters name (none for a sleep), and in ``timers`` when ``when`` is finite.
-    PAUSED and DEAD: nowhere.
-    ``decided`` is set exactly while a task's outcome is written and the task has not run since. Whoever
-    sets it has taken all the task's waiters out of their queues; after that, a timeout, a cancellation or a
-    kill comes too late, and waits for the next park.
+    ``ready`` holds the tasks in the state READY, ``timers`` the blocked ones that have a deadline.
     ``current`` is None while the hub runs, and only then.
     ``carrier`` is set from a task's first switch until its end; a carrier that has no task is in ``idle``.
 
 Who runs on what
     A *carrier* is a greenlet that runs one task after the other: one that finishes takes the next unstarted
     task without a switch. All carriers are started by the *hub*, from its turn, so that none inherits a
-    deep stack. The hub is a greenlet that lives inside the poller's ``run`` and calls `Scheduler.turn`.
+    deep stack. The hub is a greenlet that waits for the outside: see `_hub`.
 
 Who may touch what
     Everything here may be called by any thread that holds the GIL (uncompiled: the guard), except `switch`,
-    `park`, `turn` and `carry`, which are the own thread's. No Python code runs between two lines that leave
+    `park` and `carry`, which are the own thread's. No Python code runs between two lines that leave
     the links half made: values are dropped, and callbacks called, when the links are whole again.
 
 Three things are done in one place each, so that a testing kit can take them over: the next task is chosen
@@ -28,6 +23,7 @@ in `choose`, the clock is read in `now`, and the outside is waited on by the pol
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections import deque
@@ -38,11 +34,12 @@ try:
 except ImportError:
     from flower.channels import _nocython as cython
 
-from greenlet import GreenletExit, getcurrent, greenlet
+from greenlet import getcurrent, greenlet
 
 from flower.channels._poller import ThreadPoller
-from flower.channels._waiting import Alarm, Timers, Waiter, WaitQueue
-from flower.errors import TaskletExit, Timeout
+from flower.channels._task import Task, withdraw
+from flower.channels._waiting import Alarm, Timers, WaitQueue
+from flower.errors import Timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,14 +53,12 @@ if cython.compiled:
 else:
     import contextvars
 
-    from flower.channels._uncompiled import guarded, hold, switch_to, zeroed
+    from flower.channels._task import BLOCKED, DEAD, ERRORS, KILL, PAUSED, READY, RUN, RUNNING, SLEEP
+    from flower.channels._uncompiled import guarded, hold, switch_to
     from flower.channels._waiting import NEVER
 
     _this_thread = threading.local()
     coarse = time.monotonic
-
-    def start_below(carrier: Any, down: int) -> None:
-        switch_to(carrier)
 
     def get_here() -> Any:
         return getattr(_this_thread, "scheduler", None)
@@ -91,124 +86,22 @@ else:
         getcurrent().gr_context = context
 
 
-# Task.state
-DEAD = 0
-PAUSED = 1
-READY = 2
-RUNNING = 3
-BLOCKED = 4
-
-# Task.blocked_in: what a BLOCKED task waits in. Each place that parks has its own.
-SEND = 1
-RECEIVE = 2
-SELECT = 3
-JOIN = 4
-SLEEP = 5
-RUN = 6
-REMOVED = 7  # by schedule_remove: to users it is paused
-
-# Task.alert: why a look is needed before the task may park
-KILL = 1  # ``pending`` holds an exception that is to be raised there
-ERRORS = 2  # main only: ``main_errors`` has some
-TRAP = 4  # ``block_trap`` is set
-
 # The outside gets a look after this many switches at the latest, or after this many seconds, whichever is first:
 # often enough that tasklets which only talk to each other do not starve the network (Go's sysmon uses 10 ms), and
 # seldom enough that the look (a few microseconds) costs little.
 SWITCHES_PER_TURN = 512
 SECONDS_PER_TURN = 0.004
 
-# C constants in the compiled core: this makes them visible to the modules that are not compiled.
-globals().update(
-    DEAD=DEAD, PAUSED=PAUSED, READY=READY, RUNNING=RUNNING, BLOCKED=BLOCKED, KILL=KILL, ERRORS=ERRORS, TRAP=TRAP
-)
-globals().update(SEND=SEND, RECEIVE=RECEIVE, SELECT=SELECT, JOIN=JOIN, SLEEP=SLEEP, RUN=RUN, REMOVED=REMOVED)
-
 # Idle carriers that are kept. Each holds an interpreter stack chunk of 16 KiB.
 IDLE_CARRIERS = 512
-
-# Carriers start at depths of the C stack that are so many bytes apart, in turn: a parked tasklet uses about 2 KiB, and
-# what does not overlap need not be copied at a switch. It takes 64 KiB of the thread's stack.
-LANES = 16
-LANE_BYTES = 4096
 
 _monotonic = time.monotonic
 
 
 # The module of the rare paths (failures, deadlock, thread start), which needs this one: it puts itself here.
 cold: Any = None
-
-
-class Task(Waiter):
-    """A tasklet as the scheduler sees it. `flower.tasklet` adds the public surface."""
-
-    sched: Any
-    carrier: Any
-    func: Any
-    args: Any
-    kwargs: Any
-    state: int
-    decided: bool
-    alert: int
-    blocked_in: int
-    outside: int  # 1: it waits for something outside (a deadline, a connection); 2: and flower.run() stays for it
-    daemon: bool
-    error: Any  # to be raised when it next runs
-    pending: Any  # to be raised when it next parks
-    cases: Any  # the waiters of its select
-    chosen: int
-    scope: Any  # the innermost cancel scope
-    context: Any
-    label: Any
-    joiners: Any
-    owner: Any  # the group that is told of its end
-    failure: Any
-    traceback: Any
-    collected: bool
-    ended: bool  # it ran to its end, or was killed before
-
-    def fire(self, now: float) -> object:
-        """The task's deadline has passed while it was parked."""
-        if self.state == BLOCKED and not self.decided:
-            error = None
-            if self.scope is not None:
-                error = self.scope.cancellation(now)
-            if error is None and self.blocked_in != SLEEP:
-                error = Timeout(f"{cold.REASONS[self.blocked_in]}: nothing happened within the time given")
-            fail(self, error)
-        return None
-
-
-def withdraw(t: Task) -> int:
-    """Take a blocked task, whose outcome is not written, out of whatever it waits in."""
-    if t.queue is not None:
-        t.queue.remove(t)
-    elif t.cases is not None:
-        for i in range(len(t.cases)):
-            unlink(cython.cast(Waiter, t.cases[i]))
-    t.decided = True
-    return 0
-
-
-def unlink(w: Waiter) -> int:
-    """Take a waiter out of its queue, if it is in one."""
-    if w.queue is not None:
-        w.queue.remove(w)
-    return 0
-
-
-def claim(w: Waiter) -> Task:
-    """Decide for this waiter: its task leaves every queue. The caller writes the outcome, then wakes the task."""
-    t: Task
-    if w.task is None:
-        t = cython.cast(Task, w)
-        t.queue.remove(t)
-        t.decided = True
-    else:
-        t = cython.cast(Task, w.task)
-        t.chosen = w.index
-        withdraw(t)
-    return t
+# The hub's function, which `_hub` puts here.
+live: Any = None
 
 
 def wake(t: Task) -> int:
@@ -339,7 +232,7 @@ class Scheduler:
     def enter_hub(self) -> int:
         """Switch to the hub, made now if this is the first time."""
         if self.hub is None:
-            self.hub = greenlet(self.live, self.main.carrier)
+            self.hub = greenlet(functools.partial(live, self), self.main.carrier)
         switch_to(self.hub)
         return 0
 
@@ -518,134 +411,6 @@ class Scheduler:
         me.decided = False
         return 0
 
-    # -- the hub
-
-    def live(self) -> object:
-        """What the hub runs: one poller after the other."""
-        while not self.closing:
-            self.entered = self.poller
-            try:
-                self.entered.run(self.turn)
-            except GreenletExit:
-                raise
-            except BaseException as error:  # by a signal handler of the program's own, while nobody ran
-                self.raise_in_main(error)
-            if self.entered is not self.poller:
-                self.entered.close()
-        self.poller.close()
-        self.current = None
-        if self.bury:
-            self.traps = 1  # who is woken now can't park any more
-            cold.bury(self)
-            while self.idle:  # each returns from its last switch, and ends
-                switch_to(self.idle.pop())
-        self.current = self.main
-        return None
-
-    def turn(self) -> float:
-        """Run all that can run; then say how long the outside may be waited for (negative: come back)."""
-        self.polling = False
-        self.budget = SWITCHES_PER_TURN
-        seconds = -1.0
-        while not self.closing:
-            if self.attentive:
-                self.attentive = self.io
-                self.fire_due()
-                self.due = coarse() + SECONDS_PER_TURN
-            while self.posts:
-                self.posts.popleft()()
-            self.run_ready()
-            if self.closing:
-                seconds = -1.0
-                break
-            if self.ready.first is not None:
-                seconds = 0.0
-                break
-            seconds = self.idle_for()
-            if seconds != 0.0:
-                break
-            self.budget = SWITCHES_PER_TURN
-        self.polling = True
-        if seconds > 0.0 and (
-            self.posts or self.ready.first is not None
-        ):  # from another thread, or a signal handler, meanwhile
-            self.polling = False
-            return 0.0
-        return seconds
-
-    def run_ready(self) -> int:
-        """Switch to task after task, until none is ready or the outside is due."""
-        while not self.closing:
-            t = self.starting
-            if t is not None:
-                self.starting = None
-            else:
-                t = self.choose()
-                if t is None:
-                    return 0
-                t.state = RUNNING
-                if self.on_switch is not None and t is not self.last:
-                    self.tell(self.last, t)
-                    self.last = None
-            down = 0
-            carrier = t.carrier
-            if carrier is None:
-                if self.idle:
-                    carrier = self.idle.pop()
-                else:
-                    carrier = self.make_carrier()  # may run finalizers: t is not current yet, so that they can't block
-                    down = self.lane * LANE_BYTES
-                t.carrier = carrier
-                self.started += 1
-            self.current = t
-            t = None
-            if down:
-                start_below(carrier, down)
-            else:
-                switch_to(carrier)
-        return 0
-
-    def make_carrier(self) -> Any:
-        """A carrier that is still to be started, on the next lane."""
-        if self.lane == 0:
-            cold.register(self)
-        self.lane = self.lane % LANES + 1
-        return greenlet(self.carry, self.hub)
-
-    def fire_due(self) -> int:
-        """Fire every timer whose moment has come."""
-        item = self.timers.first()
-        if item is not None:
-            self.attentive = True
-            now = self.now()
-            while item is not None and item.when <= now:
-                self.timers.remove(item)
-                item.fire(now)
-                item = self.timers.first()
-        return 0
-
-    def idle_for(self) -> float:
-        """Nothing is ready. How long may the outside be waited for? 0.0 if something became ready after all."""
-        if self.posts:
-            return 0.0
-        if self.entered is not self.poller:
-            return -1.0
-        seconds = NEVER
-        first = self.timers.first()
-        if first is not None:
-            seconds = first.when - self.now()
-            if seconds <= 0.0:
-                self.attentive = True
-                return 0.0
-        if cold.foreign_loop_refused(self):
-            return 0.0
-        if self.runs.last is not None and self.outside_live == 0 and self.holds == 0:
-            fail(cython.cast(Task, self.runs.last), None)
-            return 0.0
-        if seconds == NEVER and self.outside == 0 and self.holds == 0 and self.watches == 0:
-            return cold.asleep_for_good(self)
-        return seconds
-
     def rouse(self) -> int:
         """Something became ready while the hub waits for the outside."""
         self.polling = False
@@ -672,6 +437,15 @@ class Scheduler:
         return 0
 
     # -- for the modules of Flower that are not compiled
+
+    def expire(self, t: Task, now: float) -> None:
+        """The deadline of a task, parked and undecided, has passed."""
+        error = None
+        if t.scope is not None:
+            error = t.scope.cancellation(now)
+        if error is None and t.blocked_in != SLEEP:
+            error = Timeout(f"{cold.REASONS[t.blocked_in]}: nothing happened within the time given")
+        fail(t, error)
 
     def set_poller(self, poller: Poller) -> None:
         """Use this poller from the next time that the thread waits."""
@@ -788,71 +562,6 @@ class Scheduler:
         if t.state == PAUSED:
             wake(t)
 
-    # -- the end of a thread
-
-    def end(self, bury: bool) -> None:
-        """Make the hub leave its poller for good; with ``bury``, end the tasks that are left. For main's own code."""
-        self.closing = True
-        self.bury = bury
-        hub = self.hub
-        if hub is None:
-            self.poller.close()
-            self.drop_ready()
-        elif not hub.dead and getcurrent() is not hub:
-            self.current = None
-            switch_to(hub)
-        if bury:  # greenlet frees a thread's main greenlet with the thread, whoever refers to it
-            self.main.carrier = None
-            self.hub = None
-
-    def unfinished(self) -> int:
-        """How many tasks have begun, or wait for their turn to, and have not ended."""
-        return self.started + sum(t.carrier is None for t in members(self.ready))
-
-    def drop_ready(self) -> None:
-        """Let go of the tasks that have never run."""
-        for t in members(self.ready):
-            if t.carrier is None:
-                self.ready.remove(t)
-                t.state = DEAD
-                t.ended = True
-                t.failure = TaskletExit()
-                cold.settle(self, t, None)
-
-    def finish_off(self, t: Task, error: BaseException) -> None:
-        """On the hub, while closing: raise the error in a task, which can't park any more."""
-        if t.state == BLOCKED:
-            withdraw(t)
-        elif t.state == READY:
-            self.ready.remove(t)
-        t.error = error
-        t.state = RUNNING
-        self.current = t
-        switch_to(t.carrier)
-        self.current = None
-
-
-def members(queue: WaitQueue) -> list[Any]:
-    """The waiters of a queue."""
-    found = []
-    w = queue.first
-    while w is not None:
-        found.append(w)
-        w = w.right
-    return found
-
-
-def case_channels(t: Task) -> list[Any]:
-    """The channels that a task's select waits on."""
-    found: list[Any] = []
-    if t.cases is None:
-        return found
-    for i in range(len(t.cases)):
-        w = cython.cast(Waiter, t.cases[i])
-        if w.channel is not None:
-            found.append(w.channel)
-    return found
-
 
 def check_switch(s: Scheduler) -> int:
     """Raise RuntimeError where no tasklet may be switched away from: on the hub, in a callback, under a switch trap."""
@@ -861,17 +570,6 @@ def check_switch(s: Scheduler) -> int:
     if s.hub is None:
         cold.take_over_interrupts()
     return 0
-
-
-def check_timeout(timeout: Any) -> float | None:
-    """The timeout as a number of seconds, or None for no limit. Refuses what is none."""
-    if timeout is None:
-        return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"a timeout is a number of seconds or None, not {timeout!r}")
-    if not timeout >= 0:
-        raise ValueError(f"a timeout is at least 0 seconds, not {timeout!r}")
-    return None if timeout == NEVER else timeout
 
 
 task_class: Any = Task
@@ -887,19 +585,12 @@ def here() -> Scheduler:
     return s
 
 
-def current_scheduler() -> Scheduler:
-    """`here`, for modules that are not compiled."""
-    return here()
+current_scheduler = here  # for modules that are not compiled
 
 
 def present() -> Any:
     """The scheduler of this thread, or None."""
     return get_here()
-
-
-def present_scheduler() -> Scheduler | None:
-    """`present`, for modules that are not compiled."""
-    return present()
 
 
 def set_current_scheduler(scheduler: Scheduler | None) -> None:
@@ -910,9 +601,8 @@ def set_current_scheduler(scheduler: Scheduler | None) -> None:
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
 
-    zeroed(Task)
     cancel = hold(cancel)
     guarded(
         Scheduler,
-        "finish retire turn set_poller hold release raise_in_main throw_into set_alarm clear_alarm pause sleep_until",
+        "finish retire set_poller hold release raise_in_main throw_into set_alarm clear_alarm pause sleep_until",
     )

@@ -12,7 +12,8 @@ from math import inf as NEVER
 from typing import TYPE_CHECKING, Any, Literal
 
 from flower.channels._channel import channel
-from flower.channels._scheduler import cancel, check_timeout, current_scheduler
+from flower.channels._scheduler import cancel, current_scheduler
+from flower.channels._task import check_timeout
 from flower.channels._tasklet import tasklet
 from flower.errors import Cancelled, Deadlock, TaskletExit, Timeout
 

@@ -2,7 +2,8 @@
 cimport cython
 from flower.channels._bomb cimport bomb
 from flower.channels._channel cimport NOTHING, channel
-from flower.channels._scheduler cimport SELECT, Scheduler, Task, check_timeout, here
+from flower.channels._scheduler cimport Scheduler, here
+from flower.channels._task cimport SELECT, Task, check_timeout
 from flower.channels._waiting cimport Waiter
 
 cdef extern from *:

@@ -22,13 +22,14 @@ except ImportError:
 
 from flower.channels._bomb import bomb
 from flower.channels._channel import channel
-from flower.channels._scheduler import Task, check_timeout
+from flower.channels._task import Task, check_timeout
 from flower.channels._waiting import Waiter
 from flower.errors import ChannelClosed
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
-    from flower.channels._scheduler import SELECT, here
+    from flower.channels._scheduler import here
+    from flower.channels._task import SELECT
     from flower.channels._uncompiled import hold
 
     class Selected(tuple[Any, ...]):

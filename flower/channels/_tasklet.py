@@ -15,7 +15,8 @@ except ImportError:
 
 from flower.channels import _scheduler
 from flower.channels._bomb import exception_from
-from flower.channels._scheduler import Scheduler, Task, check_timeout, wake
+from flower.channels._scheduler import Scheduler, wake
+from flower.channels._task import Task, check_timeout
 from flower.channels._waiting import WaitQueue
 from flower.errors import TaskletExit
 
@@ -24,20 +25,8 @@ if TYPE_CHECKING:
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
-    from flower.channels._scheduler import (
-        BLOCKED,
-        DEAD,
-        JOIN,
-        PAUSED,
-        READY,
-        REMOVED,
-        RUNNING,
-        SEND,
-        TRAP,
-        check_switch,
-        copy_context,
-        here,
-    )
+    from flower.channels._scheduler import check_switch, copy_context, here
+    from flower.channels._task import BLOCKED, DEAD, JOIN, PAUSED, READY, REMOVED, RUNNING, SEND, TRAP
     from flower.channels._uncompiled import guarded, hold, zeroed
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from flower.channels import bomb, channel
-from flower.channels._scheduler import check_timeout
+from flower.channels._task import check_timeout
 from flower.errors import ChannelClosed
 
 if TYPE_CHECKING:

@@ -1,0 +1,236 @@
+# cython: nonecheck=False
+# (No field is read through None: the same source, uncompiled, would raise AttributeError, and its tests pass.)
+"""The hub: the greenlet of a thread that waits for the outside, and starts every carrier.
+
+It lives inside the poller's ``run``, which calls `turn` again and again. Carriers start from here alone, so that none
+inherits a deep stack. It ends by a flag, ``closing``, never by an exception thrown into it: that would leave a
+poller's event loop for good.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+try:
+    import cython
+except ImportError:
+    from flower.channels import _nocython as cython
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+from flower.channels import _scheduler
+from flower.channels._scheduler import Scheduler, fail
+from flower.channels._task import Task, members, withdraw
+from flower.errors import TaskletExit
+
+# -- the hub
+
+
+if cython.compiled:
+    import_greenlet()  # type: ignore[name-defined]  # noqa: F821  (from the .pxd)
+else:
+    from flower.channels._scheduler import SECONDS_PER_TURN, SWITCHES_PER_TURN, coarse
+    from flower.channels._task import BLOCKED, DEAD, READY, RUNNING
+    from flower.channels._uncompiled import hold, switch_to
+    from flower.channels._waiting import NEVER
+
+    def start_below(carrier: Any, down: int) -> None:
+        switch_to(carrier)
+
+
+# Carriers start at depths of the C stack that are so many bytes apart, in turn: a parked tasklet uses about 2 KiB, and
+# what does not overlap need not be copied at a switch. It takes 64 KiB of the thread's stack.
+LANES = 16
+LANE_BYTES = 4096
+
+
+def live(s: Scheduler) -> object:
+    """What the hub runs: one poller after the other."""
+    turn_of_s = functools.partial(turn, s)
+    while not s.closing:
+        s.entered = s.poller
+        try:
+            s.entered.run(turn_of_s)
+        except GreenletExit:
+            raise
+        except BaseException as error:  # by a signal handler of the program's own, while nobody ran
+            s.raise_in_main(error)
+        if s.entered is not s.poller:
+            s.entered.close()
+    s.poller.close()
+    s.current = None
+    if s.bury:
+        s.traps = 1  # who is woken now can't park any more
+        _scheduler.cold.bury(s)
+        while s.idle:  # each returns from its last switch, and ends
+            switch_to(s.idle.pop())
+    s.current = s.main
+    return None
+
+
+def turn(s: Scheduler) -> float:
+    """Run all that can run; then say how long the outside may be waited for (negative: come back)."""
+    s.polling = False
+    s.budget = SWITCHES_PER_TURN
+    seconds = -1.0
+    while not s.closing:
+        if s.attentive:
+            s.attentive = s.io
+            fire_due(s)
+            s.due = coarse() + SECONDS_PER_TURN
+        while s.posts:
+            s.posts.popleft()()
+        run_ready(s)
+        if s.closing:
+            seconds = -1.0
+            break
+        if s.ready.first is not None:
+            seconds = 0.0
+            break
+        seconds = idle_for(s)
+        if seconds != 0.0:
+            break
+        s.budget = SWITCHES_PER_TURN
+    s.polling = True
+    if seconds > 0.0 and (s.posts or s.ready.first is not None):  # from another thread or a signal handler, meanwhile
+        s.polling = False
+        return 0.0
+    return seconds
+
+
+def run_ready(s: Scheduler) -> int:
+    """Switch to task after task, until none is ready or the outside is due."""
+    while not s.closing:
+        t = s.starting
+        if t is not None:
+            s.starting = None
+        else:
+            t = s.choose()
+            if t is None:
+                return 0
+            t.state = RUNNING
+            if s.on_switch is not None and t is not s.last:
+                s.tell(s.last, t)
+                s.last = None
+        down = 0
+        carrier = t.carrier
+        if carrier is None:
+            if s.idle:
+                carrier = s.idle.pop()
+            else:
+                carrier = make_carrier(s)  # may run finalizers: t is not current yet, so that they can't block
+                down = s.lane * LANE_BYTES
+            t.carrier = carrier
+            s.started += 1
+        s.current = t
+        t = None
+        if down:
+            start_below(carrier, down)
+        else:
+            switch_to(carrier)
+    return 0
+
+
+def make_carrier(s: Scheduler) -> Any:
+    """A carrier that is still to be started, on the next lane."""
+    if s.lane == 0:
+        _scheduler.cold.register(s)
+    s.lane = s.lane % LANES + 1
+    return greenlet(cython.cast(object, s).carry, s.hub)  # the bound method
+
+
+def fire_due(s: Scheduler) -> int:
+    """Fire every timer whose moment has come."""
+    item = s.timers.first()
+    if item is not None:
+        s.attentive = True
+        now = s.now()
+        while item is not None and item.when <= now:
+            s.timers.remove(item)
+            item.fire(now)
+            item = s.timers.first()
+    return 0
+
+
+def idle_for(s: Scheduler) -> float:
+    """Nothing is ready. How long may the outside be waited for? 0.0 if something became ready after all."""
+    if s.posts:
+        return 0.0
+    if s.entered is not s.poller:
+        return -1.0
+    seconds = NEVER
+    first = s.timers.first()
+    if first is not None:
+        seconds = first.when - s.now()
+        if seconds <= 0.0:
+            s.attentive = True
+            return 0.0
+    if _scheduler.cold.foreign_loop_refused(s):
+        return 0.0
+    if s.runs.last is not None and s.outside_live == 0 and s.holds == 0:
+        fail(cython.cast(Task, s.runs.last), None)
+        return 0.0
+    if seconds == NEVER and s.outside == 0 and s.holds == 0 and s.watches == 0:
+        return _scheduler.cold.asleep_for_good(s)
+    return seconds
+
+
+# -- the end of a thread
+
+
+def end(s: Scheduler, bury: bool) -> None:
+    """Make the hub leave its poller for good; with ``bury``, end the tasks that are left. For main's own code."""
+    s.closing = True
+    s.bury = bury
+    hub = s.hub
+    if hub is None:
+        s.poller.close()
+        drop_ready(s)
+    elif not hub.dead and getcurrent() is not hub:
+        s.current = None
+        switch_to(hub)
+    if bury:  # greenlet frees a thread's main greenlet with the thread, whoever refers to it
+        s.main.carrier = None
+        s.hub = None
+
+
+def unfinished(s: Scheduler) -> int:
+    """How many tasks have begun, or wait for their turn to, and have not ended."""
+    count = s.started
+    for t in members(s.ready):
+        if t.carrier is None:
+            count += 1
+    return count
+
+
+def drop_ready(s: Scheduler) -> None:
+    """Let go of the tasks that have never run."""
+    for t in members(s.ready):
+        if t.carrier is None:
+            s.ready.remove(t)
+            t.state = DEAD
+            t.ended = True
+            t.failure = TaskletExit()
+            _scheduler.cold.settle(s, t, None)
+
+
+def finish_off(s: Scheduler, t: Task, error: BaseException) -> None:
+    """On the hub, while closing: raise the error in a task, which can't park any more."""
+    if t.state == BLOCKED:
+        withdraw(t)
+    elif t.state == READY:
+        s.ready.remove(t)
+    t.error = error
+    t.state = RUNNING
+    s.current = t
+    switch_to(t.carrier)
+    s.current = None
+
+
+_scheduler.live = live
+
+if not cython.compiled:
+    from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
+
+    turn = hold(turn)

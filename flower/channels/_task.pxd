@@ -1,0 +1,46 @@
+# cython: language_level=3
+cimport cython
+from flower.channels._greenlet cimport greenlet
+from flower.channels._waiting cimport NEVER, Waiter, WaitQueue
+
+cdef int DEAD, PAUSED, READY, RUNNING, BLOCKED
+cdef int SEND, RECEIVE, SELECT, JOIN, SLEEP, RUN, REMOVED
+cdef int KILL, ERRORS, TRAP
+cdef class Task(Waiter):
+    cdef readonly object sched
+    cdef readonly greenlet carrier
+    cdef readonly object func
+    cdef object args
+    cdef object kwargs
+    cdef public object error
+    cdef public object pending
+    cdef list cases
+    cdef public object scope
+    cdef object context
+    cdef public object label
+    cdef public WaitQueue joiners
+    cdef public object owner
+    cdef public object failure
+    cdef public object traceback
+    cdef int chosen
+    cdef readonly unsigned char state
+    cdef public unsigned char alert
+    cdef readonly unsigned char blocked_in
+    cdef unsigned char outside
+    cdef readonly bint decided
+    cdef public bint daemon
+    cdef public bint collected
+    cdef public bint ended
+
+@cython.locals(i=Py_ssize_t)
+cpdef int withdraw(Task t) except -1
+cdef int unlink(Waiter w) except -1
+@cython.locals(t=Task)
+cdef Task claim(Waiter w)
+cpdef object check_timeout(object timeout)
+
+@cython.locals(w=Waiter)
+cpdef list case_channels(Task t)
+
+@cython.locals(w=Waiter)
+cpdef list members(WaitQueue queue)
