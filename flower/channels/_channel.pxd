@@ -25,6 +25,10 @@ cdef class channel:
     cdef public bint _external
     cdef public object _on_wait
     cdef public object _keep
+    cdef public object _feeder
+    cdef public Py_ssize_t _low
+    cdef public object _outlet
+    cdef public Py_ssize_t _credit
 
     @cython.final
     @cython.locals(t=Task)
@@ -48,6 +52,10 @@ cdef class channel:
     @cython.locals(ring=list)
     cdef object fetch(self)
     cpdef int _abandon(self, object reason) except -1
+    @cython.locals(t=Task, w=Waiter)
+    cpdef int _pump(self) except -1
+    @cython.locals(ring=list, size=Py_ssize_t)
+    cpdef int _put_back(self, list values) except -1
     @cython.final
     @cython.locals(t=Task, w=Waiter, after=Waiter)
     cdef int dismiss(self, WaitQueue queue, bint selects_only, WaitQueue woken) except -1

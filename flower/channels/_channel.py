@@ -8,6 +8,7 @@ Invariants
     reached ``limit`` and no receiver waits. The one exception is a select with both ends of one channel: its
     two waiters stand in both queues, since a select never meets itself.
     While ``closing``, no receiver waits, and no sender is added.
+    ``_credit`` is above 0 only where there is an ``_outlet``, and then nothing is held and no sender waits.
 
 An operation is one attempt (`put` or `take`), which never blocks, and a wait for those that may. Whoever
 completes a waiting partner takes that partner out of its queues, writes the outcome on it, and wakes it.
@@ -105,6 +106,10 @@ class channel:
     _external: bool  # whoever waits on it waits for the outside
     _on_wait: Any  # called before somebody waits to receive
     _keep: Any  # something that lives as long as the channel
+    _feeder: Any  # fills it from elsewhere: told by on_low() and on_stop(reason)
+    _low: int  # on_low() is called when the held values have come down to so many; 0: never
+    _outlet: Any  # takes its values elsewhere by take(value), in place of receivers; told by on_close()
+    _credit: int  # how many the outlet takes now
 
     def __init__(self, capacity: Any = None, label: str = "") -> None:
         limit = check_capacity(capacity)
@@ -134,6 +139,9 @@ class channel:
             else:
                 wake(t)
             return True
+        if self._credit > 0:
+            self._outlet.take(value)
+            return True
         if self.held < self.limit:
             if self.ring is None or self.held == len(self.ring):
                 self.grow()
@@ -154,6 +162,8 @@ class channel:
                 self.store(w.value)
                 w.value = None
                 wake(t)
+            if self._low > 0 and self.held == self._low:
+                self._feeder.on_low()
             return value
         w = self.senders.first
         if w is not None:
@@ -177,7 +187,7 @@ class channel:
 
     def can_put(self) -> bool:
         """Whether `put` would do something now, be it to raise."""
-        return self.shut or self.receivers.first is not None or self.held < self.limit
+        return self.shut or self.receivers.first is not None or self.held < self.limit or self._credit > 0
 
     def can_take(self) -> bool:
         """Whether `take` would do something now, be it to raise."""
@@ -359,6 +369,8 @@ class channel:
         self.dismiss(self.receivers, False, woken)
         self.dismiss(self.senders, True, woken)
         self.wake_all(woken)
+        if self._outlet is not None:
+            self._outlet.on_close()
 
     def open(self) -> None:
         """Open the channel again after a close."""
@@ -377,6 +389,46 @@ class channel:
         self.dismiss(self.senders, False, woken)
         self.wake_all(woken)
         del dropped
+        if self._feeder is not None:
+            self._feeder.on_stop(reason)
+        return 0
+
+    # -- a channel that goes on elsewhere
+
+    def _pump(self) -> int:
+        """Hand the outlet what is held, then what blocked senders offer, for as long as it has credit.
+
+        What it raises is raised at the sender; for a value that was held, whose sender has gone, it raises nothing.
+        """
+        t: Task
+        while self._credit > 0:
+            if self.held:
+                self._outlet.take(self.take())
+                continue
+            w = self.senders.first
+            if w is None:
+                if self._on_wait is not None:
+                    self._on_wait()
+                return 0
+            t = claim(w)
+            value = w.value
+            w.value = None
+            try:
+                self._outlet.take(value)
+            except BaseException as error:
+                t.error = error
+            wake(t)
+        return 0
+
+    def _put_back(self, values: list[Any]) -> int:
+        """Make these the oldest of the held values, be they more than it may hold. No receiver waits."""
+        size = FIRST_RING
+        while size < len(values) + self.held:
+            size *= 2
+        ring: list[Any] = values + [self.fetch() for _ in range(self.held)]
+        self.held = len(ring)
+        self.head = 0
+        self.ring = ring + [None] * (size - len(ring))
         return 0
 
     def dismiss(self, queue: WaitQueue, selects_only: bool, woken: WaitQueue) -> int:
@@ -520,5 +572,5 @@ if not cython.compiled:
     zeroed(channel)
     guarded(
         channel,
-        "send receive try_send try_receive close open _abandon closed balance queue __repr__",
+        "send receive try_send try_receive close open _abandon _pump _put_back closed balance queue __repr__",
     )
