@@ -51,7 +51,7 @@ def method(function: F) -> F:
 class Method:
     """One exported method: it is called with a peer's arguments, after a look whether they fit."""
 
-    __slots__ = ("_chain", "_least", "_most", "_signature", "function", "name", "streams")
+    __slots__ = ("_chain", "_least", "_most", "_takes", "function", "name", "streams")
 
     def __init__(self, name: str, function: Callable[..., Any], middleware: Sequence[Middleware] = ()) -> None:
         self.name = name
@@ -59,8 +59,8 @@ class Method:
         self.streams = inspect.isgeneratorfunction(getattr(function, "__func__", function))
         self._chain = chain(middleware, self._last) if middleware else None
         # What really takes the arguments: a wrapper may take others than what it wraps.
-        self._signature = _signature(function, follow_wrapped=False)
-        self._least, self._most = _positional(self._signature)
+        self._takes = _signature(function, follow_wrapped=False)
+        self._least, self._most = _positional(self._takes)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.call(args, kwargs)
@@ -82,22 +82,23 @@ class Method:
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raises `BadArguments` where the method could not be called with these."""
-        if self._signature is None or (not kwargs and self._least <= len(args) <= self._most):
+        if self._takes is None or (not kwargs and self._least <= len(args) <= self._most):
             return
         try:
-            self._signature.bind(*args, **kwargs)
+            self._takes.bind(*args, **kwargs)
         except TypeError as error:
-            raise BadArguments(f"{self.name}{_text(self._signature)}: {error}") from None
+            raise BadArguments(f"{self.name}{_text(self._takes)}: {error}") from None
 
-    def describe(self) -> dict[str, Any]:
-        """Its name, signature and docstring, for a peer that asks."""
-        shown = _signature(self.function)
-        return {
-            "name": self.name,
-            "signature": _text(shown) if shown is not None else "(...)",
-            "doc": (inspect.getdoc(self.function) or "")[:MAX_DOC],
-            "streams": self.streams,
-        }
+    @property
+    def signature(self) -> str:
+        """Its parameters as they were written, for a peer that asks."""
+        signature = _signature(self.function)
+        return _text(signature) if signature is not None else "(...)"
+
+    @property
+    def doc(self) -> str:
+        """Its docstring, for a peer that asks; "" without one."""
+        return (inspect.getdoc(self.function) or "")[:MAX_DOC]
 
     def __repr__(self) -> str:
         return f"<Method {self.name} of {self.function!r}>"

@@ -343,19 +343,16 @@ def test_a_wrapper_is_asked_itself_and_what_it_wraps_is_shown() -> None:
 
     say = exports(Service())["say"]
     assert say("hello") == "user: hello"
-    assert say.describe()["signature"] == "(user: str, text: str) -> str"
+    assert say.signature == "(user: str, text: str) -> str"
 
 
 def test_a_method_is_described() -> None:
     table = exports(Signatures())
-    assert table["count"].describe() == {
-        "name": "count",
-        "signature": "(n: int) -> Iterator[int]",
-        "doc": "Count to n.\n\nFrom nought.",
-        "streams": True,
-    }
-    assert table["only"].describe()["streams"] is False
-    assert exports({"max": max})["max"].describe()["signature"] == "(...)"
+    count = table["count"]
+    assert (count.signature, count.streams) == ("(n: int) -> Iterator[int]", True)
+    assert count.doc == "Count to n.\n\nFrom nought."
+    assert (table["only"].doc, table["only"].streams) == ("", False)
+    assert exports({"max": max})["max"].signature == "(...)"
 
     class Unprintable:
         def __repr__(self) -> str:
@@ -363,7 +360,7 @@ def test_a_method_is_described() -> None:
 
     def f(a: Any = Unprintable()) -> None: ...  # noqa: B008
 
-    assert exports({"f": f})["f"].describe()["signature"] == "(...)"
+    assert exports({"f": f})["f"].signature == "(...)"
 
 
 # -- Middleware of a service

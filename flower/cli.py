@@ -1,0 +1,361 @@
+"""The command line: serve an object, and call, list, ping and stream from any MessagePack-RPC peer.
+
+    flower serve MODULE[:OBJECT] --on URL     serve until Ctrl-C or SIGTERM, then let running calls end
+    flower call URL METHOD [ARG ...]          call, and print the result
+    flower notify URL METHOD [ARG ...]        call, and want no answer
+    flower list URL                           what can be called there
+    flower help URL METHOD                    how it is called
+    flower ping URL                           whether it answers, and how fast
+
+An ARG is JSON where it can be read as such (``5``, ``true``, ``'[1, "two"]'``, ``'"5"'``), and else a string.
+``name=ARG`` gives a keyword argument. With ``--strings`` each is a string as it stands.
+
+Exit codes
+    0    it went well
+    1    the method failed, or what was pinged did not answer every time
+    2    the command line makes no sense, or the object to be served can't be had
+    3    no connection, or it was lost
+    4    no answer within --timeout
+    130  interrupted by Ctrl-C
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import flower
+from flower import rpc
+from flower.errors import RemoteError, Timeout
+
+__all__ = ["main"]
+
+OK, FAILED, USAGE, NO_CONNECTION, TOO_LATE, INTERRUPTED = 0, 1, 2, 3, 4, 130
+GRACE = 10.0  # seconds that running calls have to end when a server is told to
+PATIENCE = 1.0  # seconds after which a terminal is told that we are waiting
+
+
+class Unusable(Exception):
+    """What the user asked for can't be done: its text is all that he needs."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line ``flower ARGV...``, by default that of this process; gives the exit code.
+
+    >>> main(["call", "tcp://127.0.0.1:9000", "add", "1", "2"])
+    3
+    0
+    """
+    words = sys.argv[1:] if argv is None else argv
+    commands = _commands()
+    try:
+        top = argparse.ArgumentParser("flower", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+        top.add_argument(
+            "command", choices=commands, metavar="COMMAND", help="and what it needs: flower COMMAND --help"
+        )
+        parser = commands[top.parse_args(words[:1]).command]
+        options = parser.parse_intermixed_args(words[1:])
+    except SystemExit as end:  # --help, or no usage; argparse has said what
+        return int(end.code or 0)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        code = command(options)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has gone, as `head` does
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Unusable as error:
+        return _complain(str(error), USAGE)
+    except RemoteError as error:
+        return _complain(_remote(error), FAILED)
+    except Timeout as error:
+        return _complain(str(error), TOO_LATE)
+    except OSError as error:
+        return _complain(error.strerror or str(error), NO_CONNECTION)
+    except (ValueError, TypeError) as error:
+        return _complain(str(error), USAGE)
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"flower: {text}", file=sys.stderr)
+    return code
+
+
+def _remote(error: RemoteError) -> str:
+    trace = getattr(error, "traceback", None)
+    return f"{error}\n{trace.rstrip()}" if trace else str(error)
+
+
+def _commands() -> dict[str, argparse.ArgumentParser]:
+    """The parser of each command's words. Those of `main` and not subparsers, which can't have options among ARGs."""
+    commands: dict[str, argparse.ArgumentParser] = {}
+
+    def add(name: str, command: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
+        made = commands[name] = argparse.ArgumentParser(f"flower {name}", description=what)
+        made.set_defaults(command=command)
+        return made
+
+    def add_client(name: str, command: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
+        made = add(name, command, what)
+        made.add_argument("url", metavar="URL", help="tcp://host:port, tls://host:port or unix:/path")
+        made.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="give up after so long")
+        return made
+
+    def add_call(name: str, command: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
+        made = add_client(name, command, what)
+        made.add_argument("method", metavar="METHOD")
+        made.add_argument("args", metavar="ARG", nargs="*", help="JSON, or a string; name=ARG is a keyword argument")
+        made.add_argument("--strings", action="store_true", help="each ARG is a string as it stands")
+        return made
+
+    serving = add("serve", serve, "Serve an object's methods until Ctrl-C or SIGTERM.")
+    serving.add_argument("target", metavar="MODULE[:OBJECT]", help="an object, a class (one is made), a dict, a module")
+    serving.add_argument("--on", metavar="URL", default="tcp://127.0.0.1:0", help="where (default: %(default)s)")
+    serving.add_argument(
+        "--grace", type=_seconds, metavar="SECONDS", default=GRACE, help="for running calls at the end (%(default)s)"
+    )
+    calling = add_call("call", call, "Call a method and print its result.")
+    calling.add_argument("--json", action="store_true", help="print JSON, in one line")
+    add_call("notify", notify, "Call a method and want no answer.")
+    listing = add_client("list", list_methods, "List what can be called.")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    helping = add_client("help", help_method, "Show a method's signature and description.")
+    helping.add_argument("method", metavar="METHOD")
+    helping.add_argument("--json", action="store_true", help="print JSON")
+    pinging = add_client("ping", ping, "Ask whether it answers, and how fast.")
+    pinging.add_argument("-c", "--count", type=int, metavar="N", default=4, help="so often; 0: until Ctrl-C (4)")
+    pinging.add_argument("-i", "--interval", type=_seconds, metavar="SECONDS", default=1.0, help="between two (1)")
+    return commands
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value
+
+
+# -- Serving
+
+
+def serve(options: argparse.Namespace) -> int:
+    service = load(options.target)
+    stop = flower.signals(signal.SIGINT, signal.SIGTERM)
+    try:
+        with rpc.serve(options.on, service) as server:
+            print(f"serving {options.target} on {server.url}", flush=True)
+            stop.receive()
+    finally:
+        stop.close()
+    return OK
+
+
+def load(target: str) -> Any:
+    """The object that ``module:object`` names; a class is called to make one."""
+    name, colon, path = target.partition(":")
+    if not name or (colon and not path):
+        raise Unusable(f"not an object to serve: {target!r}; it looks like module:object, or module")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # the entry point's script lies elsewhere
+    try:
+        found: Any = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name + ".").startswith(error.name + "."):
+            raise  # something that it imports is missing: show where
+        raise Unusable(f"no module {name!r} in {os.getcwd()} or where Python looks for modules") from None
+    for part in path.split(".") if path else []:
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            raise Unusable(f"{name} has no {path!r}") from None
+    return found() if isinstance(found, type) else found
+
+
+# -- Calling
+
+
+@contextlib.contextmanager
+def _connected(options: argparse.Namespace) -> Iterator[rpc.Peer]:
+    with rpc.connect(options.url, timeout=options.timeout) as peer:
+        yield peer
+
+
+def call(options: argparse.Namespace) -> int:
+    args, kwargs = arguments(options)
+    with _connected(options) as peer:
+        with _patience(f"waiting for {options.method}"):
+            result = peer.call(options.method, *args, timeout=options.timeout, **kwargs)
+        print(shown(result, options.json)) if result is not None or options.json else None
+    return OK
+
+
+def notify(options: argparse.Namespace) -> int:
+    args, kwargs = arguments(options)
+    with _connected(options) as peer:
+        peer.notify(options.method, *args, **kwargs)
+    return OK
+
+
+def list_methods(options: argparse.Namespace) -> int:
+    with _connected(options) as peer:
+        methods = described(peer, options.timeout)
+    if options.json:
+        print(json.dumps(methods))
+    else:
+        for name, about in sorted(methods.items()):
+            summary = about["doc"].strip().partition("\n")[0]
+            print(name + about["signature"] + (f"\n    {summary}" if summary else ""))
+    return OK
+
+
+def help_method(options: argparse.Namespace) -> int:
+    with _connected(options) as peer:
+        methods = described(peer, options.timeout)
+    about = methods.get(options.method)
+    if about is None:
+        raise RemoteError(f"no method {options.method} at {options.url}; there are: {', '.join(sorted(methods)[:20])}")
+    if options.json:
+        print(json.dumps(about))
+    else:
+        print(options.method + about["signature"] + ("  (streams)" if about.get("streams") else ""))
+        print("\n" + about["doc"] if about["doc"] else "", end="\n" if about["doc"] else "")
+    return OK
+
+
+def described(peer: rpc.Peer, timeout: float | None) -> dict[str, dict[str, Any]]:
+    """What can be called, name by name: as Flower's peers tell it, or as Neovim does."""
+    try:
+        return dict(peer.call("$/list", timeout=timeout))
+    except RemoteError as first:
+        try:
+            _, info = peer.call("nvim_get_api_info", timeout=timeout)
+        except RemoteError:
+            raise Unusable(f"it does not tell what can be called there ({first})") from None
+    found = {}
+    for function in info["functions"]:
+        parameters = ", ".join(f"{name}: {kind}" for kind, name in function["parameters"])
+        since = function.get("deprecated_since")
+        found[function["name"]] = {
+            "signature": f"({parameters}) -> {function['return_type']}",
+            "doc": f"Deprecated since API level {since}." if since is not None else "",
+        }
+    return found
+
+
+def ping(options: argparse.Namespace) -> int:
+    times: list[float] = []
+    sent = 0
+    with _connected(options) as peer:
+        try:
+            while options.count == 0 or sent < options.count:
+                if sent:
+                    flower.time.sleep(options.interval)
+                began = time.perf_counter()
+                sent += 1
+                try:
+                    peer.call("$/ping", timeout=options.timeout)
+                except RemoteError:
+                    pass  # not known to it: that is an answer, too
+                except Timeout:
+                    print(f"no answer within {options.timeout} s", flush=True)
+                    continue
+                times.append((time.perf_counter() - began) * 1e3)
+                print(f"answer from {options.url}: {times[-1]:.3f} ms", flush=True)
+        except KeyboardInterrupt:
+            print()
+    if times:
+        least, mean, most = min(times), sum(times) / len(times), max(times)
+        print(f"{sent} sent, {len(times)} answered; {least:.3f} / {mean:.3f} / {most:.3f} ms least, mean, most")
+    else:
+        print(f"{sent} sent, none answered")
+    return OK if times and len(times) == sent else FAILED
+
+
+@contextlib.contextmanager
+def _patience(what: str) -> Iterator[None]:
+    """Where a person watches, say after a while that we are waiting, and for how long."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    began = time.monotonic()
+
+    def tell() -> None:
+        for _ in flower.tick(PATIENCE):
+            print(f"\r{what}: {time.monotonic() - began:.0f} s; Ctrl-C gives up", end="", file=sys.stderr, flush=True)
+
+    teller = flower.tasklet(tell, daemon=True)()
+    try:
+        yield
+    finally:
+        teller.kill()
+        if time.monotonic() - began >= PATIENCE:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+# -- Values: from words of the command line, and back to text
+
+
+def arguments(options: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
+    """The positional and keyword arguments that the words mean."""
+    if options.strings:
+        return list(options.args), {}
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    for word in options.args:
+        name, equals, rest = word.partition("=")
+        if equals and name.isidentifier():
+            kwargs[name] = _value(rest)
+        elif kwargs:
+            raise Unusable(f"positional arguments come first: {word!r} stands after {next(iter(kwargs))}=")
+        else:
+            args.append(_value(word))
+    return args, kwargs
+
+
+def _value(word: str) -> Any:
+    try:
+        return json.loads(word, parse_constant=str)  # NaN and Infinity are words
+    except ValueError:
+        return word
+
+
+def shown(value: Any, as_json: bool) -> str:
+    """A result as text: JSON, or what is easiest to read and to hand to another program.
+
+    In JSON, bytes become ``{"$bytes": base64}``, other peers' own types ``{"$ext": [code, base64]}``, and what
+    JSON does not know otherwise its ``repr``.
+    """
+    if as_json:
+        return json.dumps(_jsonable(value))
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, list | dict | tuple | bool) or value is None:
+        return json.dumps(_jsonable(value), indent=2 if isinstance(value, list | dict | tuple) else None)
+    return repr(value)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else json.dumps(_jsonable(key)): _jsonable(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        if hasattr(value, "code") and hasattr(value, "data"):  # msgpack's ExtType
+            return {"$ext": [value.code, base64.b64encode(value.data).decode()]}
+        return [_jsonable(item) for item in value]
+    if isinstance(value, bytes):
+        return {"$bytes": base64.b64encode(value).decode()}
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return repr(value)

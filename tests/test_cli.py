@@ -1,0 +1,374 @@
+"""The command line, in processes of its own, against servers of its own and against Neovim."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from flower import cli, rpc
+from tests.net.support import HOME, NEVER
+from tests.rpc.support import settle
+from tests.test_examples import ended, environment
+
+NVIM = shutil.which("nvim")
+
+pytestmark = pytest.mark.slow
+
+SERVICE = '''
+"""What is served here."""
+
+import os
+import signal
+import sys
+import flower
+from flower.time import sleep
+
+class Calc:
+    def add(self, a, b=10):
+        """Add two values.
+
+        Of any kind that can be added.
+        """
+        return a + b
+
+    def echo(self, *args, **kwargs):
+        return [list(args), kwargs] if kwargs else list(args)
+
+    def same(self, value):
+        return value
+
+    def fail(self, text):
+        raise ValueError(text)
+
+    def binary(self):
+        return b"\\xff\\x00"
+
+    def slow(self, seconds):
+        print("begun", flush=True)
+        sleep(seconds)
+        print("done", flush=True)
+        return "rested"
+
+    def rest(self, seconds):
+        sleep(seconds)
+
+    def count(self, n):
+        yield from range(n)
+
+    def log(self, text):
+        print("logged", text, flush=True)
+
+calc = Calc()
+
+def function(a):
+    return a * 2
+
+def _private():
+    return "secret"
+
+functions = {"double": function}
+'''
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("cli")
+    (made / "aservice.py").write_text(SERVICE)
+    (made / "broken.py").write_text("import no_such_module_at_all\n")
+    return made
+
+
+def start(*words: str, folder: Path | None = None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "flower", *words],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+
+
+def run(*words: str, folder: Path | None = None) -> tuple[int, str, str]:
+    """The exit code, and what was written to standard output and error."""
+    with ended(start(*words, folder=folder)) as process:
+        out, err = process.communicate(timeout=NEVER)
+        return process.returncode, out, err
+
+
+def good(*words: str) -> str:
+    code, out, err = run(*words)
+    assert (code, err) == (0, ""), (words, out, err)
+    return out
+
+
+@contextmanager
+def serving(folder: Path, target: str, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    with ended(start("serve", target, *words, folder=folder)) as process:
+        assert process.stdout and process.stderr
+        line = process.stdout.readline()
+        found = re.fullmatch(rf"serving {re.escape(target)} on (\S+)\n", line)
+        assert found, line + process.stderr.read()
+        yield process, found[1]
+
+
+@pytest.fixture
+def url(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server in this process: what runs the command line here runs the server besides."""
+    monkeypatch.syspath_prepend(str(folder))
+    with rpc.serve(f"tcp://{HOME}:0", cli.load("aservice:Calc")) as server:
+        yield server.url
+    settle()
+
+
+def in_process(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """The same without a process of its own, which costs a fraction of the time."""
+    code = cli.main(list(words))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+# -- Calling
+
+
+@pytest.mark.parametrize(
+    ("words", "out"),
+    [
+        (["add", "1", "2"], "3\n"),
+        (["add", "one", "two"], "onetwo\n"),
+        (["add", '"1"', '"2"'], "12\n"),
+        (["add", "[1]", "[2]"], "[\n  1,\n  2\n]\n"),
+        (["same", "true"], "true\n"),
+        (["same", "null"], ""),
+        (["same", "null", "--json"], "null\n"),
+        (["same", "1.5"], "1.5\n"),
+        (["same", "NaN"], "NaN\n"),
+        (["same", "let x = 5"], "let x = 5\n"),
+        (["same", "--strings", "5"], "5\n"),
+        (["same", "--strings", "x=5", "--json"], '"x=5"\n'),
+        (["same", '{"a": [1, null]}', "--json"], '{"a": [1, null]}\n'),
+        (["binary"], "b'\\xff\\x00'\n"),
+        (["binary", "--json"], '{"$bytes": "/wA="}\n'),
+        (["same", "--", "-5"], "-5\n"),
+        (["add", "1"], "11\n"),
+    ],
+)
+def test_call(url: str, capsys: pytest.CaptureFixture[str], words: list[str], out: str) -> None:
+    assert in_process(capsys, "call", url, *words) == (0, out, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["fail", "as we said"], 1, "as we said"),
+        (["nothing"], 1, "nothing"),
+        (["add"], 1, "missing a required argument: 'a'"),
+        (["rest", "0.2", "--timeout", "0.05"], 4, "rest gave no answer within 0.05 s"),
+        (["add", "b=5", "1"], 2, "positional arguments come first: '1' stands after b="),
+        (["same", "123456789012345678901234567890"], 2, "MessagePack"),
+    ],
+)
+def test_calls_that_fail(url: str, capsys: pytest.CaptureFixture[str], words: list[str], code: int, text: str) -> None:
+    found, out, err = in_process(capsys, "call", url, *words)
+    assert (found, out) == (code, "")
+    assert err.startswith("flower: ")
+    assert text in err
+    assert "Traceback" not in err or code == 1
+
+
+def test_notify(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(folder, "aservice:calc") as (process, url):
+        assert in_process(capsys, "notify", url, "log", "this") == (0, "", "")
+        assert process.stdout
+        assert process.stdout.readline() == "logged this\n"
+
+
+@pytest.mark.parametrize(
+    ("url", "code", "text"),
+    [
+        ("tcp://127.0.0.1:1", 3, "refused: can't connect to tcp 127.0.0.1:1"),
+        ("http://example.org", 2, "not a server's address: 'http://example.org'"),
+    ],
+)
+def test_no_server(capsys: pytest.CaptureFixture[str], url: str, code: int, text: str) -> None:
+    for words in (["call", url, "add"], ["list", url], ["ping", url], ["help", url, "add"], ["notify", url, "add"]):
+        found, out, err = in_process(capsys, *words)
+        assert (found, out) == (code, ""), words
+        assert text in err
+
+
+def test_no_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["no-such"], ["call"], ["call", "tcp://a:1"], ["ping", "a", "--timeout", "-1"]):
+        code, out, err = in_process(capsys, *words)
+        assert (code, out) == (2, "")
+        assert "usage: flower" in err
+    code, out, err = in_process(capsys, "--help")
+    assert (code, err) == (0, "")
+    assert "Exit codes" in out
+
+
+def test_the_end_of_the_reader_of_our_output(folder: Path) -> None:
+    with serving(folder, "aservice:Calc") as (_, url), ended(start("call", url, "same", "x" * 100_000)) as process:
+        assert process.stdout and process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(NEVER) == 0
+
+
+def test_ctrl_c_ends_a_call(folder: Path) -> None:
+    with serving(folder, "aservice:Calc") as (server, url), ended(start("call", url, "slow", "60")) as process:
+        assert server.stdout
+        assert server.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=NEVER)
+        assert (process.returncode, out, err) == (130, "", "")
+
+
+# -- Serving
+
+
+@pytest.mark.parametrize(
+    ("target", "method"), [("aservice:calc.add", None), ("aservice", "function"), ("aservice:functions", "double")]
+)
+def test_what_can_be_served(folder: Path, capsys: pytest.CaptureFixture[str], target: str, method: str | None) -> None:
+    if method is None:
+        code, out, err = run("serve", target, folder=folder)
+        assert (code, out) == (2, "")
+        assert "a service is an object of a class with methods to call, a module, or a dict" in err
+        return
+    with serving(folder, target) as (_, url):
+        assert in_process(capsys, "call", url, method, "4") == (0, "8\n", "")
+        assert in_process(capsys, "call", url, "_private")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["no_such_module:x"], "no module 'no_such_module'"),
+        (["aservice:nothing"], "aservice has no 'nothing'"),
+        (["aservice:calc.nothing"], "aservice has no 'calc.nothing'"),
+        (["aservice:"], "not an object to serve: 'aservice:'"),
+        (["aservice:calc", "--on", "here"], "not a server's address: 'here'"),
+    ],
+)
+def test_what_cant_be_served(folder: Path, words: list[str], text: str) -> None:
+    code, out, err = run("serve", *words, folder=folder)
+    assert (code, out) == (2, "")
+    assert err.startswith("flower: ")
+    assert text in err
+    assert "Traceback" not in err
+
+
+def test_a_module_that_fails_to_import_says_where(folder: Path) -> None:
+    code, _, err = run("serve", "broken:x", folder=folder)
+    assert code == 1
+    assert "broken.py" in err
+    assert "no_such_module_at_all" in err
+
+
+def test_an_address_that_is_taken(folder: Path) -> None:
+    with socket.create_server((HOME, 0)) as taken:
+        code, out, err = run("serve", "aservice:Calc", "--on", f"tcp://{HOME}:{taken.getsockname()[1]}", folder=folder)
+    assert (code, out) == (3, "")
+    assert "in use" in err
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_ends_well(folder: Path, signum: signal.Signals) -> None:
+    with serving(folder, "aservice:Calc") as (process, _):
+        process.send_signal(signum)
+        out, err = process.communicate(timeout=NEVER)
+        assert (process.returncode, out, err) == (0, "", "")
+
+
+# -- Looking around
+
+
+def test_ping(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = in_process(capsys, "ping", url, "-c", "3", "-i", "0")
+    assert (code, err) == (0, "")
+    *lines, last = out.splitlines()
+    assert len(lines) == 3
+    assert all(re.fullmatch(rf"answer from {re.escape(url)}: \d+\.\d{{3}} ms", line) for line in lines)
+    assert re.fullmatch(r"3 sent, 3 answered; [\d.]+ / [\d.]+ / [\d.]+ ms least, mean, most", last)
+
+
+def test_ping_until_ctrl_c(folder: Path) -> None:
+    command = ["-c", "0", "-i", "60"]
+    with serving(folder, "aservice:Calc") as (_, url), ended(start("ping", url, *command)) as process:
+        assert process.stdout
+        assert process.stdout.readline().startswith("answer from")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=NEVER)
+        assert (process.returncode, err) == (0, "")
+        assert "1 sent, 1 answered" in out
+
+
+def test_ping_without_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server((HOME, 0)) as silent:
+        url = f"tcp://{HOME}:{silent.getsockname()[1]}"
+        code, out, err = in_process(capsys, "ping", url, "-c", "2", "-i", "0", "--timeout", "0.02")
+    assert (code, err) == (1, "")
+    assert out.splitlines() == ["no answer within 0.02 s"] * 2 + ["2 sent, none answered"]
+
+
+# -- Neovim
+
+
+@pytest.fixture
+def neovim(tmp_path: Path) -> Iterator[str]:
+    assert NVIM, "Neovim is not installed"
+    with socket.socket() as probe:
+        probe.bind((HOME, 0))
+        port = probe.getsockname()[1]
+    command = [NVIM, "--headless", "--clean", "-n", "--listen", f"{HOME}:{port}"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + NEVER
+        while True:
+            try:
+                socket.create_connection((HOME, port)).close()
+                break
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        yield f"tcp://{HOME}:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_neovim(neovim: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def said(*words: str) -> tuple[int, str, str]:
+        return in_process(capsys, *words)
+
+    assert said("call", neovim, "nvim_eval", "6 * 7") == (0, "42\n", "")
+    assert said("call", neovim, "nvim_eval", "--strings", "42") == (0, "42\n", "")
+    words = ["nvim_buf_set_lines", "--", "0", "0", "-1", "true", '["one", "two"]']
+    assert said("call", neovim, *words) == (0, "", "")
+    lines = said("call", neovim, "nvim_buf_get_lines", "--json", "0", "0", "-1", "true")
+    assert lines == (0, '["one", "two"]\n', "")
+    assert said("call", neovim, "nvim_get_current_buf", "--json") == (0, '{"$ext": [0, "AQ=="]}\n', "")
+    assert said("notify", neovim, "nvim_set_var", "told", "5") == (0, "", "")
+    assert said("call", neovim, "nvim_get_var", "told") == (0, "5\n", "")
+    code, out, err = said("call", neovim, "nvim_command", "nosuchcommand")
+    assert (code, out) == (1, "")
+    assert "E492" in err
+    code, out, err = said("ping", neovim, "-c", "2", "-i", "0")
+    assert (code, err) == (0, "")
+    assert "2 sent, 2 answered" in out
+    code, out, err = said("list", neovim)
+    assert (code, err) == (0, "")
+    assert "nvim_eval(expr: String) -> Object\n" in out
+    assert said("help", neovim, "nvim_eval") == (0, "nvim_eval(expr: String) -> Object\n", "")
