@@ -59,9 +59,6 @@ class Calc:
         print("done", flush=True)
         return "rested"
 
-    def rest(self, seconds):
-        sleep(seconds)
-
     def count(self, n):
         yield from range(n)
 
@@ -174,7 +171,6 @@ def test_call(url: str, capsys: pytest.CaptureFixture[str], words: list[str], ou
         (["fail", "as we said"], 1, "as we said"),
         (["nothing"], 1, "nothing"),
         (["add"], 1, "missing a required argument: 'a'"),
-        (["rest", "0.2", "--timeout", "0.05"], 4, "rest gave no answer within 0.05 s"),
         (["add", "b=5", "1"], 2, "positional arguments come first: '1' stands after b="),
         (["same", "123456789012345678901234567890"], 2, "MessagePack"),
     ],
@@ -224,6 +220,13 @@ def test_the_end_of_the_reader_of_our_output(folder: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
         assert process.wait(NEVER) == 0
+
+
+def test_no_answer_in_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(folder, "aservice:Calc") as (_, url):
+        code, out, err = in_process(capsys, "call", url, "slow", "60", "--timeout", "0.05")
+    assert (code, out) == (4, "")
+    assert "slow gave no answer within 0.05 s" in err
 
 
 def test_ctrl_c_ends_a_call(folder: Path) -> None:
