@@ -8,6 +8,13 @@ from flower.channels._waiting cimport NEVER, Waiter, WaitQueue
 cdef object NOTHING
 cdef Py_ssize_t UNBOUNDED, FIRST_RING, LONGEST_KEPT_RING
 cdef object watcher
+cdef int interposed
+cdef bint watched
+
+@cython.locals(s=Scheduler)
+cdef object interposer_here()
+@cython.locals(w=Waiter)
+cdef list tasks_in(WaitQueue queue)
 
 cdef class channel:
     cdef object __weakref__

@@ -49,14 +49,41 @@ FIRST_RING = 8
 LONGEST_KEPT_RING = 1024
 
 watcher: Any = None
+# How many schedulers have an interposer; and whether there is either, which is all that each operation looks at.
+interposed: int = 0
+watched: bool = False
 
 
 def set_watcher(callback: Any) -> Any:
     """Have the callback called before each operation of any channel; returns the one before."""
-    global watcher
+    global watcher, watched
     before = watcher
     watcher = callback
+    watched = callback is not None or interposed > 0
     return before
+
+
+def set_interposer(s: Scheduler, interposer: Any) -> None:
+    """Have the object's methods called for each operation of the scheduler's thread, instead; None ends that.
+
+    They are named as the operations, and take the channel first; `select` has one too. The object carries the
+    operation out by calling it again with ``s.passing`` set.
+    """
+    global interposed, watched
+    interposed += (interposer is not None) - (s.interposer is not None)
+    s.interposer = interposer
+    watched = watcher is not None or interposed > 0
+
+
+def interposer_here() -> Any:
+    """The interposer of this thread, unless this is its own call of an operation."""
+    s = present()
+    if s is None or s.interposer is None:
+        return None
+    if s.passing:
+        s.passing = False
+        return None
+    return s.interposer
 
 
 def get_watcher() -> Any:
@@ -245,7 +272,11 @@ class channel:
         """
         if timeout is not None:
             timeout = check_timeout(timeout)
-        if watcher is not None:
+        if watched:
+            hook = interposer_here()
+            if hook is not None:
+                hook.send(self, value, timeout)
+                return
             self.announce(1, not self.can_put())
         if self.put(value):
             return
@@ -275,7 +306,10 @@ class channel:
         """
         if timeout is not None:
             timeout = check_timeout(timeout)
-        if watcher is not None:
+        if watched:
+            hook = interposer_here()
+            if hook is not None:
+                return hook.receive(self, timeout)
             self.announce(-1, not self.can_take())
         value = self.take()
         if value is NOTHING:
@@ -299,7 +333,10 @@ class channel:
         >>> channel().try_send("nobody waits")
         False
         """
-        if watcher is not None:
+        if watched:
+            hook = interposer_here()
+            if hook is not None:
+                return bool(hook.try_send(self, value))
             self.announce(1, False)
         return bool(self.put(value))
 
@@ -311,7 +348,10 @@ class channel:
         >>> channel().try_receive("nothing yet")
         'nothing yet'
         """
-        if watcher is not None:
+        if watched:
+            hook = interposer_here()
+            if hook is not None:
+                return hook.try_receive(self, default)
             self.announce(-1, False)
         value = self.take()
         if value is NOTHING:
@@ -364,6 +404,11 @@ class channel:
         Values that are held, and those of senders that are blocked already, are still received, in order; then
         receivers get ChannelClosed, those that are blocked now included. To close twice is no error.
         """
+        if watched:
+            hook = interposer_here()
+            if hook is not None:
+                hook.close(self)
+                return
         self.shut = True
         woken = WaitQueue()
         self.dismiss(self.receivers, False, woken)
@@ -379,6 +424,11 @@ class channel:
 
     def _abandon(self, reason: Any) -> int:
         """The receiver gives up: values that are held are dropped, senders that are blocked get ChannelClosed."""
+        if watched:
+            hook = interposer_here()
+            if hook is not None:
+                hook.abandon(self, reason)
+                return 0
         dropped = self.ring
         self.shut = True
         self.reason = reason
@@ -551,6 +601,10 @@ class channel:
         """Where its senders and its receivers wait, for reports."""
         return self.senders, self.receivers
 
+    def _waiting(self) -> tuple[list[Any], list[Any]]:
+        """The tasks that wait to send, and those that wait to receive, in order; a select may stand in both."""
+        return tasks_in(self.senders), tasks_in(self.receivers)
+
     def __reduce__(self) -> Any:
         raise TypeError("a channel can't be copied or pickled: it is the place where tasklets meet")
 
@@ -558,7 +612,7 @@ class channel:
         """Call the channel callback, which may not block."""
         s = here()
         me = s.current
-        if me is None or s.traps:
+        if watcher is None or me is None or s.traps:
             return 0
         s.traps += 1
         try:
@@ -566,6 +620,16 @@ class channel:
         finally:
             s.traps -= 1
         return 0
+
+
+def tasks_in(queue: WaitQueue) -> list[Any]:
+    """Whose waiters are in the queue, in order."""
+    found = []
+    w = queue.first
+    while w is not None:
+        found.append(w if w.task is None else w.task)
+        w = w.right
+    return found
 
 
 if not cython.compiled:

@@ -4,7 +4,7 @@ from flower.channels._greenlet cimport (
     call, coarse, copy_context, get_here, greenlet, import_greenlet, set_context, set_here, switch_to, take_caught,
 )
 from flower.channels._task cimport (
-    BLOCKED, DEAD, ERRORS, KILL, PAUSED, READY, RUN, RUNNING, SLEEP, Task, withdraw,
+    BLOCKED, DEAD, ERRORS, KILL, PAUSED, READY, RUN, RUNNING, SLEEP, Task, members, withdraw,
 )
 from flower.channels._waiting cimport NEVER, Alarm, Timed, Timers, Waiter, WaitQueue
 
@@ -56,6 +56,9 @@ cdef class Scheduler:
     cdef public object on_switch
     cdef public object clock
     cdef public object chooser
+    cdef Task directed
+    cdef public object interposer
+    cdef public bint passing
 
     cdef int adopt(self, Task main) except -1
     @cython.locals(t=Task)

@@ -17,8 +17,9 @@ Who may touch what
     `park` and `carry`, which are the own thread's. No Python code runs between two lines that leave
     the links half made: values are dropped, and callbacks called, when the links are whole again.
 
-Three things are done in one place each, so that a testing kit can take them over: the next task is chosen
-in `choose`, the clock is read in `now`, and the outside is waited on by the poller.
+Four things are done in one place each, so that the testing kit can take them over: the next task is chosen
+in `choose`, the clock is read in `now`, the outside is waited on by the poller, and channel operations go through
+the ``interposer``, which carries each one out by calling it again with ``passing`` set.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ except ImportError:
 from greenlet import getcurrent, greenlet
 
 from flower.channels._poller import ThreadPoller
-from flower.channels._task import Task, withdraw
+from flower.channels._task import Task, members, withdraw
 from flower.channels._waiting import Alarm, Timers, WaitQueue
 from flower.errors import Timeout
 
@@ -166,6 +167,9 @@ class Scheduler:
         self.on_switch: Any = None
         self.clock: Any = None
         self.chooser: Any = None
+        self.directed: Task | None = None  # under a chooser: who is to run next, whatever it would say
+        self.interposer: Any = None
+        self.passing: bool = False
         self.adopt(main)
 
     def adopt(self, main: Task) -> int:
@@ -189,8 +193,12 @@ class Scheduler:
             self.budget = SWITCHES_PER_TURN
         if self.chooser is None:
             return cython.cast(Task, self.ready.pop())
-        t = self.chooser(self)
-        self.ready.remove(t)
+        t = self.directed
+        self.directed = None
+        if t is None or t.state != READY:
+            t = self.chooser(members(self.ready))  # None: the hub is to have its turn
+        if t is not None:
+            self.ready.remove(t)
         return t
 
     def now(self) -> float:
@@ -437,6 +445,20 @@ class Scheduler:
         return 0
 
     # -- for the modules of Flower that are not compiled
+
+    def give_way(self) -> None:
+        """Let the chooser say who goes on: the current task, whose operation is done, or another."""
+        me = self.current
+        me.state = READY
+        me.decided = True
+        self.ready.append(me)
+        self.switch()
+        me.decided = False
+
+    def deadline(self) -> float:
+        """When the earliest timer is due, on the scheduler's clock; infinite if there is none."""
+        first = self.timers.first()
+        return NEVER if first is None else first.when
 
     def expire(self, t: Task, now: float) -> None:
         """The deadline of a task, parked and undecided, has passed."""

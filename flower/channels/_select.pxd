@@ -1,7 +1,7 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._bomb cimport bomb
-from flower.channels._channel cimport NOTHING, channel
+from flower.channels._channel cimport NOTHING, channel, interposer_here
 from flower.channels._scheduler cimport Scheduler, here
 from flower.channels._task cimport SELECT, Task, check_timeout
 from flower.channels._waiting cimport Waiter

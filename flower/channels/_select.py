@@ -28,6 +28,7 @@ from flower.errors import ChannelClosed
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
+    from flower.channels._channel import interposer_here
     from flower.channels._scheduler import here
     from flower.channels._task import SELECT
     from flower.channels._uncompiled import hold
@@ -87,6 +88,11 @@ def select(*cases: Any, timeout: Any = None, default: Any = MISSING) -> Any:
     >>> value
     'job'
     """
+    hook = here().interposer
+    if hook is not None:
+        hook = interposer_here()
+        if hook is not None:
+            return hook.select(cases, timeout, default)
     if timeout is not None:
         timeout = check_timeout(timeout)
     return choose_case(cases, timeout, default)
@@ -195,7 +201,8 @@ def pick_ready(waiters: Any) -> Any:
     if count == 0:
         return None
     if count > 1:
-        skip = roll(count)
+        hook = here().interposer
+        skip = roll(count) if hook is None else hook.pick(count)
         for i in range(len(waiters)):
             if is_ready(waiters[i]):
                 if skip == 0:
@@ -234,7 +241,8 @@ def link_all(waiters: Any) -> bool:
     """Put each case's waiter into its queue; says whether one of them waits for the outside."""
     outside = False
     count = len(waiters)
-    first = roll(count) if count else 0  # of several cases on one channel, another one stands in front each time
+    # Of several cases on one channel, another one stands in front each time.
+    first = roll(count) if count and here().interposer is None else 0
     for i in range(count):
         w = cython.cast(Waiter, waiters[i + first if i + first < count else i + first - count])
         if w.channel is not None:

@@ -162,6 +162,8 @@ class tasklet(Task):
         if leave_as == READY:
             s.ready.append(me)
         s.ready.rotate(self)
+        if s.chooser is not None:
+            s.directed = self
         s.switch()
         return s.resumed(me)
 
@@ -213,6 +215,8 @@ class tasklet(Task):
             me.decided = True
             s.ready.push(me)
             s.ready.push(self)
+            if s.chooser is not None:
+                s.directed = self
             s.switch()
             me.decided = False
 
