@@ -2,7 +2,7 @@
 
     errors < channels < {net, actor, debug} < rpc < {cli, testing}
 
-`time`, `local` and `stackless` need only channels, `io` needs net. Only `flower.net._loop` knows asyncio and
+`time`, `local` and `stackless` need only channels, `io` and `aio` need net. Only `flower.net._loop` knows asyncio and
 uvloop; rpc's wire protocol does no I/O and knows no tasklet. A module whose name begins with an underscore
 belongs to its package.
 """
@@ -30,6 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "actor": _ABOVE_CHANNELS,
     "debug": _ABOVE_CHANNELS,
     "io": _ABOVE_CHANNELS | {"net"},
+    "aio": _ABOVE_CHANNELS | {"net"},
     "rpc": _ABOVE_CHANNELS | {"net", "actor", "debug"},
 }
 MAY_IMPORT["cli"] = MAY_IMPORT["testing"] = set(MAY_IMPORT) - {"_pure"}
@@ -43,10 +44,11 @@ SHARED_PRIVATE = {
     ("net", "flower.channels._scheduler"),
     ("net", "flower.channels._poller"),
     ("net", "flower.channels._task"),
+    ("aio", "flower.net._loop"),
     ("__init__", "flower._pure"),
 }
-# ... and the other way round: the I/O tasklet, loaded by name at the first wait on time or I/O.
-LOADED_BY_NAME = {("channels", "flower.net._loop")}
+# ... and the other way round: the I/O tasklet, and the bridge to asyncio, loaded by name when they are first needed.
+LOADED_BY_NAME = {("channels", "flower.net._loop"), ("channels", "flower.aio")}
 
 EVENT_LOOPS = {"asyncio", "uvloop", "winloop"}
 EVENT_LOOP_MODULE = "flower.net._loop"

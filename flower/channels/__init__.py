@@ -31,6 +31,7 @@ from flower.channels._scope import group, move_on, shield, timeout
 from flower.channels._select import select
 from flower.channels._signals import signals
 from flower.channels._tasklet import go, tasklet
+from flower.channels._wait import wait
 
 __all__ = [
     "after",
@@ -65,6 +66,7 @@ __all__ = [
     "tasklet",
     "tick",
     "timeout",
+    "wait",
 ]
 
 # The main thread's scheduler is made here, where the stack is shallow and short-lived.

@@ -128,7 +128,7 @@ class LoopPoller:
         self._cancel_timer()
         deadline = time.monotonic() + CLOSING_TIME
         try:
-            for task in self._tasks:
+            for task in asyncio.all_tasks(loop):
                 task.cancel()
             # One round at least: cancelled tasks and closed transports say goodbye in the loop's next round.
             while True:
@@ -136,7 +136,7 @@ class LoopPoller:
                 waiting = [r for r in list(self.resources) if r.finish(late)]
                 loop.call_later(0.01 if waiting else 0.0, loop.stop)
                 loop.run_forever()
-                if not (waiting or self.resources or self._tasks) or (late and not waiting):
+                if not (waiting or self.resources or asyncio.all_tasks(loop)) or (late and not waiting):
                     break
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())
@@ -290,6 +290,16 @@ def io_poller() -> LoopPoller:
 
 
 _ADVICE = "use flower in a thread of its own"
+
+
+def running_task() -> tuple[LoopPoller, asyncio.Task[Any]]:
+    """This thread's I/O poller and the task of its loop that is running. RuntimeError where none is."""
+    poller = current_scheduler().poller
+    loop = _get_running_loop()
+    task = None if loop is None else asyncio.current_task(loop)
+    if task is None or not isinstance(poller, LoopPoller) or loop is not poller.loop:
+        raise RuntimeError("this is for a coroutine on Flower's event loop: have flower.wait run it")
+    return poller, task
 
 
 # -- Waiting for a coroutine
