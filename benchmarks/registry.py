@@ -154,7 +154,19 @@ class Subject:
         self.targets.append(Target(text, ours, peer, times, "times faster", origin))
 
 
-ORDER = ["handover", "buffered", "spawn", "select", "timers", "memory", "threads", "startup"]
+ORDER = [
+    "handover",
+    "buffered",
+    "spawn",
+    "select",
+    "timers",
+    "memory",
+    "threads",
+    "rpc_calls",
+    "rpc_turns",
+    "rpc_notify",
+    "startup",
+]
 """The order in which the subjects run and are printed; a new file need not stand here."""
 
 

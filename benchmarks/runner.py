@@ -27,7 +27,7 @@ from benchmarks.registry import PURE, Competitor, Subject, load, names
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER_LIMIT = 120.0  # seconds; the longest measurement takes about five
-PACKAGES = ["greenlet", "Cython", "uvloop", "gevent", "trio"]
+PACKAGES = ["greenlet", "Cython", "uvloop", "msgpack", "gevent", "trio", "grpcio"]
 """Distributions whose versions belong to a record, beside Python's and Go's."""
 
 
