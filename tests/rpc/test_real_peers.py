@@ -1,0 +1,125 @@
+"""Peers that others wrote, beside Neovim: msgpack-rpc-python 0.4.1, from 2013, both ways.
+
+It needs versions of its own of msgpack and tornado, and so a folder of its own to be installed into.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flower
+from flower import rpc
+from flower.errors import RemoteError
+from tests.net.support import HOME, NEVER, Program, until
+from tests.rpc.support import URL, Calc, free_port, settle
+
+pytestmark = [pytest.mark.usefixtures("loop"), pytest.mark.slow]
+
+
+@pytest.fixture
+def calc() -> Calc:
+    return Calc()
+
+
+def conversation(program: Program) -> str:
+    """What the program prints to its end, while our server runs beside it."""
+    return str(flower.blocking(program.end))
+
+
+# -- msgpack-rpc-python
+
+
+@pytest.fixture
+def old(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put the folder in which msgpack-rpc-python is installed before everything else that programs import."""
+    assert pytestconfig.cache is not None
+    folder = pytestconfig.cache.mkdir("msgpack-rpc-python-0.4.1")
+    if not (folder / "msgpackrpc").exists():
+        command = ["pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(folder)]
+        subprocess.run([sys.executable, "-m", *command, "msgpack-rpc-python==0.4.1"], check=True)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return folder
+
+
+OLD_CLIENT = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import msgpackrpc
+
+client = msgpackrpc.Client(msgpackrpc.Address("127.0.0.1", int(sys.argv[1])), unpack_encoding="utf-8")
+print(client.call("add", 1, 2), client.call("add", "to", "gether"))
+print(client.call("echo", [1, {"two": None}, 2.5, True]))
+print(client.call("echo", b"bytes"))
+for bad in [("fail", "as we said"), ("no_such_method",), ("_private",), ("add", 1)]:
+    try:
+        print(client.call(*bad))
+    except msgpackrpc.error.RPCError as error:
+        print(error)
+client.notify("note", "told")
+replies = [client.call_async("add", i, i) for i in range(100)]
+print([reply.get() for reply in replies] == [2 * i for i in range(100)])
+client.close()
+"""
+
+
+@pytest.mark.usefixtures("old")
+def test_an_old_client(calc: Calc) -> None:
+    with rpc.serve(URL, calc) as server:
+        with Program(OLD_CLIENT, str(server.address[1])) as program:
+            lines = conversation(program).splitlines()
+    settle()
+    assert lines[:3] == ["3 together", "[1, {'two': None}, 2.5, True]", "bytes"]
+    assert lines[3:6] == ["ValueError: as we said", "unknown method: no_such_method", "unknown method: _private"]
+    assert "missing a required argument: 'b'" in lines[6]
+    assert lines[7:] == ["True"]
+    assert calc.log == ["told"]
+
+
+OLD_SERVER = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import msgpackrpc
+
+class Service:
+    def add(self, a, b):
+        return a + b
+    def echo(self, value):
+        return value
+    def fail(self, text):
+        raise ValueError(text)
+    def note(self, text):
+        print("told", text)
+    def stop(self):
+        server.close()
+        server.stop()
+
+server = msgpackrpc.Server(Service(), unpack_encoding="utf-8")
+server.listen(msgpackrpc.Address("127.0.0.1", int(sys.argv[1])))
+print("listening", flush=True)
+server.start()
+"""
+
+
+@pytest.mark.usefixtures("old")
+def test_an_old_server() -> None:
+    port = free_port()
+    with Program(OLD_SERVER, str(port)) as program:
+        assert program.line() == "listening"
+        with rpc.connect(f"tcp://{HOME}:{port}") as peer:
+            assert peer.call("add", 1, 2) == 3
+            assert peer.call("echo", ["grüße", {"a": 1}, None, 2.5]) == ["grüße", {"a": 1}, None, 2.5]
+            with pytest.raises(RemoteError, match="as we said"):
+                peer.call("fail", "as we said")
+            with pytest.raises(RemoteError, match="'nothing' method not found"):
+                peer.call("nothing")
+            peer.notify("note", "this")
+            replies = [peer.start("add", i, i) for i in range(100)]
+            assert [reply.receive(NEVER) for reply in replies] == [2 * i for i in range(100)]
+            peer.notify("stop")
+            assert conversation(program) == "told this\n"
+            until(lambda: peer.closed)
+    settle()
