@@ -38,9 +38,11 @@ def old(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put the folder in which msgpack-rpc-python is installed before everything else that programs import."""
     assert pytestconfig.cache is not None
     folder = pytestconfig.cache.mkdir("msgpack-rpc-python-0.4.1")
-    if not (folder / "msgpackrpc").exists():
+    installed = folder / "installed"  # the last of all
+    if not installed.exists():
         command = ["pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(folder)]
         subprocess.run([sys.executable, "-m", *command, "msgpack-rpc-python==0.4.1"], check=True)
+        installed.touch()
     monkeypatch.setenv("PYTHONPATH", str(folder))
     return folder
 
