@@ -216,6 +216,19 @@ def test_rpc_server_and_client() -> None:
         assert interrupt(server) == "client says: hello\n"
 
 
+def test_rpc_neovim() -> None:
+    first, *lines = run("rpc_neovim.py").splitlines()
+    assert re.fullmatch(r"Neovim is here, version 0\.\d+", first)
+    assert lines == [
+        "2 lines: ['to be or not to be', 'that is the question']",
+        "it asked us: count_words",
+        "10 words",
+        "it changed: ['TO BE OR NOT TO BE']",
+        "its error: E492: Not an editor command: nosuchcommand",
+        "Neovim has gone",
+    ]
+
+
 # -- The demonstration
 
 
