@@ -11,7 +11,7 @@ Exception           is also a                        raised when
 ``TaskletKilled``   Exception                        at whoever joins a tasklet that was killed
 ``RemoteError``     Exception                        a remote method failed, or is not known there
 ``Disconnected``    ConnectionError                  the connection to a remote peer is lost or closed
-``ProtocolError``   Disconnected                     the remote peer broke the protocol
+``ProtocolError``   Disconnected                     the remote peer broke the protocol, or its messages' format
 ==================  ===============================  ==================================================
 """
 
@@ -103,4 +103,7 @@ class Disconnected(ConnectionError):
 
 
 class ProtocolError(Disconnected):
-    """The peer broke the protocol, which has cost it its connection. The text says how."""
+    """The peer broke the protocol, or sent what is no message or too long a one. The text says how.
+
+    With RPC it has cost the peer its connection; what `flower.net.framed` made is still open, for a last word.
+    """

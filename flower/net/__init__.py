@@ -7,8 +7,11 @@
 
 from __future__ import annotations
 
+from flower.net._codecs import Codec, LengthPrefixed, Lines, MessagePack
 from flower.net._conn import Conn
+from flower.net._framed import Framed, framed
 from flower.net._listener import Listener
 from flower.net._open import Dial, Listen, dial, listen
 
 __all__ = ["Conn", "Dial", "Listen", "Listener", "dial", "listen"]
+__all__ += ["Codec", "Framed", "LengthPrefixed", "Lines", "MessagePack", "framed"]

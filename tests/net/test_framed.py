@@ -1,0 +1,416 @@
+"""framed: messages over real connections, whose peers are plain sockets that cut, stop and lie."""
+
+from __future__ import annotations
+
+import json
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import flower
+from flower.errors import ProtocolError
+from flower.net import Conn, Framed, LengthPrefixed, Lines, MessagePack, framed
+from tests.net.support import (
+    NEVER,
+    connected,
+    fill,
+    in_thread,
+    listening,
+    plain_peer,
+    receive_all,
+    reset,
+    rounds,
+    until,
+)
+
+pytestmark = pytest.mark.usefixtures("loop")
+
+CODECS: dict[str, tuple[Any, list[Any]]] = {
+    "lines": (Lines(), ["", "one", "x" * 60_000, "grün", ""]),
+    "length-prefixed": (LengthPrefixed(), [b"", b"\0\n", b"x" * 500_000, b""]),
+    "msgpack": (MessagePack(), [None, 1, {"a": [True, b"b", "c"]}, "x" * 500_000, []]),
+}
+
+
+@contextmanager
+def plain(codec: Any) -> Iterator[tuple[Framed[Any], socket.socket]]:
+    """A framed connection, and at its other end a plain socket."""
+    with plain_peer() as (conn, sock), framed(conn, codec) as messages:
+        yield messages, sock
+
+
+def waiting(function: Any, *args: Any) -> flower.tasklet:
+    """A tasklet that calls the function, and waits in it."""
+    t = flower.go(function, *args)
+    rounds(2)
+    assert t.blocked
+    return t
+
+
+# -- Messages
+
+
+@pytest.mark.parametrize("kind", CODECS)
+def test_messages_both_ways(kind: str) -> None:
+    codec, messages = CODECS[kind]
+
+    def echo(conn: Conn) -> None:
+        with framed(conn, codec) as peer:
+            for message in peer:
+                peer.send(message)
+
+    with connected() as (near, far), framed(near, codec) as client:
+        t = flower.go(echo, far)
+        for message in messages:
+            client.send(message)
+            assert client.receive(NEVER) == message
+        sender = flower.go(lambda: [client.send(message) for message in messages])  # and all at once
+        assert [client.receive(NEVER) for _ in messages] == messages
+        sender.join(NEVER)
+        client.close()
+        t.join(NEVER)
+
+
+def test_pieces_as_the_network_cuts_them() -> None:
+    with plain(Lines()) as (messages, sock):
+        for piece in b"on", b"e\ntwo\nth", b"ree\n":
+            sock.sendall(piece)
+            rounds(2)
+        assert [messages.receive(NEVER) for _ in range(3)] == ["one", "two", "three"]
+
+
+def test_iteration_ends_with_the_peer() -> None:
+    with plain(Lines()) as (messages, sock):
+        sock.sendall(b"one\ntwo\nno end")
+        sock.shutdown(socket.SHUT_WR)
+        assert list(messages) == ["one", "two", "no end"]
+        assert list(messages) == []
+        messages.send("still open")
+        assert sock.recv(100) == b"still open\n"
+
+
+def test_a_codec_of_one_s_own() -> None:
+    class JSONLines:
+        lines = Lines()
+
+        def encode(self, message: Any) -> bytes:
+            return self.lines.encode(json.dumps(message))
+
+        def decode(self, chunks: Iterator[bytes]) -> Iterator[Any]:
+            return map(json.loads, self.lines.decode(chunks))
+
+    with plain(JSONLines()) as (messages, sock):
+        messages.send({"a": 1})
+        assert sock.recv(100) == b'{"a": 1}\n'
+        sock.sendall(b"[2, 3]\nno json\n")
+        assert messages.receive(NEVER) == [2, 3]
+        with pytest.raises(ProtocolError, match="Expecting value") as caught:
+            messages.receive(NEVER)
+        assert isinstance(caught.value.__cause__, json.JSONDecodeError)
+
+
+@pytest.mark.parametrize("codec", [Lines, None, "lines", object()])
+def test_what_is_no_codec(codec: Any) -> None:
+    with connected() as (near, _far), pytest.raises(TypeError, match="a codec has the methods encode and decode"):
+        framed(near, codec)
+
+
+def test_a_message_that_can_not_be_sent() -> None:
+    with plain(Lines(max_size=10)) as (messages, sock):
+        for message in 42, "two\nlines", "x" * 11:
+            with pytest.raises((TypeError, ValueError)):
+                messages.send(message)
+        messages.send("good")
+        assert sock.recv(100) == b"good\n"
+
+
+# -- Waiting, and ceasing to wait
+
+
+def test_select() -> None:
+    with plain(Lines()) as (messages, sock):
+        assert flower.select(messages, default="nothing") == (None, "nothing")
+        sock.sendall(b"one\ntwo\n")
+        deadline = flower.after(NEVER)
+        for line in "one", "two":
+            source, value = flower.select(messages, deadline)
+            assert source is messages
+            assert value == line
+        sock.close()
+        with pytest.raises(flower.ChannelClosed) as caught:
+            flower.select(messages, deadline)
+        assert caught.value.channel is messages
+        with pytest.raises(flower.ChannelClosed) as caught:
+            flower.select(deadline, messages)
+        assert caught.value.channel is messages
+
+
+def test_timeouts_lose_nothing() -> None:
+    with plain(Lines()) as (messages, sock):
+        for line in b"one\n", b"two\n":
+            sock.sendall(line[:2])
+            with pytest.raises(flower.Timeout):
+                messages.receive(0.002)
+            with pytest.raises(flower.Timeout):
+                flower.select(messages, timeout=0)
+            sock.sendall(line[2:])
+            assert messages.receive(NEVER) == line.decode().strip()
+
+
+def test_a_send_that_times_out_has_sent_nothing() -> None:
+    with plain(LengthPrefixed()) as (messages, sock):
+        assert isinstance(messages.conn, Conn)
+        filler = fill(messages.conn)
+        with pytest.raises(flower.Timeout):
+            messages.send(b"never", timeout=0.002)
+        finish = in_thread(receive_all, sock)
+        messages.send(b"later", timeout=NEVER)
+        messages.close()
+        assert finish()[filler:] == b"\0\0\0\x05later"
+
+
+def test_receivers_in_turn() -> None:
+    with plain(Lines()) as (messages, sock):
+        receivers = [waiting(messages.receive) for _ in range(5)]
+        sock.sendall(b"0\n1\n2\n3\n4\n")
+        assert [t.join(NEVER) for t in receivers] == list("01234")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_receivers_that_give_up_lose_nothing(seed: int) -> None:
+    """Receivers are killed, cancelled, timed out or lose a select while bytes come in pieces."""
+    dice = random.Random(seed)
+    got: list[int] = []
+    over = flower.channel()
+
+    def receiver() -> None:
+        how = dice.randrange(4)
+        with flower.move_on(dice.choice([0.0, 0.0005])) if how == 0 else flower.shield():
+            try:
+                if how == 1:
+                    message = messages.receive(dice.choice([0, 0.0005]))
+                elif how == 2:
+                    message = flower.select(messages, over, flower.after(dice.random() / 1000))[1]
+                else:
+                    message = messages.receive()
+            except flower.Timeout:
+                return
+            if isinstance(message, int):
+                got.append(message)
+
+    with plain(MessagePack()) as (messages, sock):
+        data = b"".join(map(MessagePack().encode, range(300)))
+        tasklets: list[flower.tasklet] = []
+        while data:
+            length = dice.randrange(20)
+            sock.sendall(data[:length])
+            data = data[length:]
+            tasklets += [flower.go(receiver) for _ in range(dice.randrange(8))]
+            rounds(dice.randrange(2))
+            victim = dice.choice(tasklets) if tasklets else None
+            if victim is not None and victim.alive and dice.random() < 0.5:
+                victim.kill()
+        sock.shutdown(socket.SHUT_WR)
+        for t in tasklets:
+            if t.alive:
+                t.kill()
+        got += messages
+    assert got == sorted(got)
+    assert got == list(range(300))
+
+
+# -- Ends and faults
+
+
+@pytest.mark.parametrize("parked", [False, True])
+def test_closed_here(parked: bool) -> None:
+    with plain(Lines()) as (messages, sock):
+        tasklets = [waiting(messages.receive), waiting(flower.select, messages)] if parked else []
+        messages.close()
+        messages.close()
+        for t in tasklets:
+            with pytest.raises(flower.ChannelClosed) as caught:
+                t.join(NEVER)
+            assert caught.value.channel is messages
+        for _ in range(2):
+            with pytest.raises(flower.ChannelClosed, match="was closed here"):
+                messages.receive()
+        with pytest.raises(flower.ChannelClosed, match="was closed here"):
+            flower.select(messages)
+        with pytest.raises(flower.ChannelClosed):
+            messages.send("too late")
+        assert in_thread(receive_all, sock)() == b""
+
+
+def test_its_connection_closed_here_in_the_middle_of_a_message() -> None:
+    with plain(MessagePack()) as (messages, sock):
+        sock.sendall(b"\x92\x01")
+        t = waiting(messages.receive)
+        messages.conn.close()
+        with pytest.raises(flower.ChannelClosed, match="was closed here"):  # and not a fault of the peer's
+            t.join(NEVER)
+
+
+def test_closed_with_messages_that_nobody_took() -> None:
+    with plain(Lines()) as (messages, sock):
+        sock.sendall(b"one\ntwo\n")
+        rounds(3)
+        messages.close()
+        assert list(messages) == []
+
+
+@pytest.mark.parametrize("parked", [False, True])
+def test_a_reset(parked: bool) -> None:
+    with plain(Lines()) as (messages, sock):
+        sock.sendall(b"one\ntwo")
+        assert messages.receive(NEVER) == "one"
+        tasklets = [waiting(messages.receive), waiting(flower.select, messages)] if parked else []
+        reset(sock)
+        for t in tasklets:
+            with pytest.raises(ConnectionResetError):
+                t.join(NEVER)
+        for _ in range(2):
+            with pytest.raises(ConnectionResetError):
+                messages.receive(NEVER)
+        with pytest.raises(ConnectionResetError):
+            flower.select(messages)
+
+
+VIOLATIONS: dict[str, tuple[Any, bytes, bytes, str]] = {
+    "a long line": (Lines(max_size=10), b"good\n", b"x" * 20, "a line longer than 10 bytes"),
+    "a long frame": (
+        LengthPrefixed(max_size=10),
+        b"\0\0\0\4good",
+        b"\0\0\0\x0b",
+        "a message of 11 bytes; 10 is the most",
+    ),
+    "a long message": (MessagePack(max_size=10), b"\xa4good", b"\xbfxxxxxxxxxxxxxx", "10"),
+    "no text": (Lines(), b"good\n", b"\xff\n", "can't decode"),
+    "no msgpack": (MessagePack(), b"\xa4good", b"\xc1", "no valid MessagePack"),
+}
+
+
+@pytest.mark.parametrize("kind", VIOLATIONS)
+@pytest.mark.parametrize("parked", [False, True])
+def test_a_violation(kind: str, parked: bool) -> None:
+    codec, good, bad, text = VIOLATIONS[kind]
+    with plain(codec) as (messages, sock):
+        sock.sendall(good)
+        assert messages.receive(NEVER) in ("good", b"good")
+        tasklets = [waiting(messages.receive), waiting(flower.select, messages)] if parked else []
+        sock.sendall(bad)
+        host, port = sock.getsockname()
+        for t in tasklets:
+            with pytest.raises(ProtocolError, match=text):
+                t.join(NEVER)
+        for _ in range(2):
+            with pytest.raises(ProtocolError, match=text) as caught:
+                messages.receive(NEVER)
+        assert f"{host}:{port}: " in str(caught.value)
+        with pytest.raises(ProtocolError, match=text):
+            list(messages)
+        messages.send(codec.decode([good]).__next__())  # a last word is possible
+        assert sock.recv(100) == good
+
+
+@pytest.mark.parametrize("codec", [LengthPrefixed(), MessagePack()])
+def test_an_end_in_the_middle_of_a_message(codec: Any) -> None:
+    with plain(codec) as (messages, sock):
+        sock.sendall(codec.encode(b"whole") + codec.encode(b"cut off")[:-1])
+        sock.close()
+        assert messages.receive(NEVER) == b"whole"
+        with pytest.raises(ProtocolError, match="an end in the middle of a message"):
+            messages.receive(NEVER)
+
+
+def test_a_violation_that_nobody_catches_ends_no_server() -> None:
+    seen: list[BaseException] = []
+    before = flower.set_error_handler(lambda t, error: seen.append(error))
+    try:
+        with plain(Lines(max_size=10)) as (messages, sock):
+            flower.go(messages.receive)
+            sock.sendall(b"x" * 20)
+            until(lambda: seen)
+        assert isinstance(seen[0], ProtocolError)
+    finally:
+        flower.set_error_handler(before)
+
+
+def test_a_codec_that_fails_in_its_own_way() -> None:
+    class Broken(Lines):
+        def decode(self, chunks: Any) -> Iterator[Any]:
+            yield next(iter(chunks)).decode()
+            raise LookupError("a bug")
+
+    with plain(Broken()) as (messages, sock):
+        sock.sendall(b"one")
+        assert messages.receive(NEVER) == "one"
+        with pytest.raises(ProtocolError, match="a bug") as caught:
+            messages.receive(NEVER)
+        assert isinstance(caught.value.__cause__, LookupError)
+
+
+# -- Bounds, threads, and what is left
+
+
+def test_a_flood_is_held_back() -> None:
+    with plain(Lines()) as (messages, sock):
+        sock.setblocking(False)
+        sent = idle = 0
+        while idle < 20:
+            try:
+                sent += sock.send((b"x" * 999 + b"\n") * 50)
+                idle = 0
+            except BlockingIOError:
+                idle += 1
+                rounds(2)
+        assert sent < 16 * 1024 * 1024  # what the kernel holds, most of it
+        sock.setblocking(True)
+        finish = in_thread(lambda: sock.shutdown(socket.SHUT_WR))
+        received = sum(len(line) + 1 for line in messages)
+        finish()
+        assert received - sent in (0, 1)  # the last line may have no end
+
+
+def test_dropped_it_stops_reading_and_leaves_the_connection() -> None:
+    with plain_peer() as (conn, sock):
+        sock.sendall(b"one\n")
+        for line in framed(conn, Lines()):
+            assert line == "one"
+            break
+        rounds(2)  # the pump leaves
+        sock.sendall(b"raw")
+        assert conn.receive(NEVER) == b"raw"
+
+
+def test_receiving_in_another_thread() -> None:
+    with plain(Lines()) as (messages, sock):
+        finish = in_thread(lambda: [messages.receive(NEVER) for _ in range(100)])
+        sock.sendall(b"".join(b"%d\n" % n for n in range(100)))
+        assert finish() == [str(n) for n in range(100)]
+
+
+def test_a_line_server() -> None:
+    def handle(conn: Conn) -> None:
+        peer = framed(conn, Lines())
+        for line in peer:
+            peer.send(line.upper())
+
+    with listening() as listener:
+        t = flower.go(listener.serve, handle)
+        with socket.create_connection(listener.addr(), NEVER) as sock:
+            sock.sendall(b"hello\nthere\n")
+            sock.shutdown(socket.SHUT_WR)
+            assert in_thread(receive_all, sock)() == b"HELLO\nTHERE\n"
+        listener.close()
+        t.join(NEVER)
+
+
+def test_what_it_looks_like() -> None:
+    with plain(Lines()) as (messages, _sock):
+        assert repr(messages).startswith("<Framed Lines over <Conn tcp 127.0.0.1:")
+        assert messages
