@@ -7,6 +7,8 @@ Exception           is also a                        raised when
 ``Timeout``         TimeoutError                     the time given to a call or a scope has passed
 ``Cancelled``       BaseException                    the scope around a blocking call was cancelled
 ``Deadlock``        RuntimeError                     nothing can ever wake the main tasklet again
+``IncompleteRead``  EOFError                         a connection ended within what was to be read
+``TooLong``         OSError                          what was to be read is longer than the limit
 ``TaskletExit``     SystemExit                       inside a tasklet that is killed
 ``TaskletKilled``   Exception                        at whoever joins a tasklet that was killed
 ``RemoteError``     Exception                        a remote method failed, or is not known there
@@ -24,11 +26,13 @@ __all__ = [
     "ChannelClosed",
     "Deadlock",
     "Disconnected",
+    "IncompleteRead",
     "ProtocolError",
     "RemoteError",
     "TaskletExit",
     "TaskletKilled",
     "Timeout",
+    "TooLong",
 ]
 
 
@@ -71,6 +75,17 @@ class TaskletExit(SystemExit):
 
 class TaskletKilled(Exception):
     """Raised by ``join`` of a tasklet that was killed."""
+
+
+# -- Connections
+
+
+class IncompleteRead(EOFError):
+    """The peer closed the connection within what was to be read. The bytes that did come can still be read."""
+
+
+class TooLong(OSError):
+    """What was to be read is longer than the limit (``errno`` is EMSGSIZE). Nothing of it was consumed."""
 
 
 # -- RPC

@@ -6,18 +6,28 @@ that and is held by nobody, so that dropping the last reference to it closes the
 
 from __future__ import annotations
 
+import errno
+import os
+import ssl
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flower.channels import bomb, channel
+from flower.channels import timeout as time_limit
 from flower.channels._task import check_timeout
-from flower.errors import ChannelClosed
+from flower.errors import ChannelClosed, IncompleteRead, Timeout, TooLong
+from flower.net._loop import wait
+from flower.net._secure import secure
+from flower.net._tls import HANDSHAKE_TIMEOUT
 
 if TYPE_CHECKING:
     from flower.net._stream import Stream
 
 Data = bytes | bytearray | memoryview
+Path = str | os.PathLike[str]
+
+LONGEST_LINE = 64 * 1024  # bytes: what `Conn.read_until` takes unless it is told otherwise; asyncio's own limit
 
 
 class Conn:
@@ -25,22 +35,25 @@ class Conn:
 
     `receive` gives the next chunk of bytes, however the network cut it; iteration gives all of them, and
     ``flower.select`` takes a connection as a receive case. `send` takes bytes. The seed's spelling is here
-    too: `read`, which gives ``b""`` at the end of file, and `write`, which takes str as UTF-8.
+    too: `read`, which gives ``b""`` at the end of file, and `write`, which takes str as UTF-8. `read_exactly`
+    and `read_until` cut the bytes where a protocol wants them cut.
 
     How a connection ends, as a reader sees it:
 
-    ==================  ========================  ========================
-    what happened       ``receive``, ``select``   ``read``
-    ==================  ========================  ========================
-    the peer closed     ``ChannelClosed``         ``b""``
-    the peer reset it   ``ConnectionResetError``  ``ConnectionResetError``
-    it was closed here  ``ChannelClosed``         ``ChannelClosed``
-    ==================  ========================  ========================
+    ===================  ==========================  ==========================
+    what happened        ``receive``, ``select``     ``read``
+    ===================  ==========================  ==========================
+    the peer closed      ``ChannelClosed``           ``b""``
+    the peer reset it    ``ConnectionResetError``    ``ConnectionResetError``
+    TLS: cut by someone  ``ConnectionAbortedError``  ``ConnectionAbortedError``
+    it was closed here   ``ChannelClosed``           ``ChannelClosed``
+    it was aborted here  ``ConnectionAbortedError``  ``ConnectionAbortedError``
+    ===================  ==========================  ==========================
 
     Memory is bounded both ways: reading stops while 256 KiB wait to be received, and `send` waits while
-    more than 64 KiB wait to be sent. A connection belongs to the thread that made it: others may receive
-    from it and close it, and `send` raises RuntimeError there. One that is dropped without `close` before
-    its end of file gives a ResourceWarning, and is closed.
+    more than 64 KiB wait to be sent (``read_buffer`` and ``write_buffer`` of `Listen` and `Dial`). A connection
+    belongs to the thread that made it: others may receive from it and close it, and `send` raises RuntimeError
+    there. One that is dropped without `close` before its end of file gives a ResourceWarning, and is closed.
 
     >>> conn = Dial("tcp", ("127.0.0.1", 8000))
     >>> conn.write("hello")
@@ -49,15 +62,26 @@ class Conn:
     >>> conn.close()
     """
 
-    __slots__ = ("__weakref__", "_incoming", "_stream")
+    __slots__ = ("__weakref__", "_front", "_incoming", "_reading", "_stream")
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._incoming: channel[bytes] = stream.incoming
+        # What was looked at and not taken. It comes before what is in `_incoming`, and is a bytearray, or a channel
+        # with one piece in it that a select may take. While it is there, nobody waits in `_incoming` but its reader.
+        self._front: bytearray | channel[bytes] | None = None
+        self._reading = False  # a tasklet is in `_gather`, and has the reading for itself
 
     @property
     def _receive_channel(self) -> channel[bytes]:
         """What `flower.select` receives from, asked for at each select."""
+        if self._front is not None:
+            front: channel[bytes] = channel(1)
+            data = self._take_front()
+            if data:
+                front.try_send(data)
+                self._front = front
+                return front
         return look(self._incoming, self._reading_end)
 
     # -- Receiving
@@ -72,16 +96,22 @@ class Conn:
         before that; Timeout after ``timeout`` seconds.
         """
         try:
-            incoming = self._incoming if timeout is None else self._receive_channel
+            incoming = self._incoming if timeout is None and self._front is None else self._receive_channel
             data: bytes = incoming.receive(timeout)
         except ChannelClosed:
             raise self._reading_end() from None
         return data
 
-    def read(self, *, timeout: float | None = None) -> bytes:
-        """Like `receive`, but gives ``b""`` at the end of file, however often it is called."""
+    def read(self, size: int | None = None, *, timeout: float | None = None) -> bytes:
+        """Like `receive`, but gives ``b""`` at the end of file, however often it is called.
+
+        With ``size``, at most so many bytes: what is left of the chunk is for the next reader. Raises
+        ValueError for a negative size; RuntimeError as `read_exactly`.
+        """
         try:
-            incoming = self._incoming if timeout is None else self._receive_channel
+            if size is not None:
+                return self._read_some(_check_size(size), timeout)
+            incoming = self._incoming if timeout is None and self._front is None else self._receive_channel
             data: bytes = incoming.receive(timeout)
         except ChannelClosed:
             end = self._reading_end()
@@ -89,6 +119,46 @@ class Conn:
                 return b""
             raise end from None
         return data
+
+    def read_exactly(self, size: int, *, timeout: float | None = None) -> bytes:
+        """``size`` bytes, however the network cut them.
+
+        Blocks until they are all there. Cancelled, timed out, or failed, it has consumed nothing: what did arrive is
+        there for the next reader. So many bytes are held, whatever the connection's own bound.
+
+        Raises ChannelClosed when the connection ended before the first of them, IncompleteRead when it ended
+        after that; OSErrors as `receive`; Timeout; ValueError for a negative size; RuntimeError when another
+        tasklet is reading: bytes that belong together must not go to two.
+        """
+        size = _check_size(size)
+        if size == 0:
+            return b""
+        return self._gather(lambda buffer, _seen: size if len(buffer) >= size else 0, timeout)
+
+    def read_until(self, separator: bytes = b"\n", *, limit: int = LONGEST_LINE, timeout: float | None = None) -> bytes:
+        """The bytes up to the separator, which is the end of them.
+
+        Blocks until the separator has come. Otherwise as `read_exactly`; and raises TooLong, consuming nothing,
+        where the separator is not among the first ``limit`` bytes, itself included.
+
+        >>> conn.read_until(b"\\r\\n", limit=1024)
+        b'GET / HTTP/1.1\\r\\n'
+        """
+        separator = _as_bytes(separator)
+        if not separator:
+            raise ValueError("read_until() needs a separator, not an empty one")
+        if limit < len(separator):
+            raise ValueError(f"a limit of {limit} bytes has no room for the separator {separator!r}")
+
+        def find(buffer: bytearray, seen: int) -> int:
+            at = buffer.find(separator, max(0, seen - len(separator) + 1), limit)
+            if at < 0 and len(buffer) >= limit:
+                raise TooLong(
+                    errno.EMSGSIZE, f"{self._stream.describe()}: no {separator!r} among the first {limit} bytes"
+                )
+            return 0 if at < 0 else at + len(separator)
+
+        return self._gather(find, timeout)
 
     def __iter__(self) -> Iterator[bytes]:
         """Chunk after chunk, until the end of file or until the connection is closed here."""
@@ -98,6 +168,73 @@ class Conn:
             except ChannelClosed:
                 return
             yield chunk
+
+    def _take_front(self) -> bytes:
+        """Everything that was looked at and not taken. Raises RuntimeError while a tasklet reads it."""
+        if self._reading:
+            raise RuntimeError(f"{self._stream.describe()}: another tasklet is in the middle of reading")
+        front, self._front = self._front, None
+        if self._stream.shut:  # dropped, as what waits in the channel is
+            return b""
+        if isinstance(front, channel):
+            return front.try_receive(b"")  # a select has taken it, perhaps
+        return b"" if front is None else bytes(front)
+
+    def _read_some(self, size: int, timeout: float | None) -> bytes:
+        self._refuse_company()
+        data = self._take_front()
+        if not data:
+            if size == 0:
+                return data
+            data = self._receive_channel.receive(timeout)
+        if len(data) > size:
+            self._front = bytearray(data)
+            del self._front[:size]
+            data = data[:size]
+        return data
+
+    def _gather(self, find: Callable[[bytearray, int], int], timeout: float | None) -> bytes:
+        """Read until ``find(buffer, seen)`` says how many bytes to take; ``seen`` were there at its last call."""
+        if timeout is not None:
+            try:
+                with time_limit(timeout) as scope:
+                    return self._gather(find, None)
+            except Timeout:
+                if not scope.expired:
+                    raise
+                raise Timeout(f"{self._stream.describe()}: what was to be read did not come in {timeout} s") from None
+        self._refuse_company()
+        if isinstance(self._front, bytearray) and not self._reading:
+            buffer = self._front
+        else:
+            buffer = bytearray(self._take_front())
+        self._front = buffer
+        self._reading = True
+        seen = 0
+        try:
+            while not (end := find(buffer, seen)):
+                seen = len(buffer)
+                look(self._incoming, self._reading_end)  # where reading was paused, it goes on
+                buffer += self._incoming.receive()
+        except ChannelClosed:
+            why = self._reading_end()
+            if buffer and isinstance(why, ChannelClosed) and not self._stream.shut:
+                why = IncompleteRead(f"{self._stream.describe()}: ended after {len(buffer)} bytes of what was to come")
+            raise why from None
+        finally:
+            self._reading = False
+            if not buffer:
+                self._front = None
+        with memoryview(buffer) as view:
+            taken = bytes(view[:end])
+        del buffer[:end]
+        if not buffer:
+            self._front = None
+        return taken
+
+    def _refuse_company(self) -> None:
+        if self._incoming.balance < 0:
+            raise RuntimeError(f"{self._stream.describe()}: another tasklet is waiting to read")
 
     def _reading_end(self) -> BaseException:
         fault = self._stream.reading_fault()
@@ -112,10 +249,11 @@ class Conn:
         """Send bytes.
 
         Blocks while more than 64 KiB of earlier data wait to be sent; then takes all of the data at once.
-        When it is cancelled or times out, no byte was taken. The bytes leave when the tasklet next waits.
+        When it is cancelled or times out, no byte was taken. The bytes leave at once, or as soon as the kernel has
+        room for them: see `flush`.
 
-        Raises ChannelClosed when the connection was closed here; ConnectionResetError, BrokenPipeError or
-        another OSError when it broke; Timeout; TypeError for anything but bytes.
+        Raises ChannelClosed when the connection was closed here, by `close_write` too; ConnectionResetError,
+        BrokenPipeError or another OSError when it broke; Timeout; TypeError for anything but bytes.
         """
         if type(data) is not bytes:
             data = _as_bytes(data)
@@ -136,35 +274,119 @@ class Conn:
         pieces = [line.encode() if isinstance(line, str) else _as_bytes(line) for line in lines]
         self.send(b"".join(pieces), timeout)
 
+    def flush(self, *, timeout: float | None = None) -> None:
+        """Wait until all that was written is with the kernel; which is not yet with the peer.
+
+        When it is cancelled or times out, the bytes leave nevertheless. Raises as `send`.
+        """
+        if timeout is not None:
+            timeout = check_timeout(timeout)
+        try:
+            self._stream.flush(timeout)
+        except ChannelClosed as error:
+            error.channel = self
+            raise
+
+    def close_write(self) -> None:
+        """Say that no more will be sent: the peer reads to the end of file. Reading goes on. Never blocks.
+
+        Blocked senders, and all later ones, get ChannelClosed. To call it twice is allowed; it raises as `send`
+        where the connection is gone.
+        """
+        try:
+            self._stream.close_write()
+        except ChannelClosed as error:
+            error.channel = self
+            raise
+
+    # -- TLS
+
+    def start_tls(
+        self,
+        *,
+        server_side: bool = False,
+        server_name: str | None = None,
+        context: ssl.SSLContext | None = None,
+        ca: Path | None = None,
+        cert: Path | None = None,
+        key: Path | None = None,
+        alpn: Sequence[str] = (),
+        handshake_timeout: float = HANDSHAKE_TIMEOUT,
+    ) -> None:
+        """Go on in TLS, in the middle of a connection, as SMTP's and IMAP's STARTTLS do.
+
+        Blocks until the handshake is done. As the client it takes ``server_name``, the name that the server's
+        certificate must be for; with ``server_side`` it is the server, and needs ``cert``. The other options are
+        those of `Dial` and `Listen` for "tls". What has arrived and was not received yet is taken for TLS, so
+        that nobody can slip in plain text before it. When it is cancelled, times out or fails, the connection is
+        cut: it is neither plain any more nor safe.
+
+        Raises ssl.SSLError, of which ssl.SSLCertVerificationError is a kind; Timeout; ConnectionError;
+        ChannelClosed when the connection was closed here; ValueError and TypeError for options that can't be;
+        RuntimeError where TLS is on already, or another tasklet is reading.
+        """
+        start = secure(context, server_side, server_name, ca, cert, key, alpn, handshake_timeout)
+        self._refuse_company()
+        early = self._take_front()
+        try:
+            wait(self._stream.start_tls(start, early))
+        except ChannelClosed as error:
+            error.channel = self
+            raise
+
+    @property
+    def certificate(self) -> dict[str, Any] | None:
+        """The peer's certificate, as ``ssl.SSLSocket.getpeercert`` gives it; empty for one that was not verified.
+
+        None where there is no TLS, and where the peer has shown none.
+        """
+        tls = self._stream.tls
+        return None if tls is None else tls.getpeercert()
+
+    @property
+    def protocol(self) -> str | None:
+        """The application protocol that TLS's ALPN agreed on, such as ``"h2"``; None without one."""
+        tls = self._stream.tls
+        return None if tls is None else tls.selected_alpn_protocol()
+
+    @property
+    def tls_version(self) -> str | None:
+        """``"TLSv1.3"`` or another; None where there is no TLS."""
+        tls = self._stream.tls
+        return None if tls is None else tls.version()
+
     # -- The rest
 
     def close(self) -> None:
         """Close the connection; never blocks.
 
-        What was written still leaves, in the background, for 30 s at most; `flower.run` waits for that. What
-        was received and not taken is dropped. Blocked receivers and senders, and all later ones, get
-        ChannelClosed. Closing twice is allowed.
+        What was written still leaves, in the background, for 30 s at most; `flower.run` waits for that. The peer
+        then has 2 s to close its side: what it still sends is read and dropped, since a reset could cost it what it
+        has not read yet. What was received and not taken is dropped. Blocked receivers and senders, and all later
+        ones, get ChannelClosed. Closing twice is allowed.
         """
         self._stream.poller.call_here(self._stream.close)
 
     def abort(self) -> None:
         """Cut the connection; never blocks. As `close`, but what was written and has not left is dropped.
 
-        The peer gets a reset, so that it does not take what it has for the whole.
+        The peer gets a reset, so that it does not take what it has for the whole (a Unix socket has none to give:
+        its peer sees an end of file). Blocked receivers and senders, and all later ones, get
+        ConnectionAbortedError.
         """
         self._stream.poller.call_here(self._stream.abort)
 
     @property
     def status(self) -> str:
-        """``"open"``; ``"writeonly"`` after the peer's end of file; ``"closed"``."""
+        """``"open"``; ``"writeonly"`` after the peer's end, ``"readonly"`` after `close_write`; ``"closed"``."""
         return self._stream.status()
 
     def local_addr(self) -> Any:
-        """The address of this end: for tcp ``(host, port)``, for IPv6 two items more."""
+        """The address of this end: for tcp ``(host, port)``, for IPv6 two items more; for a Unix socket its path."""
         return self._stream.local
 
     def remote_addr(self) -> Any:
-        """The address of the other end; None if it was gone before it could be asked."""
+        """The address of the other end; None if it was gone before it could be asked, "" for an unnamed socket."""
         return self._stream.remote
 
     local_address = local_addr
@@ -210,6 +432,14 @@ def look(incoming: channel[Any], end: Callable[[], BaseException]) -> channel[An
             last.try_send(bomb(end()))
             return last
     return incoming
+
+
+def _check_size(size: Any) -> int:
+    if isinstance(size, bool) or not isinstance(size, int):
+        raise TypeError(f"the number of bytes to read is an int, not {size!r}")
+    if size < 0:
+        raise ValueError(f"the number of bytes to read is at least 0, not {size}")
+    return size
 
 
 def _as_bytes(data: Any) -> bytes:

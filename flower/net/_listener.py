@@ -1,201 +1,25 @@
-"""`Listener`: a receive channel of connections, over a listening socket of our own.
+"""`Listener`: a receive channel of connections, as its users see it. The work is `_acceptor.Acceptor`'s.
 
-uvloop's server can't stop accepting, so the socket is ours: it is watched for readability, and accepted from
-while there is room. The parts:
-
-- `Acceptor` is what the event loop calls. It holds the socket and the channel, never the `Listener`.
-- `Listener` is the public face. Dropping it closes the acceptor.
-
-Invariants of the acceptor: ``_watching`` is set while the loop watches the socket. It does not when the
-channel holds HELD connections (then ``channel._on_wait`` is set, and starts it again), while it backs
-off from a lack of descriptors (``_retry`` is set), or when it is closed.
+Dropping the last reference to a listener closes it.
 """
 
 from __future__ import annotations
 
-import errno
-import logging
-import math
-import os
-import socket
 import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from flower.channels import channel, getcurrent, tasklet
+from flower.channels import channel, getcurrent, move_on, tasklet
 from flower.channels._scheduler import current_scheduler
+from flower.channels._task import check_timeout
 from flower.errors import ChannelClosed
+from flower.net._address import format_address
 from flower.net._conn import Conn, look
-from flower.net._stream import Stream, format_address
 
 if TYPE_CHECKING:
-    from flower.net._loop import LoopPoller
+    from flower.net._acceptor import Acceptor
 
-BACKLOG = 1024  # connections that the kernel queues before it turns new ones away
-HELD = 128  # connections accepted and not yet received; past that they stay in the kernel's queue
-ACCEPTS_PER_EVENT = 64  # so that a flood of connections does not keep the loop from the others
-BACK_OFF = 0.1  # seconds until the next attempt when the process has no descriptor or memory left
-
-_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
-_PEER_GONE = {errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM, errno.ECONNRESET}
-
-log = logging.getLogger("flower.net")
-
-
-class Acceptor:
-    """Accepts connections from a listening socket into a channel, within a bound."""
-
-    __slots__ = (
-        "_complained",
-        "_opening",
-        "_retry",
-        "_sock",
-        "_watching",
-        "address",
-        "connections",
-        "poller",
-        "proto",
-        "setup",
-    )
-
-    def __init__(
-        self, poller: LoopPoller, sock: socket.socket, proto: str, setup: Callable[[socket.socket], object]
-    ) -> None:
-        self.poller = poller
-        self.proto = proto
-        self.setup = setup
-        self.address: Any = sock.getsockname()
-        self.connections: channel[Conn] = channel(math.inf, f"listener {proto}")
-        self.connections._external = True
-        self._sock: socket.socket | None = sock
-        self._opening = 0  # accepted, and not yet in the channel
-        self._watching = False
-        self._retry: Any = None
-        self._complained = False
-        poller.resources.add(self)
-        self._watch()
-
-    def _watch(self) -> None:
-        self._retry = None
-        if not self._watching and self._sock is not None:
-            self._watching = True
-            self.poller.loop.add_reader(self._sock, self._on_readable)
-
-    def _unwatch(self) -> None:
-        if self._watching and self._sock is not None:
-            self._watching = False
-            self.poller.loop.remove_reader(self._sock)
-
-    def _on_readable(self) -> None:
-        for _ in range(ACCEPTS_PER_EVENT):
-            if self._sock is None:
-                return
-            if len(self.connections) + self._opening >= HELD:
-                self._unwatch()
-                self.connections._on_wait = self._drained
-                self._look_again()
-                return
-            try:
-                sock, _peer = self._sock.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if error.errno in _EXHAUSTED:
-                    self._back_off(error)
-                    return
-                if error.errno not in _PEER_GONE:
-                    self._fail(error)
-                    return
-            else:
-                self._complained = False
-                self._opening += 1
-                self.poller.spawn(self._open(sock))
-
-    async def _open(self, sock: socket.socket) -> None:
-        """Make a connection of an accepted socket, and put it into the channel."""
-        try:
-            try:
-                sock.setblocking(False)
-                self.setup(sock)
-                stream = Stream(self.poller, sock, self.proto)
-                await self.poller.loop.connect_accepted_socket(stream.as_protocol, sock)
-            finally:
-                self._opening -= 1
-        except OSError as error:  # it was gone before it began
-            log.debug("%s: a connection was lost while it was accepted: %s", self.describe(), error)
-            sock.close()
-            return
-        except BaseException:
-            sock.close()
-            raise
-        try:
-            self.connections.try_send(Conn(stream))
-        except ChannelClosed:  # closed meanwhile
-            stream.abort()
-        self._look_again()
-
-    def _look_again(self) -> None:
-        """Go on, if all were taken by receivers that waited already, or that are in another thread."""
-        if self.connections._on_wait is not None and not self._opening and not len(self.connections):
-            self._drained()
-
-    def _drained(self) -> None:
-        """A receiver looks for a connection, and all that were held are taken. May run in another thread."""
-        self.connections._on_wait = None
-        self.poller.call_here(self._watch)
-
-    def _back_off(self, error: OSError) -> None:
-        if not self._complained:
-            self._complained = True
-            log.warning("%s: can't accept connections for now: %s", self.describe(), error)
-        self._unwatch()
-        self._retry = self.poller.loop.call_later(BACK_OFF, self._watch)
-
-    def _fail(self, error: OSError) -> None:
-        log.error("%s: stopped: %s", self.describe(), error)
-        self.close()
-
-    def close(self) -> None:
-        """Stop listening. Connections that nobody has received are cut."""
-        if self._sock is None:
-            return
-        self._unwatch()
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
-        self._sock.close()
-        self._forget()
-        self.poller.resources.discard(self)
-        try:
-            while (conn := self.connections.try_receive(None)) is not None:
-                conn._stream.abort()
-        except ChannelClosed:
-            pass
-
-    def _forget(self) -> None:
-        self._sock = None
-        self._watching = False
-        self.connections._on_wait = None
-        self.connections.close()
-
-    @property
-    def closed(self) -> bool:
-        return self._sock is None
-
-    def finish(self, late: bool) -> bool:
-        self.close()
-        return False
-
-    def disown(self) -> Any:
-        """In a forked child: the parent goes on listening; here it is over."""
-        sock = self._sock
-        if sock is not None:
-            os.close(sock.detach())
-        self._forget()
-        return sock, self._retry
-
-    def describe(self) -> str:
-        return f"listener {self.proto} {format_address(self.address)}"
+GRACE = 30.0  # seconds that `Listener.stop` leaves to the handlers, unless it is told otherwise; Kubernetes' own
 
 
 class Listener:
@@ -212,11 +36,12 @@ class Listener:
     >>> listener.serve(handle_connection)
     """
 
-    __slots__ = ("__weakref__", "_acceptor", "_connections")
+    __slots__ = ("__weakref__", "_acceptor", "_connections", "_handlers")
 
     def __init__(self, acceptor: Acceptor) -> None:
         self._acceptor = acceptor
         self._connections: channel[Conn] = acceptor.connections
+        self._handlers = _Handlers()
 
     @property
     def _receive_channel(self) -> channel[Conn]:
@@ -258,18 +83,46 @@ class Listener:
                 return
             yield conn
 
-    def serve(self, handler: Callable[[Conn], object]) -> None:
+    def serve(self, handler: Callable[[Conn], object], *, limit: int | None = None) -> None:
         """Run ``handler(conn)`` in a tasklet of its own for each connection, and close it afterwards.
 
-        Blocks until the listener is closed; handlers that run then go on. An Exception of one is handed to
-        the error handler (standard error by default) and does not touch the others. Cancelled, it has lost
-        no connection, and may be called again.
+        Blocks until the listener is closed; handlers that run then go on (see `stop`). An Exception of one is
+        handed to the error handler (standard error by default) and does not touch the others. With ``limit``, at
+        most so many run at a time; more connections wait in the listener and in the kernel. Cancelled, it has
+        lost no connection, and may be called again.
+
+        Raises TypeError for a handler that can't be called, ValueError for a limit below 1.
+
+        >>> listener.serve(handle_connection, limit=1000)
         """
         if not callable(handler):
             raise TypeError(f"serve() needs a function to call with each connection, not {handler!r}")
-        for conn in self:
-            tasklet(_serve_one, label=getattr(handler, "__name__", ""))(handler, conn)
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+            raise TypeError(f"the limit is a number of connections, not {limit!r}")
+        if limit is not None and limit < 1:
+            raise ValueError(f"the limit is at least 1 connection, not {limit}")
+        places: channel[None] | None = None if limit is None else channel(limit, "handlers at the limit")
+        label = getattr(handler, "__name__", "")
+        while True:
+            if places is not None:
+                places.send(None)
+            try:
+                conn = self.receive()
+            except ChannelClosed:
+                return
+            self._handlers.start(handler, conn, label, places)
             del conn  # the handler's alone
+
+    def stop(self, grace: float = GRACE) -> int:
+        """Stop gracefully: take no new connection, and give the handlers that `serve` runs time to end.
+
+        Blocks until they have ended, at most ``grace`` seconds; those that run then are cut: their connections are
+        aborted and their tasklets killed. Returns how many that were. A handler may call it, and is not waited for.
+        When it is cancelled, the listener is closed, and the handlers go on.
+        """
+        seconds = check_timeout(grace)
+        self.close()
+        return self._handlers.finish(seconds)
 
     def addr(self) -> Any:
         """The address it listens on, with the port that the system chose where 0 was asked for."""
@@ -311,12 +164,48 @@ class Listener:
         warnings.warn(f"{acceptor.describe()} was dropped, and not closed", ResourceWarning, stacklevel=2, source=self)
 
 
-def _serve_one(handler: Callable[[Conn], object], conn: Conn) -> None:
-    """Run one connection's handler, with its errors kept to itself."""
-    try:
-        handler(conn)
-    except Exception as error:
-        error.add_note(f"This ended the handler of {conn!r}; the listener goes on.")
-        current_scheduler().report(error, getcurrent())
-    finally:
-        conn.close()
+class _Handlers:
+    """The handlers that a listener's `serve` runs. They know nothing of the listener, which may be dropped."""
+
+    __slots__ = ("_ended", "_running")
+
+    def __init__(self) -> None:
+        self._running: dict[tasklet, Conn] = {}
+        self._ended: channel[None] | None = None  # somebody waits for the last
+
+    def start(self, handler: Callable[[Conn], object], conn: Conn, label: str, places: channel[None] | None) -> None:
+        t = tasklet(self._run, label=label)
+        self._running[t] = conn
+        t(handler, conn, places)
+
+    def _run(self, handler: Callable[[Conn], object], conn: Conn, places: channel[None] | None) -> None:
+        """Run one connection's handler, with its errors kept to itself."""
+        try:
+            handler(conn)
+        except Exception as error:
+            error.add_note(f"This ended the handler of {conn!r}; the listener goes on.")
+            current_scheduler().report(error, getcurrent())
+        finally:
+            conn.close()
+            self._running.pop(getcurrent(), None)
+            if places is not None:
+                places.try_receive()
+            while self._ended is not None and self._ended.balance < 0:
+                self._ended.try_send(None)
+
+    def finish(self, grace: float | None) -> int:
+        me = getcurrent()
+        if self._ended is None:
+            self._ended = channel(0, "handlers to end")
+            self._ended.preference = 0
+        with move_on(grace) as scope:
+            while self._running.keys() - {me}:
+                self._ended.receive()
+        if not scope.expired:
+            return 0
+        late = [(t, conn) for t, conn in self._running.items() if t is not me]
+        for t, conn in late:
+            conn.abort()
+            t.kill()
+            self._running.pop(t, None)  # one that had not begun did not do so itself
+        return len(late)

@@ -5,11 +5,13 @@ Invariants
 - ``incoming`` holds the chunks that nobody has received yet. Reading is paused (``_paused``) when they come
   to INCOMING_LIMIT bytes; then, and only then, ``incoming._on_wait`` is set. It resumes reading when all of
   them are taken and a receiver is about to wait, or looks in vain.
-- ``ended`` is set when nothing can be written any more; ``_fault`` says why, or is None after a local close.
+- ``ended`` is set when the connection is over, and nothing can be written any more; ``_fault`` says why, or is None
+  after a local close. ``half`` is set when only this direction was ended (`close_write`).
 - ``full`` mirrors the transport's pause_writing. Whoever must wait for room waits in ``_room``, first in,
   first out; ``_waiting`` counts them until they have written, so that a newcomer can't overtake one that
   was woken.
-- ``incoming`` is closed when no more will come. A failure is put into it as a bomb before that.
+- ``incoming`` is closed when no more will come. A failure is put into it as bombs before that, one for each who waits.
+- ``_transport`` is the loop's, or a `TlsLayer` around it, which behaves like one. None once it is gone.
 
 The methods that the loop calls (`connection_made` to `connection_lost`) run on the hub: they never block,
 never switch, and raise nothing, since uvloop swallows what `data_received` raises.
@@ -19,25 +21,47 @@ No reference leads from here to the `Conn`: when the last user lets go of it, it
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import socket
 import struct
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flower.channels import bomb, channel
 from flower.errors import ChannelClosed, Timeout
+from flower.net._address import format_address
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flower.net._loop import LoopPoller
+    from flower.net._tls import TlsLayer
 
 INCOMING_LIMIT = 256 * 1024  # bytes: what one read of uvloop's brings at most; the buffer can hold twice that
 CHUNK_COST = 64  # bytes: what a held chunk costs beside its data, so that a flood of tiny ones is bounded too
 HIGH_WATER = 64 * 1024  # bytes written and not yet sent, above which `send` waits; asyncio's own default
 LINGER = 30.0  # seconds that the bytes written before a close have to leave; then the connection is cut
-PARTING = 2.0  # seconds that the peer then has to close its side
+PARTING = 2.0  # seconds that the peer then has to close its side; nginx's lingering_timeout is 5, Apache's 2
 RESET = struct.pack("ii", 1, 0)  # for SO_LINGER: end with a reset
+
+
+class Bounds(NamedTuple):
+    """How much a connection may hold, in bytes."""
+
+    incoming: int = INCOMING_LIMIT
+    outgoing: int = HIGH_WATER
+
+
+def check_bounds(read_buffer: int, write_buffer: int) -> Bounds:
+    """The options of that name, or TypeError or ValueError."""
+    for name, value in (("read_buffer", read_buffer), ("write_buffer", write_buffer)):
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} is a number of bytes, not {value!r}")
+        if value < 1:
+            raise ValueError(f"{name} is at least 1 byte, not {value!r}")
+    return Bounds(read_buffer, write_buffer)
 
 
 class Stream:
@@ -45,37 +69,46 @@ class Stream:
 
     __slots__ = (
         "__weakref__",
+        "_emptied",
         "_fault",
+        "_flushing",
         "_held",
         "_holding",
         "_linger",
         "_paused",
         "_room",
+        "_sent",
         "_sock",
         "_thread",
         "_transport",
         "_waiting",
         "at_eof",
+        "bounds",
         "ended",
         "full",
+        "half",
         "incoming",
         "local",
         "poller",
         "proto",
         "remote",
         "shut",
+        "tls",
     )
 
-    def __init__(self, poller: LoopPoller, sock: socket.socket, proto: str) -> None:
+    def __init__(self, poller: LoopPoller, sock: socket.socket, proto: str, bounds: Bounds) -> None:
         self.poller = poller
+        self.bounds = bounds
         self._thread = poller.thread
         self.proto = proto
         self.local: Any = sock.getsockname()
         self.remote: Any = None
         self.incoming: channel[bytes] = channel(math.inf, "connection")
         self.incoming._external = True
+        self.tls: Any = None  # the ssl.SSLObject, which knows what was agreed on
         self.at_eof = False  # the peer has said that it sends no more
         self.shut = False  # closed here
+        self.half = False  # the end of what we send was said
         self.ended = False
         self.full = False
         self._sock = sock
@@ -83,10 +116,11 @@ class Stream:
         self._fault: BaseException | None = None
         self._held = 0
         self._paused = False
-        self._room: channel[None] = channel(0, "room to write")
-        self._room._external = True
-        self._room.preference = 0
+        self._room: channel[None] | None = None  # made when first somebody waits in it, as _emptied is
         self._waiting = 0
+        self._sent = False  # something was written
+        self._emptied: channel[None] | None = None
+        self._flushing = 0
         self._holding = False
         self._linger: Any = None
 
@@ -98,7 +132,7 @@ class Stream:
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        transport.set_write_buffer_limits(high=HIGH_WATER)
+        transport.set_write_buffer_limits(high=self.bounds.outgoing)
         try:
             self.remote = self._sock.getpeername()
         except OSError:  # gone already: connection_lost follows
@@ -113,7 +147,7 @@ class Stream:
             if count:  # nobody was waiting for it
                 cost = len(data) + CHUNK_COST
                 self._held = cost if count == 1 else self._held + cost
-                if self._held >= INCOMING_LIMIT and not self._paused:
+                if self._held >= self.bounds.incoming and not self._paused:
                     self._pause()
         except ChannelClosed:  # closed here; what still arrives has no reader
             pass
@@ -123,7 +157,7 @@ class Stream:
     def eof_received(self) -> bool:
         self.at_eof = True
         self._end_incoming()
-        return not self.shut  # the other direction stays open, if it is
+        return not (self.shut or self.half)  # the other direction stays open, if it is
 
     def pause_writing(self) -> None:
         self.full = True
@@ -133,6 +167,8 @@ class Stream:
         if self.shut:
             self._flushed()
         else:
+            if self._flushing:
+                self._tell_flushed()
             self._admit()
 
     def connection_lost(self, error: BaseException | None) -> None:
@@ -142,7 +178,7 @@ class Stream:
             if error is None and not self.at_eof:
                 error = ConnectionAbortedError(f"{self.describe()}: cut before its end")
             if error is not None:
-                self._fault = _ours(error)
+                self._fault = _ours(self._located(error))
                 if not self.at_eof:
                     self._try_bomb()
         self._end()
@@ -177,10 +213,21 @@ class Stream:
             self._transport.resume_reading()
 
     def _try_bomb(self) -> None:
+        """Leave the failure for the next reader; and give it to each who waits, in a select too."""
         try:
-            self.incoming.try_send(bomb(_again(self._fault)))
+            while True:
+                waited = self.incoming.balance < 0
+                self.incoming.try_send(bomb(_again(self._fault)))
+                if not waited:
+                    break
         except ChannelClosed:
             pass
+
+    def _located(self, error: BaseException) -> BaseException:
+        """The loop's error, with this connection's addresses in its text."""
+        if isinstance(error, OSError) and error.errno is not None and type(error).__module__ == "builtins":
+            return type(error)(error.errno, f"{os.strerror(error.errno)}: {self.describe()}")
+        return error
 
     def _end_incoming(self) -> None:
         self.incoming._on_wait = None
@@ -192,14 +239,17 @@ class Stream:
         """Wait for room, then take all of the data. What is raised before that took nothing."""
         if get_ident() != self._thread:
             raise RuntimeError(f"{self.describe()} belongs to another thread: only that one may send")
-        if self.full or self._waiting or self.ended or self._transport.is_closing():
+        if self.full or self._waiting or self.half or self.ended or self._transport.is_closing():
             self._wait_for_room(timeout)  # a transport that closes by itself has failed, and is about to say why
+        self._sent = True
         self._transport.write(data)
         if self._waiting and not self.full:
             self._admit()
 
     def _wait_for_room(self, timeout: float | None) -> None:
-        if not self.ended:
+        if not (self.ended or self.half):
+            if self._room is None:
+                self._room = _gate("room to write")
             self._waiting += 1
             try:
                 self._room.receive(timeout)
@@ -209,20 +259,89 @@ class Stream:
                 raise Timeout(f"{self.describe()}: no room to write within {timeout} s") from None
             finally:
                 self._waiting -= 1
-        if self.ended:
+        if self.ended or self.half:
             raise self.writing_fault()
 
     def _admit(self) -> None:
         """There is room: wake the writer that has waited longest. It wakes the next, when it has written."""
-        if self._room.balance < 0:
+        if self._room is not None and self._room.balance < 0:
             self._room.try_send(None)
+
+    def flush(self, timeout: float | None) -> None:
+        """Wait until all that was written is with the kernel."""
+        if get_ident() != self._thread:
+            raise RuntimeError(f"{self.describe()} belongs to another thread: only that one may flush")
+        transport = self._transport
+        if self.ended:
+            raise self.writing_fault()
+        if not transport.get_write_buffer_size():
+            return
+        if self._emptied is None:
+            self._emptied = _gate("what was written to leave")
+        self._flushing += 1
+        transport.set_write_buffer_limits(high=0)  # so that resume_writing says when all have left
+        try:
+            self._emptied.receive(timeout)
+        except ChannelClosed:
+            raise self.writing_fault() from None
+        except Timeout:
+            raise Timeout(f"{self.describe()}: what was written has not left within {timeout} s") from None
+        finally:
+            self._flushing -= 1
+            if not (self._flushing or self.shut or self._transport is None):
+                self._transport.set_write_buffer_limits(high=self.bounds.outgoing)
+
+    def _tell_flushed(self) -> None:
+        assert self._emptied is not None
+        while self._emptied.balance < 0:
+            self._emptied.try_send(None)
+
+    def close_write(self) -> None:
+        """What was written leaves, and then the peer is told that no more comes. Reading goes on."""
+        if self.ended:
+            raise self.writing_fault()
+        if not self.half:
+            self.half = True
+            if self._room is not None:
+                self._room.close()
+            if self.at_eof:
+                self._transport.close()
+            else:
+                self._write_eof(self._transport)
+
+    def _write_eof(self, transport: Any) -> None:
+        try:
+            transport.write_eof()
+        except OSError:  # the standard loop tells at once of a connection that is gone
+            transport.abort()
 
     def writing_fault(self) -> BaseException:
         if self._fault is not None:
             return _again(self._fault)
         if self.shut:
             return ChannelClosed(f"{self.describe()} was closed here", self.incoming)
-        return _ours(BrokenPipeError(f"{self.describe()}: the connection is gone"))
+        if self.half:
+            return ChannelClosed(f"{self.describe()} was closed here for writing", self.incoming)
+        return _ours(BrokenPipeError(errno.EPIPE, f"{self.describe()}: the connection is gone"))
+
+    async def start_tls(self, secure: Callable[[Stream], TlsLayer], early: bytes) -> None:
+        """Go on in TLS. ``early`` was received and not taken; it comes before what the channel holds."""
+        if get_ident() != self._thread:
+            raise RuntimeError(f"{self.describe()} belongs to another thread: only that one may start TLS")
+        if self.tls is not None:
+            raise RuntimeError(f"{self.describe()}: it speaks TLS already")
+        if self.ended or self.half or self.at_eof:
+            raise self.writing_fault()
+        pieces = [early]
+        while len(self.incoming):
+            pieces.append(self.incoming.try_receive(b""))
+        await secure(self).take_over(self._transport, b"".join(pieces))
+
+    def replace_transport(self, transport: Any) -> None:
+        """From now on the bytes go through this one: TLS begins in the middle of a connection."""
+        self._transport = transport
+        self.proto = "tls"
+        self._resume()
 
     # -- The end
 
@@ -234,8 +353,10 @@ class Stream:
             if transport is not None and not self.ended:
                 if transport.get_write_buffer_size():
                     self._close_slowly(transport)
-                else:
+                elif self.at_eof or not self._sent or transport.is_closing():
                     transport.close()
+                else:
+                    self._part(transport)
             self._end()
             self._drain()
 
@@ -247,8 +368,16 @@ class Stream:
         transport.set_write_buffer_limits(high=0)  # so that resume_writing says when all have left
         if self.at_eof:
             transport.close()
-            return
-        transport.write_eof()
+        else:
+            self._say_goodbye(transport)
+
+    def _part(self, transport: Any) -> None:
+        """All has left; but a peer that still sends would be reset, and lose what it has not read of ours."""
+        self._linger = self.poller.loop.call_later(PARTING, transport.close)
+        self._say_goodbye(transport)
+
+    def _say_goodbye(self, transport: Any) -> None:
+        self._write_eof(transport)
         if self._paused:
             self._paused = False
             transport.resume_reading()
@@ -262,6 +391,9 @@ class Stream:
 
     def abort(self) -> None:
         """Cut the connection: what was written and not yet sent is dropped, and the peer gets a reset."""
+        if not self.shut and self._fault is None:
+            self._fault = _ours(ConnectionAbortedError(f"{self.describe()} was aborted here"))
+            self._try_bomb()
         self.shut = True
         self._cut()
         self._end()
@@ -313,7 +445,9 @@ class Stream:
     def _end(self) -> None:
         self.ended = True
         self._end_incoming()
-        self._room.close()
+        for gate in (self._room, self._emptied):
+            if gate is not None:
+                gate.close()
 
     def _drain(self) -> None:
         try:
@@ -330,18 +464,36 @@ class Stream:
     def status(self) -> str:
         if self.ended:
             return "closed"
-        return "writeonly" if self.at_eof else "open"
+        if self.at_eof:
+            return "closed" if self.half else "writeonly"
+        return "readonly" if self.half else "open"
 
     def describe(self) -> str:
         return f"{self.proto} {format_address(self.local)} -> {format_address(self.remote)}"
 
 
-def format_address(address: Any) -> str:
-    """An address as people write it: 127.0.0.1:80, [::1]:80, /run/x.sock."""
-    if isinstance(address, tuple) and len(address) >= 2:
-        host, port = address[0], address[1]
-        return f"[{host}]:{port}" if ":" in str(host) else f"{host}:{port}"
-    return str(address) if address else "?"
+async def open_stream(
+    poller: LoopPoller, sock: socket.socket, proto: str, bounds: Bounds, secure: Callable[[Stream], TlsLayer] | None
+) -> Stream:
+    """Make a stream of a connected socket that does not block, which is the stream's from the first line on."""
+    try:
+        stream = Stream(poller, sock, proto, bounds)
+        layer = None if secure is None else secure(stream)
+        await poller.loop.connect_accepted_socket((layer or stream).as_protocol, sock)
+    except BaseException:
+        sock.close()
+        raise
+    if layer is not None:
+        await layer.handshake()
+    return stream
+
+
+def _gate(label: str) -> channel[None]:
+    """A channel on which nothing is said but that one may go on."""
+    gate: channel[None] = channel(0, label)
+    gate._external = True
+    gate.preference = 0
+    return gate
 
 
 def _ours(error: BaseException) -> BaseException:

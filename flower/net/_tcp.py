@@ -1,133 +1,325 @@
-"""TCP: addresses, sockets, and how they are opened. `Listen` and `Dial` come here for the protocol "tcp"."""
+"""TCP, and TLS over it: sockets, and how they are opened. `Listen` and `Dial` come here for "tcp" and "tls"."""
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
-from typing import Any
+import ssl
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
 
-from flower.channels import blocking
 from flower.channels import timeout as time_limit
 from flower.errors import Timeout
+from flower.net._acceptor import BACKLOG, Acceptor
+from flower.net._address import Info, check_host_port, explain, format_address, resolve
 from flower.net._conn import Conn
-from flower.net._listener import BACKLOG, Acceptor, Listener
+from flower.net._listener import Listener
 from flower.net._loop import LoopPoller, io_poller, wait
-from flower.net._stream import Stream, format_address
+from flower.net._secure import Path, secure
+from flower.net._stream import HIGH_WATER, INCOMING_LIMIT, Bounds, Stream, check_bounds, open_stream
+from flower.net._tls import HANDSHAKE_TIMEOUT, TlsLayer
 
-MAX_PORT = 65_535
+STAGGER = 0.25  # seconds until the next address is tried beside one that has not answered (RFC 8305, section 5)
 
-# What getaddrinfo gives: family, type, protocol, canonical name, address.
-_Info = tuple[Any, Any, int, str, Any]
+Secure = Callable[[Stream], TlsLayer]
 
 
-def listen_tcp(address: Any) -> Listener:
+class Settings(NamedTuple):
+    """What a TCP socket is told."""
+
+    nodelay: bool = True
+    keepalive: bool = True
+
+    def apply(self, sock: socket.socket) -> None:
+        """No waiting to fill packets, and notice of a peer that is gone, unless the user wants it otherwise."""
+        if self.nodelay:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.keepalive:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+# -- Listening
+
+
+def listen_tcp(
+    address: Any,
+    *,
+    backlog: int = BACKLOG,
+    reuse_port: bool = False,
+    nodelay: bool = True,
+    keepalive: bool = True,
+    read_buffer: int = INCOMING_LIMIT,
+    write_buffer: int = HIGH_WATER,
+) -> Listener:
     """Listen on the address."""
-    host, port = check_address(address)
+    bounds = check_bounds(read_buffer, write_buffer)
+    return listen_on(
+        "tcp", address, bounds, Settings(nodelay, keepalive), backlog=backlog, reuse_port=reuse_port, secure=None
+    )
+
+
+def listen_on(
+    proto: str,
+    address: Any,
+    bounds: Bounds,
+    settings: Settings,
+    *,
+    backlog: int,
+    reuse_port: bool,
+    secure: Secure | None,
+) -> Listener:
+    host, port = check_host_port(proto, address)
+    check_backlog(backlog)
     poller = io_poller()
-    family, kind, proto, _name, where = _resolve(host or "0.0.0.0", port, passive=True)[0]
+    where = resolve(proto, host or "0.0.0.0", port, passive=True)
+    sock = bound_socket(proto, where[0], (host, port), reuse_port=reuse_port)
+    try:
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise explain(error, "can't listen on", proto, (host, port)) from None
+    return Listener(Acceptor(poller, sock, proto, bounds, setup=settings.apply, secure=secure))
+
+
+def bound_socket(proto: str, info: Info, address: Any, *, reuse_port: bool) -> socket.socket:
+    """A socket that does not block, bound to the address of the info; errors name the ``address``."""
+    family, kind, number, _name, where = info
     sock = None
     try:
-        sock = socket.socket(family, kind, proto)
+        sock = socket.socket(family, kind, number)
         sock.setblocking(False)
-        if os.name == "posix":
+        if os.name == "posix" and kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.bind(where)
-        sock.listen(BACKLOG)
     except BaseException as error:
         if sock is not None:
             sock.close()
         if isinstance(error, OSError):
-            raise _explain(error, "can't listen on", host, port) from None
+            raise explain(error, "can't listen on", proto, address) from None
         raise
-    return Listener(Acceptor(poller, sock, "tcp", _tune))
+    return sock
 
 
-def dial_tcp(address: Any, *, timeout: float | None = None) -> Conn:
+def check_backlog(backlog: Any) -> None:
+    """Refuse what is no number of connections."""
+    if isinstance(backlog, bool) or not isinstance(backlog, int):
+        raise TypeError(f"backlog is a number of connections, not {backlog!r}")
+    if backlog < 0:
+        raise ValueError(f"backlog is at least 0 connections, not {backlog}")
+
+
+# -- Connecting
+
+
+def dial_tcp(
+    address: Any,
+    *,
+    timeout: float | None = None,
+    local_addr: Any = None,
+    nodelay: bool = True,
+    keepalive: bool = True,
+    read_buffer: int = INCOMING_LIMIT,
+    write_buffer: int = HIGH_WATER,
+) -> Conn:
     """Connect to the address: to the first of the host's addresses that answers."""
-    host, port = check_address(address)
+    bounds = check_bounds(read_buffer, write_buffer)
+    return dial_to(
+        "tcp", address, bounds, Settings(nodelay, keepalive), timeout=timeout, local_addr=local_addr, secure=None
+    )
+
+
+def dial_to(
+    proto: str,
+    address: Any,
+    bounds: Bounds,
+    settings: Settings,
+    *,
+    timeout: float | None,
+    local_addr: Any,
+    secure: Secure | None,
+) -> Conn:
+    host, port = check_host_port(proto, address)
+    local = None if local_addr is None else check_host_port(proto, local_addr, "local_addr")
+
+    def dial() -> Conn:
+        poller = io_poller()
+        ours = [] if local is None else resolve(proto, *local, passive=True)
+        theirs = resolve(proto, host or "127.0.0.1", port)
+
+        async def connect() -> Stream:
+            sock = await connect_first(poller, proto, theirs, ours, settings, (host, port))
+            return await open_stream(poller, sock, proto, bounds, secure)
+
+        return Conn(wait(connect(), Stream.abort))
+
+    return within(timeout, dial, f"{proto} {format_address((host, port))}")
+
+
+def within(timeout: float | None, dial: Callable[[], Conn], name: str) -> Conn:
+    """Dial, for at most ``timeout`` seconds."""
     if timeout is None:
-        return _dial(host, port)
+        return dial()
     try:
-        with time_limit(timeout):
-            conn = _dial(host, port)
-        return conn
+        with time_limit(timeout) as scope:
+            return dial()
     except Timeout:
-        raise Timeout(f"tcp {format_address((host, port))}: not connected within {timeout} s") from None
+        if not scope.expired:  # its own, of a handshake say
+            raise
+        raise Timeout(f"{name}: not connected within {timeout} s") from None
 
 
-def _dial(host: str, port: int) -> Conn:
-    poller = io_poller()
-    infos = _resolve(host or "127.0.0.1", port)
-    return Conn(wait(_connect(poller, infos, host, port), Stream.abort))
+async def connect_first(
+    poller: LoopPoller, proto: str, theirs: list[Info], ours: list[Info], settings: Settings, address: Any
+) -> socket.socket:
+    """A connected socket: to the first of the addresses that answers, in the manner of RFC 8305.
 
-
-async def _connect(poller: LoopPoller, infos: list[_Info], host: str, port: int) -> Stream:
+    One after the other is tried, the families in turn: the next when one has failed, or has not answered for
+    STAGGER seconds. The first to answer wins; the others are given up.
+    """
     failures: list[OSError] = []
-    for family, kind, proto, _name, where in infos:
+
+    async def attempt(info: Info) -> socket.socket:
+        family, kind, number, _name, where = info
         sock = None
         try:
-            sock = socket.socket(family, kind, proto)  # fails too, where the system lacks the family
+            sock = socket.socket(family, kind, number)  # fails too, where the system lacks the family
             sock.setblocking(False)
-            _tune(sock)
+            settings.apply(sock)
+            if ours:
+                bind_like(sock, ours)
             await poller.loop.sock_connect(sock, where)
-            stream = Stream(poller, sock, "tcp")
-            await poller.loop.create_connection(stream.as_protocol, sock=sock)
-            return stream
         except BaseException as error:
             if sock is not None:
                 sock.close()
-            if not isinstance(error, OSError):
-                raise
-            failures.append(error)
-    raise _explain(failures[0], "can't connect to", host, port)
+            if isinstance(error, OSError):
+                failures.append(error)
+            raise
+        return sock
 
-
-def _tune(sock: socket.socket) -> None:
-    """What every TCP connection has: no waiting to fill packets, and notice of a peer that is gone."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-
-# -- Addresses
-
-
-def check_address(address: Any) -> tuple[str, int]:
-    """The host and the port of a TCP address, or TypeError or ValueError with the address in its text."""
-    if not isinstance(address, tuple | list) or len(address) < 2:
-        raise TypeError(f"a tcp address is a pair (host, port), not {address!r}")
-    host, port = address[0], address[1]
-    if not isinstance(host, str):
-        raise TypeError(f"the host of a tcp address is a str, not {host!r}, in {address!r}")
-    if isinstance(port, bool) or not isinstance(port, int):
-        raise TypeError(f"the port of a tcp address is an int, not {port!r}, in {address!r}")
-    if not 0 <= port <= MAX_PORT:
-        raise ValueError(f"the port of a tcp address is 0 to {MAX_PORT}, not {port}, in {address!r}")
-    if "\0" in host:
-        raise ValueError(f"a null character in the host of {address!r}")
-    return host, port
-
-
-def _resolve(host: str, port: int, *, passive: bool = False) -> list[_Info]:
-    """The host's addresses: at once for a numeric one, else by the system's resolver, in a worker thread."""
-    flags = socket.AI_PASSIVE if passive else 0
-    kind = socket.SOCK_STREAM
+    infos = in_turn(theirs)
     try:
-        return socket.getaddrinfo(host, port, type=kind, flags=flags | socket.AI_NUMERICHOST)
+        return await _Race(poller, [lambda info=info: attempt(info) for info in infos]).run()  # type: ignore[misc]
     except OSError:
-        pass  # a name, then
-    except UnicodeError:
-        raise ValueError(f"not a host name: {host!r}, in {(host, port)!r}") from None
-    try:
-        infos: list[_Info] = blocking(socket.getaddrinfo, host, port, type=kind, flags=flags)
-    except OSError as error:
-        raise _explain(error, "can't find", host, port) from None
-    return infos
+        tried = ", ".join(format_address(info[4]) for info in infos)
+        more = f" (tried {tried})" if len(infos) > 1 else ""
+        raise explain(failures[0], "can't connect to", proto, address, more) from None
 
 
-def _explain(error: OSError, what: str, host: str, port: int) -> OSError:
-    """The same kind of error, with the address in its text."""
-    if error.errno is not None and not isinstance(error, socket.gaierror):
-        reason = os.strerror(error.errno)
-    else:
-        reason = error.strerror or str(error)
-    return type(error)(error.errno, f"{reason}: {what} tcp {format_address((host, port))}")
+def in_turn(infos: list[Info]) -> list[Info]:
+    """The addresses with the families in turn, beginning with the first's (RFC 8305, section 4)."""
+    first = [info for info in infos if info[0] == infos[0][0]]
+    other = [info for info in infos if info[0] != infos[0][0]]
+    mixed = [info for pair in zip(first, other, strict=False) for info in pair]
+    return mixed + first[len(other) :] + other[len(first) :]
+
+
+def bind_like(sock: socket.socket, ours: list[Info]) -> None:
+    """Bind to the first of our addresses that is of the socket's family."""
+    for family, _kind, _number, _name, where in ours:
+        if family == sock.family:
+            sock.bind(where)
+            return
+    raise OSError(errno.EADDRNOTAVAIL, "local_addr is of the other address family")
+
+
+class _Race:
+    """Attempts that are started one after the other, until the first succeeds."""
+
+    def __init__(self, poller: LoopPoller, attempts: list[Callable[[], Coroutine[Any, Any, socket.socket]]]) -> None:
+        self._poller = poller
+        self._waiting = deque(attempts)
+        self._running: set[Any] = set()
+        self._outcome = poller.loop.create_future()
+        self._timer: Any = None
+
+    async def run(self) -> socket.socket:
+        """The winner's result, or the last error."""
+        try:
+            self._start()
+            winner: socket.socket = await self._outcome
+            return winner
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            for task in self._running:
+                task.cancel()
+
+    def _start(self) -> None:
+        task = self._poller.spawn(self._waiting.popleft()())
+        self._running.add(task)
+        task.add_done_callback(self._finished)
+        self._timer = self._poller.loop.call_later(STAGGER, self._start) if self._waiting else None
+
+    def _finished(self, task: Any) -> None:
+        self._running.discard(task)
+        if self._outcome.done():
+            if not task.cancelled() and task.exception() is None:
+                task.result().close()  # it came second
+        elif task.cancelled():
+            self._outcome.cancel()
+        elif (error := task.exception()) is None:
+            self._outcome.set_result(task.result())
+        elif not isinstance(error, OSError):
+            self._outcome.set_exception(error)
+        elif self._waiting:
+            self._timer.cancel()
+            self._start()
+        elif not self._running:
+            self._outcome.set_exception(error)
+
+
+# -- With TLS
+
+
+def listen_tls(
+    address: Any,
+    *,
+    cert: Path | None = None,
+    key: Path | None = None,
+    ca: Path | None = None,
+    alpn: Sequence[str] = (),
+    context: ssl.SSLContext | None = None,
+    handshake_timeout: float = HANDSHAKE_TIMEOUT,
+    backlog: int = BACKLOG,
+    reuse_port: bool = False,
+    nodelay: bool = True,
+    keepalive: bool = True,
+    read_buffer: int = INCOMING_LIMIT,
+    write_buffer: int = HIGH_WATER,
+) -> Listener:
+    """Listen on the address, and speak TLS as the server."""
+    bounds = check_bounds(read_buffer, write_buffer)
+    start = secure(context, True, None, ca, cert, key, alpn, handshake_timeout)
+    return listen_on(
+        "tls", address, bounds, Settings(nodelay, keepalive), backlog=backlog, reuse_port=reuse_port, secure=start
+    )
+
+
+def dial_tls(
+    address: Any,
+    *,
+    timeout: float | None = None,
+    server_name: str | None = None,
+    ca: Path | None = None,
+    cert: Path | None = None,
+    key: Path | None = None,
+    alpn: Sequence[str] = (),
+    context: ssl.SSLContext | None = None,
+    handshake_timeout: float = HANDSHAKE_TIMEOUT,
+    local_addr: Any = None,
+    nodelay: bool = True,
+    keepalive: bool = True,
+    read_buffer: int = INCOMING_LIMIT,
+    write_buffer: int = HIGH_WATER,
+) -> Conn:
+    """Connect to the address, and speak TLS as the client."""
+    bounds = check_bounds(read_buffer, write_buffer)
+    host, _port = check_host_port("tls", address)
+    start = secure(context, False, server_name or host or "127.0.0.1", ca, cert, key, alpn, handshake_timeout)
+    return dial_to(
+        "tls", address, bounds, Settings(nodelay, keepalive), timeout=timeout, local_addr=local_addr, secure=start
+    )

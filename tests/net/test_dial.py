@@ -9,9 +9,9 @@ import pytest
 
 import flower
 from flower.errors import Timeout
-from flower.net import Conn, Dial, Listen
+from flower.net import Dial, Listen
 from flower.net._loop import io_poller, wait
-from flower.net._tcp import _connect
+from flower.net._tcp import Settings, connect_first
 from tests.net.support import HOME, NEVER, in_thread, listening, output, rounds
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -170,10 +170,10 @@ def test_the_next_address_is_tried_where_a_socket_cant_be_made() -> None:
             (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_UDP, "", where),  # there is no such socket
             (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where),
         ]
-        with Conn(wait(_connect(io_poller(), infos, *where))) as conn:
-            assert conn.remote_addr() == where
+        with wait(connect_first(io_poller(), "tcp", infos, [], Settings(), where)) as sock:
+            assert sock.getpeername() == where
         with pytest.raises(OSError, match=f"{HOME}:{where[1]}"):
-            wait(_connect(io_poller(), infos[:1], *where))
+            wait(connect_first(io_poller(), "tcp", infos[:1], [], Settings(), where))
 
 
 def test_without_a_free_descriptor_the_error_names_the_address() -> None:

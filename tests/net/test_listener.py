@@ -18,7 +18,7 @@ import pytest
 import flower
 from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn, Dial, Listen, Listener, dial, listen
-from flower.net._listener import HELD
+from flower.net._acceptor import HELD
 from tests.net.support import HOME, NEVER, echo, echo_server, failing, listening, reset, rounds, until
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -344,7 +344,7 @@ def test_more_receivers_may_wait_than_connections_are_held() -> None:
 
 
 def test_a_lack_of_descriptors_is_waited_out(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flower.net._listener.BACK_OFF", SOON)
+    monkeypatch.setattr("flower.net._acceptor.BACK_OFF", SOON)
     with listening() as listener, plain(listener) as sock:
         with caplog.at_level(logging.WARNING, "flower.net"), no_descriptors_left():
             with pytest.raises(Timeout):

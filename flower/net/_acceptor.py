@@ -1,0 +1,256 @@
+"""`Acceptor`: accepts connections from a listening socket into a channel, within bounds.
+
+uvloop's server can't stop accepting, so the socket is ours: it is watched for readability, and accepted from
+while there is room. The acceptor is what the event loop calls; it holds the socket and the channel, never the
+`Listener`.
+
+Invariants: ``_watching`` is set while the loop watches the socket. It does not when the channel holds HELD
+connections or HANDSHAKES are under way (then ``_crowded`` is set), while it backs off from a lack of descriptors
+(``_retry`` is set), or when it is closed. While it is crowded, ``connections._on_wait`` starts it again.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from flower.channels import channel
+from flower.errors import ChannelClosed, Timeout
+from flower.net._address import format_address
+from flower.net._conn import Conn
+from flower.net._stream import Bounds, Stream
+
+if TYPE_CHECKING:
+    from flower.net._loop import LoopPoller
+    from flower.net._tls import TlsLayer
+
+BACKLOG = 1024  # connections that the kernel queues before it turns new ones away
+HELD = 128  # connections accepted and not yet received; past that they stay in the kernel's queue
+HANDSHAKES = 1024  # TLS handshakes under way, which a peer can draw out until their time limit
+ACCEPTS_PER_EVENT = 64  # so that a flood of connections does not keep the loop from the others
+BACK_OFF = 0.1  # seconds until the next attempt when the process has no descriptor or memory left
+
+_EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_PEER_GONE = {errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM, errno.ECONNRESET}
+
+log = logging.getLogger("flower.net")
+
+
+class Acceptor:
+    """Accepts connections from a listening socket into a channel, within a bound."""
+
+    __slots__ = (
+        "_bounds",
+        "_complained",
+        "_crowded",
+        "_opening",
+        "_path",
+        "_retry",
+        "_secure",
+        "_setup",
+        "_shaking",
+        "_sock",
+        "_watching",
+        "address",
+        "connections",
+        "poller",
+        "proto",
+    )
+
+    def __init__(
+        self,
+        poller: LoopPoller,
+        sock: socket.socket,
+        proto: str,
+        bounds: Bounds,
+        *,
+        setup: Callable[[socket.socket], object] | None = None,
+        secure: Callable[[Stream], TlsLayer] | None = None,
+        path: str = "",
+    ) -> None:
+        """``setup`` is called with each accepted socket; ``path`` is removed when the listener is closed."""
+        self.poller = poller
+        self.proto = proto
+        self._bounds = bounds
+        self._setup = setup
+        self._secure = secure
+        self._path = _Path(path) if path else None
+        self.address: Any = sock.getsockname()
+        self.connections: channel[Conn] = channel(math.inf, f"listener {proto}")
+        self.connections._external = True
+        self._sock: socket.socket | None = sock
+        self._opening = 0  # accepted, and not yet in the channel
+        self._shaking = 0  # of TLS: in the handshake
+        self._crowded = False
+        self._watching = False
+        self._retry: Any = None
+        self._complained = False
+        poller.resources.add(self)
+        self._watch()
+
+    def _watch(self) -> None:
+        self._retry = None
+        self._crowded = False
+        if not self._watching and self._sock is not None:
+            self._watching = True
+            self.poller.loop.add_reader(self._sock, self._on_readable)
+
+    def _unwatch(self) -> None:
+        if self._watching and self._sock is not None:
+            self._watching = False
+            self.poller.loop.remove_reader(self._sock)
+
+    def _on_readable(self) -> None:
+        for _ in range(ACCEPTS_PER_EVENT):
+            if self._sock is None:
+                return
+            if len(self.connections) + self._opening >= HELD or self._shaking >= HANDSHAKES:
+                self._unwatch()
+                self._crowded = True
+                self.connections._on_wait = self._drained
+                self._look_again()
+                return
+            try:
+                sock, _peer = self._sock.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._back_off(error)
+                    return
+                if error.errno not in _PEER_GONE:
+                    self._fail(error)
+                    return
+            else:
+                self._complained = False
+                self._opening += 1
+                self.poller.spawn(self._open(sock))
+
+    async def _open(self, sock: socket.socket) -> None:
+        """Make a connection of an accepted socket, and put it into the channel."""
+        stream = None
+        try:
+            try:
+                sock.setblocking(False)
+                if self._setup is not None:
+                    self._setup(sock)
+                stream = Stream(self.poller, sock, self.proto, self._bounds)
+                layer = None if self._secure is None else self._secure(stream)
+                await self.poller.loop.connect_accepted_socket((layer or stream).as_protocol, sock)
+            finally:
+                self._opening -= 1
+            if layer is not None:
+                await self._shake_hands(layer)
+        except (OSError, Timeout) as error:  # it was gone before it began, or is no peer of ours
+            level = logging.DEBUG if self._secure is None else logging.WARNING
+            who = "?" if stream is None else format_address(stream.remote)
+            log.log(level, "%s: lost a connection while accepting it, of %s: %s", self.describe(), who, error)
+            sock.close()
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            try:
+                self.connections.try_send(Conn(stream))
+            except ChannelClosed:  # closed meanwhile
+                stream.abort()
+        self._look_again()
+
+    async def _shake_hands(self, layer: TlsLayer) -> None:
+        self._shaking += 1
+        try:
+            await layer.handshake()
+        finally:
+            self._shaking -= 1
+
+    def _look_again(self) -> None:
+        """Go on, if all were taken by receivers that waited already, or that are in another thread."""
+        if self._crowded and not self._opening and not len(self.connections) and self._shaking < HANDSHAKES:
+            self._drained()
+
+    def _drained(self) -> None:
+        """A receiver looks for a connection, and all that were held are taken. May run in another thread."""
+        self.connections._on_wait = None
+        self.poller.call_here(self._watch)
+
+    def _back_off(self, error: OSError) -> None:
+        if not self._complained:
+            self._complained = True
+            log.warning("%s: can't accept connections for now: %s", self.describe(), error)
+        self._unwatch()
+        self._retry = self.poller.loop.call_later(BACK_OFF, self._watch)
+
+    def _fail(self, error: OSError) -> None:
+        log.error("%s: stopped: %s", self.describe(), error)
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening. Connections that nobody has received are cut."""
+        if self._sock is None:
+            return
+        self._unwatch()
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        self._sock.close()
+        if self._path is not None:
+            self._path.remove()
+        self._forget()
+        self.poller.resources.discard(self)
+        try:
+            while (conn := self.connections.try_receive(None)) is not None:
+                conn._stream.abort()
+        except ChannelClosed:
+            pass
+
+    def _forget(self) -> None:
+        self._sock = None
+        self._watching = False
+        self.connections._on_wait = None
+        self.connections.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._sock is None
+
+    def finish(self, late: bool) -> bool:
+        self.close()
+        return False
+
+    def disown(self) -> Any:
+        """In a forked child: the parent goes on listening; here it is over."""
+        sock = self._sock
+        if sock is not None:
+            os.close(sock.detach())
+        self._forget()
+        return sock, self._retry
+
+    def describe(self) -> str:
+        return f"listener {self.proto} {format_address(self.address)}"
+
+
+class _Path:
+    """The file of a Unix socket: to be removed, unless somebody has put another in its place."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._inode = self._look()
+
+    def _look(self) -> Any:
+        try:
+            found = os.stat(self._path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def remove(self) -> None:
+        if self._inode is not None and self._look() == self._inode:
+            try:
+                os.unlink(self._path)
+            except OSError:
+                pass

@@ -1,0 +1,112 @@
+"""Unix sockets: `Listen` and `Dial` come here for "pipe"."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import stat
+from typing import Any
+
+from flower.net._acceptor import BACKLOG, Acceptor
+from flower.net._address import check_path, explain, format_address
+from flower.net._conn import Conn
+from flower.net._listener import Listener
+from flower.net._loop import LoopPoller, io_poller, wait
+from flower.net._stream import HIGH_WATER, INCOMING_LIMIT, Stream, check_bounds, open_stream
+from flower.net._tcp import check_backlog, within
+
+RETRY = 0.01  # seconds until the next attempt where the listener's queue is full: the kernel tells nobody of room
+
+
+def listen_pipe(
+    address: Any, *, backlog: int = BACKLOG, read_buffer: int = INCOMING_LIMIT, write_buffer: int = HIGH_WATER
+) -> Listener:
+    """Listen on the path. A socket that is left there, with nobody behind it, is replaced."""
+    bounds = check_bounds(read_buffer, write_buffer)
+    path = check_path(address)
+    check_backlog(backlog)
+    poller = io_poller()
+    _remove_stale(path)
+    sock = None
+    try:
+        sock = unix_socket()
+        sock.bind(path)
+        sock.listen(backlog)
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if isinstance(error, OSError):
+            raise explain(error, "can't listen on", "pipe", path) from None
+        raise
+    return Listener(Acceptor(poller, sock, "pipe", bounds, path="" if path.startswith("\0") else path))
+
+
+def dial_pipe(
+    address: Any,
+    *,
+    timeout: float | None = None,
+    read_buffer: int = INCOMING_LIMIT,
+    write_buffer: int = HIGH_WATER,
+) -> Conn:
+    """Connect to the path."""
+    bounds = check_bounds(read_buffer, write_buffer)
+    path = check_path(address)
+
+    def dial() -> Conn:
+        poller = io_poller()
+
+        async def connect() -> Stream:
+            return await open_stream(poller, await _connect(poller, path), "pipe", bounds, None)
+
+        return Conn(wait(connect(), Stream.abort))
+
+    return within(timeout, dial, f"pipe {format_address(path)}")
+
+
+async def _connect(poller: LoopPoller, path: str) -> socket.socket:
+    sock = None
+    try:
+        sock = unix_socket()
+        while True:
+            try:
+                sock.connect(path)  # never under way: it is done, or there is no room for it
+                return sock
+            except BlockingIOError:
+                later = poller.loop.create_future()
+                timer = poller.loop.call_later(RETRY, later.set_result, None)
+                try:
+                    await later
+                finally:
+                    timer.cancel()
+    except BaseException as error:
+        if sock is not None:
+            sock.close()
+        if isinstance(error, OSError):
+            raise explain(error, "can't connect to", "pipe", path) from None
+        raise
+
+
+def unix_socket() -> socket.socket:
+    """A Unix stream socket that does not block."""
+    if not hasattr(socket, "AF_UNIX"):
+        raise OSError(errno.EAFNOSUPPORT, "this system has no Unix sockets")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.setblocking(False)
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that its process has left behind. One that somebody listens on stays, and so does a file."""
+    try:
+        if path.startswith("\0") or not stat.S_ISSOCK(os.stat(path).st_mode):
+            return
+        with unix_socket() as probe:
+            probe.connect(path)
+    except ConnectionRefusedError:
+        try:
+            os.unlink(path)
+        except OSError:
+            pass
+    except OSError:
+        pass
