@@ -106,11 +106,15 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
     def add(name: str, command: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
         made = commands[name] = argparse.ArgumentParser(f"flower {name}", description=what)
         made.set_defaults(command=command)
+        made.add_argument("--ca", metavar="FILE", help="tls: the authorities whose certificates count")
+        made.add_argument("--cert", metavar="FILE", help="tls: our certificate, and its chain")
+        made.add_argument("--key", metavar="FILE", help="tls: its key")
         return made
 
     def add_client(name: str, command: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
         made = add(name, command, what)
         made.add_argument("url", metavar="URL", help="tcp://host:port, tls://host:port or unix:/path")
+        made.add_argument("--server-name", metavar="NAME", help="tls: whose the server's certificate must be")
         made.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="give up after so long")
         return made
 
@@ -155,7 +159,7 @@ def serve(options: argparse.Namespace) -> int:
     service = load(options.target)
     stop = flower.signals(signal.SIGINT, signal.SIGTERM)
     try:
-        with rpc.serve(options.on, service) as server:
+        with rpc.serve(options.on, service, **credentials(options)) as server:
             print(f"serving {options.target} on {server.url}", flush=True)
             stop.receive()
     finally:
@@ -189,8 +193,14 @@ def load(target: str) -> Any:
 
 @contextlib.contextmanager
 def _connected(options: argparse.Namespace) -> Iterator[rpc.Peer]:
-    with rpc.connect(options.url, timeout=options.timeout) as peer:
+    with rpc.connect(options.url, timeout=options.timeout, **credentials(options)) as peer:
         yield peer
+
+
+def credentials(options: argparse.Namespace) -> dict[str, Any]:
+    """What `rpc.serve` and `rpc.connect` are to be told, and only what was given."""
+    given = {name: getattr(options, name, None) for name in ("ca", "cert", "key", "server_name")}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def call(options: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from flower import cli, rpc
+from tests.net.certificates import certificates
 from tests.net.support import HOME, NEVER
 from tests.rpc.support import settle
 from tests.test_examples import ended, environment
@@ -194,6 +195,7 @@ def test_notify(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ("url", "code", "text"),
     [
         ("tcp://127.0.0.1:1", 3, "refused: can't connect to tcp 127.0.0.1:1"),
+        ("unix:/no/such/socket", 3, "No such file or directory: can't connect to pipe /no/such/socket"),
         ("http://example.org", 2, "not a server's address: 'http://example.org'"),
     ],
 )
@@ -293,6 +295,24 @@ def test_a_server_ends_well(folder: Path, signum: signal.Signals) -> None:
         process.send_signal(signum)
         out, err = process.communicate(timeout=NEVER)
         assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_unix_and_tls(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(folder, "aservice:Calc", "--on", f"unix:{tmp_path}/socket") as (_, url):
+        assert url == f"unix:{tmp_path}/socket"
+        assert in_process(capsys, "call", url, "add", "1", "2") == (0, "3\n", "")
+    files = certificates()
+    words = ["--cert", files.server, "--key", files.server_key, "--ca", files.ca]
+    with serving(folder, "aservice:Calc", "--on", f"tls://{HOME}:0", *words) as (_, url):
+        words = ["--ca", files.ca, "--cert", files.client, "--key", files.client_key]
+        assert in_process(capsys, "call", url, "add", "1", "2", *words) == (0, "3\n", "")
+        for bad in (["--ca", files.ca], [], [*words, "--server-name", "example.org"]):
+            code, out, err = in_process(capsys, "call", url, "add", "1", "2", *bad)
+            assert (code, out) == (3, "")
+            assert "Traceback" not in err
+    code, out, err = in_process(capsys, "call", "tcp://a:1", "add", "--ca", files.ca)
+    assert (code, out) == (2, "")
+    assert "for a URL such as tls://host:port" in err
 
 
 # -- Looking around

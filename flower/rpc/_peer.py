@@ -12,7 +12,7 @@ from flower.errors import Timeout
 from flower.net import Conn, Dial
 from flower.rpc._service import exports
 from flower.rpc._session import Session
-from flower.rpc._url import parse
+from flower.rpc._url import parse, split
 
 
 class Peer:
@@ -138,8 +138,11 @@ class Proxy:
         return f"<Proxy of {self._peer!r}>"
 
 
-def connect(url: str, service: object = None, *, timeout: float | None = None) -> Peer:
+def connect(url: str, service: object = None, *, timeout: float | None = None, **tls: Any) -> Peer:
     """Connect to a MessagePack-RPC server, such as `serve` makes, or Neovim, and give the `Peer`.
+
+    ``url`` is ``tcp://host:port``, ``unix:/path`` or ``tls://host:port``; for the last there are the options of
+    `flower.net.Dial`: ``ca``, ``cert``, ``key``, ``server_name``, ``context``.
 
     Blocks until the connection stands, or ``timeout`` seconds. With a ``service`` the peer may call us, too.
 
@@ -148,8 +151,11 @@ def connect(url: str, service: object = None, *, timeout: float | None = None) -
     >>> peer = rpc.connect("tcp://127.0.0.1:9000")
     """
     proto, address = parse(url)
+    options, unknown = split(url, tls)
+    if unknown:
+        raise TypeError(f"connect has no option {', '.join(unknown)}")
     exports(service)  # a bad one is told of before the connection is made
-    return Peer(Dial(proto, address, timeout=timeout), service)
+    return Peer(Dial(proto, address, timeout=timeout, **options), service)
 
 
 def _nothing(_: Session) -> None:

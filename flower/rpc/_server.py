@@ -9,7 +9,7 @@ from flower.net import Conn, Listen, Listener
 from flower.rpc._peer import Peer
 from flower.rpc._service import exports
 from flower.rpc._session import Session
-from flower.rpc._url import parse, unparse
+from flower.rpc._url import parse, split, unparse
 
 
 class Server:
@@ -71,11 +71,12 @@ class Server:
         return f"<Server {self.url}, {'closed' if self.closed else f'{len(self._sessions)} peers'}>"
 
 
-def serve(url: str, service: object) -> Server:
+def serve(url: str, service: object, **tls: Any) -> Server:
     """Serve an object's methods over MessagePack-RPC, and give the `Server`, which listens already.
 
-    ``url`` is ``tcp://host:port``; port 0 lets the system choose: ask ``server.url``. Each call runs in a
-    tasklet of its own; notifications of one peer run one after the other. What a method raises is told to
+    ``url`` is ``tcp://host:port``, where port 0 lets the system choose: ask ``server.url``; ``unix:/path``; or
+    ``tls://host:port``, with the options of `flower.net.Listen`: ``cert``, ``key``, ``ca``, ``context``. Each call
+    runs in a tasklet of its own; notifications of one peer run one after the other. What a method raises is told to
     its caller. A peer that breaks the protocol loses its connection, and the log ``flower.rpc`` says why.
     The server keeps `flower.run` going until it is closed.
 
@@ -88,5 +89,8 @@ def serve(url: str, service: object) -> Server:
     >>> flower.run()
     """
     proto, address = parse(url)
+    options, unknown = split(url, tls)
+    if unknown:
+        raise TypeError(f"serve has no option {', '.join(unknown)}")
     exports(service)  # a bad one is told of before the address is taken
-    return Server(Listen(address, proto), proto, service)
+    return Server(Listen(address, proto, **options), proto, service)

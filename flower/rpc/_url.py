@@ -42,6 +42,18 @@ def parse(url: str) -> tuple[str, Any]:
     return proto, (found["six"] or found["host"], int(found["port"]))
 
 
+# What `serve` and `connect` hand on to `flower.net` for a TLS connection.
+TLS_OPTIONS = frozenset({"cert", "key", "ca", "context", "server_name"})
+
+
+def split(url: str, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What there is of TLS among the options, and the rest. ValueError where the URL has no use for it."""
+    tls = {name: options[name] for name in options if name in TLS_OPTIONS}
+    if tls and not url.startswith("tls:"):
+        raise ValueError(f"{', '.join(tls)}: for a URL such as tls://host:port, not for {url!r}")
+    return tls, {name: options[name] for name in options if name not in TLS_OPTIONS}
+
+
 def unparse(proto: str, address: Any) -> str:
     """The URL of an address."""
     scheme = _SCHEMES[proto]

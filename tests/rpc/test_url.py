@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ssl
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flower.rpc._url import parse, unparse
+from flower import rpc
+from flower.rpc._url import parse, split, unparse
+from tests.net.certificates import certificates
+from tests.rpc.support import Calc, settle
 
 GOOD = [
     ("tcp://127.0.0.1:9000", "tcp", ("127.0.0.1", 9000), "tcp://127.0.0.1:9000"),
@@ -39,3 +44,62 @@ def test_what_is_refused_is_named(url: str) -> None:
     with pytest.raises(ValueError, match=r"it looks like (tcp|tls|unix):") as caught:
         parse(url)
     assert repr(url) in str(caught.value)
+
+
+def test_options_of_tls_are_told_apart() -> None:
+    assert split("tls://a:1", {"ca": "x", "token": "y"}) == ({"ca": "x"}, {"token": "y"})
+    assert split("tcp://a:1", {"token": "y"}) == ({}, {"token": "y"})
+    for call in (lambda: rpc.connect("tcp://a:1", ca="x"), lambda: rpc.serve("tcp://a:1", Calc(), ca="x")):
+        with pytest.raises(ValueError, match="ca: for a URL such as tls://host:port, not for 'tcp://a:1'"):
+            call()
+    for call in (lambda: rpc.connect("tcp://a:1", no_such=1), lambda: rpc.serve("tcp://a:1", Calc(), no_such=1)):
+        with pytest.raises(TypeError, match="no_such"):
+            call()
+
+
+# -- Each of them, used
+
+
+@pytest.mark.usefixtures("loop")
+def test_unix(tmp_path: Path) -> None:
+    path = tmp_path / "a socket"
+    with rpc.serve(f"unix:{path}", Calc()) as server:
+        assert server.url == f"unix:{path}"
+        with rpc.connect(server.url) as peer:
+            assert peer.call("add", 1, 2) == 3
+            assert peer.call("echo", b"x" * 1_000_000) == b"x" * 1_000_000
+            assert f"unix:{path}" in repr(server)
+    settle()
+    assert not path.exists()
+    with pytest.raises(FileNotFoundError, match="a socket"):
+        rpc.connect(f"unix:{path}")
+
+
+@pytest.mark.slow  # the certificates are made
+@pytest.mark.usefixtures("loop")
+def test_tls() -> None:
+    files = certificates()
+    with rpc.serve("tls://127.0.0.1:0", Calc(), cert=files.server, key=files.server_key) as server:
+        assert server.url.startswith("tls://127.0.0.1:")
+        with rpc.connect(server.url, ca=files.ca) as peer:
+            assert peer.call("add", 1, 2) == 3
+            assert peer.call("echo", b"x" * 1_000_000) == b"x" * 1_000_000
+        with pytest.raises(ssl.SSLCertVerificationError):
+            rpc.connect(server.url)
+    settle()
+
+
+@pytest.mark.slow  # the certificates are made
+@pytest.mark.usefixtures("loop")
+def test_mutual_tls() -> None:
+    files = certificates()
+    options = {"cert": files.server, "key": files.server_key, "ca": files.ca}
+    with rpc.serve("tls://127.0.0.1:0", Calc(), **options) as server:
+        with rpc.connect(server.url, ca=files.ca, cert=files.client, key=files.client_key) as peer:
+            assert peer.call("add", 1, 2) == 3
+        # TLS 1.3 tells a client that it is refused only after the client's part of the handshake is done.
+        for credentials in ({}, {"cert": files.stranger, "key": files.stranger_key}):
+            with pytest.raises(OSError), rpc.connect(server.url, ca=files.ca, **credentials) as peer:
+                peer.call("add", 1, 2)
+        assert server.peers == ()
+    settle()
