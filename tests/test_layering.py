@@ -37,6 +37,8 @@ MAY_IMPORT["cli"] = MAY_IMPORT["testing"] = set(MAY_IMPORT) - {"_pure"}
 MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["__init__"] = {"_pure", "errors", "channels", "time"}  # `import flower` stays quick
 
+_CORE = "_blocking _channel _deadlock _failures _hub _lifecycle _scheduler _task"
+
 # Private modules that another part may use: the poller interface, which the I/O tasklet implements, and the
 # core's clocks, whose public face flower.time is, ...
 SHARED_PRIVATE = {
@@ -46,6 +48,8 @@ SHARED_PRIVATE = {
     ("net", "flower.channels._task"),
     ("aio", "flower.net._loop"),
     ("__init__", "flower._pure"),
+    # The testing kit puts itself in the place of a thread's scheduler.
+    *(("testing", f"flower.channels.{name}") for name in _CORE.split()),
 }
 # ... and the other way round: the I/O tasklet, and the bridge to asyncio, loaded by name when they are first needed.
 LOADED_BY_NAME = {("channels", "flower.net._loop"), ("channels", "flower.aio")}

@@ -63,6 +63,8 @@ cdef class Scheduler:
     cdef int adopt(self, Task main) except -1
     @cython.locals(t=Task)
     cdef Task choose(self)
+    @cython.locals(t=Task)
+    cdef Task consult(self)
     cpdef double now(self) except? -1.0
     @cython.locals(t=Task, me=Task, carrier=greenlet)
     cdef int switch(self) except -1

@@ -183,20 +183,23 @@ class Scheduler:
 
     def choose(self) -> Task | None:
         """Take the next task out of the queue; None when the hub must have its turn first."""
-        t: Task
         if self.ready.first is None:
             return None
+        if self.chooser is not None:
+            return self.consult()
         self.budget -= 1
         if self.budget < 0 or (self.attentive and coarse() > self.due):
             if self.attentive:
                 return None
             self.budget = SWITCHES_PER_TURN
-        if self.chooser is None:
-            return cython.cast(Task, self.ready.pop())
+        return cython.cast(Task, self.ready.pop())
+
+    def consult(self) -> Task | None:
+        """`choose`, by the chooser, which alone says when the hub has its turn: by no clock and no count."""
         t = self.directed
         self.directed = None
         if t is None or t.state != READY:
-            t = self.chooser(members(self.ready))  # None: the hub is to have its turn
+            t = self.chooser(members(self.ready))
         if t is not None:
             self.ready.remove(t)
         return t

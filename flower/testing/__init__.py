@@ -1,0 +1,74 @@
+"""The testing kit: Hypothesis chooses the schedule, the clock and the network, and a failure shrinks to a short one.
+
+Tasklets meet only at channels, and the scheduler is Flower's own: so a test can be run under many schedules, with
+virtual time and a simulated network, and a failing one can be replayed.
+
+>>> @explore(max_examples=300)
+... def test_transfer(w):
+...     w.go(teller, accounts)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flower.testing._choices import Replay
+from flower.testing._explore import explore, replay, schedules
+from flower.testing._findings import (
+    BalanceMismatch,
+    BlockedOutside,
+    CapacityExceeded,
+    Deadlock,
+    FifoViolation,
+    Finding,
+    GhostWaiter,
+    Nondeterministic,
+    ScheduleError,
+    SelectFiredTwice,
+    Starvation,
+    StepLimit,
+    TaskletFailed,
+    TaskletLeak,
+    ValueDuplicated,
+    ValueLost,
+)
+from flower.testing._history import Operation
+from flower.testing._world import World, on_fault
+
+if TYPE_CHECKING:
+    from flower.testing._machine import machine
+
+__all__ = [
+    "BalanceMismatch",
+    "BlockedOutside",
+    "CapacityExceeded",
+    "Deadlock",
+    "FifoViolation",
+    "Finding",
+    "GhostWaiter",
+    "Nondeterministic",
+    "Operation",
+    "Replay",
+    "ScheduleError",
+    "SelectFiredTwice",
+    "Starvation",
+    "StepLimit",
+    "TaskletFailed",
+    "TaskletLeak",
+    "ValueDuplicated",
+    "ValueLost",
+    "World",
+    "explore",
+    "machine",
+    "on_fault",
+    "replay",
+    "schedules",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "machine":  # a subclass of Hypothesis's, which is not needed to replay a schedule
+        from flower.testing._machine import machine
+
+        return machine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,171 @@
+"""The books that are kept of each channel: what went in and came out, and whether that can be right.
+
+An operation is known by the moments at which it began and ended, counted in steps of the example. That is enough: a
+value that was sent before another one was, and is asked for only after that other has been received, was overtaken.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Any
+
+from flower.channels import bomb
+from flower.channels._task import BLOCKED
+from flower.testing._findings import (
+    BalanceMismatch,
+    CapacityExceeded,
+    FifoViolation,
+    Finding,
+    GhostWaiter,
+    SelectFiredTwice,
+    ValueDuplicated,
+    ValueLost,
+)
+from flower.testing._log import show
+
+PENDING = 0
+SENT = 1
+REFUSED = 2  # its sender was told that it was not sent
+
+REMEMBERED = 200  # refused values that are remembered, in case that one arrives nevertheless
+
+
+class Offer:
+    """One value that somebody sends."""
+
+    __slots__ = ("began", "ended", "select", "state", "taken", "value", "who")
+
+    def __init__(self, value: Any, who: str, began: int, select: bool) -> None:
+        self.value = value
+        self.who = who
+        self.began = began
+        self.ended = 0
+        self.select = select
+        self.state = PENDING
+        self.taken = False
+
+    def __str__(self) -> str:
+        return f"{show(self.value)}, sent by {self.who}"
+
+
+class Book:
+    """What is known of one channel."""
+
+    def __init__(self, name: str, held: int) -> None:
+        self.name = name
+        self.unknown = held  # values that were there before
+        self._offers: list[Offer] = []  # neither received nor refused
+        self._refused: list[Offer] = []
+        self._ends: list[int] = []  # of the receives, in order
+        self._newest: list[int] = []  # the latest beginning of a send among all that were received until then
+
+    # -- what happens
+
+    def offer(self, value: Any, who: str, now: int, select: bool = False) -> Offer:
+        found = Offer(value, who, now, select)
+        self._offers.append(found)
+        return found
+
+    def sent(self, offer: Offer, now: int) -> None:
+        offer.state = SENT
+        offer.ended = now
+
+    def refused(self, offer: Offer) -> Finding | None:
+        offer.state = REFUSED
+        if offer.taken:
+            return self._twice(offer)
+        self._offers.remove(offer)
+        self._refused.append(offer)
+        del self._refused[:-REMEMBERED]
+        return None
+
+    def received(self, value: Any, who: str, began: int, now: int) -> Finding | None:
+        """A value has come out, and this is what it was."""
+        found = None
+        for offer in self._offers:
+            if offer.value is value:
+                found = offer
+                break
+        else:
+            for offer in reversed(self._refused):
+                if offer.value is value:
+                    offer.taken = True
+                    return self._twice(offer)
+            if self.unknown:
+                self.unknown -= 1
+                return None
+            return ValueDuplicated(f"{who} received {show(value)} from {self.name}, where it was not (any more)")
+        self._offers.remove(found)
+        found.taken = True
+        before = bisect_left(self._ends, began)
+        newest = self._newest[before - 1] if before else -1
+        overtaken = found.state == SENT and found.ended < newest
+        self._ends.append(now)
+        self._newest.append(max(found.began, self._newest[-1] if self._newest else -1))
+        if overtaken:
+            return FifoViolation(f"{self.name}: a later value was received before {found}")
+        return None
+
+    def raised(self, error: BaseException, who: str, began: int, now: int) -> Finding | None:
+        """A receive has raised this: an exception that somebody had sent, perhaps."""
+        for offer in self._offers:
+            if isinstance(offer.value, bomb) and offer.value.error is error:
+                return self.received(offer.value, who, began, now)
+        return None
+
+    def dropped(self) -> None:
+        """The receiver has given up: what was held is gone, and that is right."""
+        self._offers = [offer for offer in self._offers if offer.state != SENT]
+        self.unknown = 0
+
+    def _twice(self, offer: Offer) -> Finding:
+        if offer.select:
+            return SelectFiredTwice(
+                f"{self.name}: {offer}, was received, though another case of that select happened, or none"
+            )
+        return ValueDuplicated(f"{self.name}: {offer}, was received, though its sender was told that it was not sent")
+
+    # -- what must hold
+
+    def served(self, what: str, before: list[Any], after: list[Any], me: Any) -> Finding | None:
+        """An operation met somebody who waited: was that the first in the queue?"""
+        if len(after) >= len(before):
+            return None
+        first = next((t for t in before if t is not me), None)
+        if [t for t in before if t is not first] != after:
+            return FifoViolation(f"{self.name}: not the tasklet that had waited longest to {what} was served")
+        return None
+
+    def check(self, ch: Any) -> Finding | None:
+        """The channel as it is now; always in this order."""
+        held = len(ch)
+        if held > ch.capacity:
+            return CapacityExceeded(f"{self.name} holds {held} values, and its capacity is {ch.capacity}")
+        senders, receivers = ch._waiting()
+        for t in (*senders, *receivers):
+            if t.state != BLOCKED or t.decided:
+                return GhostWaiter(f"{self.name}: a tasklet that no longer waits is in its queue: {_plainly(t)}")
+        if ch.balance != len(senders) + held - len(receivers):
+            return BalanceMismatch(
+                f"{self.name} says that its balance is {ch.balance}: {len(senders)} wait to send, {held} values are "
+                f"held, and {len(receivers)} wait to receive"
+            )
+        if receivers and (held or any(t not in receivers for t in senders)):
+            return BalanceMismatch(f"{self.name}: {len(receivers)} wait to receive, although there is something")
+        if senders and held < ch.capacity:
+            return BalanceMismatch(f"{self.name}: {len(senders)} wait to send, although there is room")
+        return None
+
+    def check_rest(self, ch: Any) -> Finding | None:
+        """The channel when nothing is under way any more."""
+        waiting = [offer for offer in self._offers if offer.state == SENT]
+        if len(waiting) + self.unknown > len(ch):
+            what = str(waiting[0]) if waiting else "a value that was there before"
+            return ValueLost(f"{self.name}: {what}, was not received, and is not held")
+        if len(waiting) + self.unknown < len(ch):
+            return ValueDuplicated(f"{self.name} holds {len(ch)} values, and {len(waiting)} are left in it")
+        return None
+
+
+def _plainly(t: Any) -> str:
+    return t.label or "a tasklet"

@@ -1,0 +1,310 @@
+"""explore, replay and schedules: tests whose schedule Hypothesis chooses.
+
+What Hypothesis needs of us: no switch of tasklets inside a draw, its own exceptions passed on, every tasklet ended
+before the example is, and findings that are raised in one place, since it tells bugs apart by their line.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from flower.testing._choices import KINDS, Choices, Replay, Strategy, fingerprint
+from flower.testing._findings import Nondeterministic, ScheduleError
+from flower.testing._world import World, current_world
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+CHECKED = (2, 8, 32, 128, 512)  # of these examples, the last is run twice: the same choices must give the same log
+
+
+class Config:
+    """What the command line says: see `flower.testing._plugin`."""
+
+    examples: int | None = None
+    schedule: str | None = None
+
+
+class Plan:
+    """One explored test, with its options."""
+
+    def __init__(self, test: Callable[..., Any], options: dict[str, Any]) -> None:
+        self.test = test
+        self.options = options
+        self.program = f"{test.__module__}.{test.__qualname__}"
+        parameters = inspect.signature(test).parameters
+        self.arguments = {
+            name: parameter.default
+            for name, parameter in parameters.items()
+            if hasattr(parameter.default, "example") and hasattr(parameter.default, "filter")  # a strategy
+        }
+        free = [name for name in parameters if name not in self.arguments and name != "self"]
+        if not free:
+            raise TypeError(f"{self.program} takes no World: give it a first parameter, w")
+        self.world = "w" if "w" in free else free[0]
+        self.distinct: set[str] = set()
+        self.examples = 0
+        self.recorded: tuple[Choices, Any, dict[str, Any], dict[str, Any]] | None = None
+
+    def signature(self) -> inspect.Signature:
+        """What is left for pytest's fixtures."""
+        signature = inspect.signature(self.test)
+        left = [p for p in signature.parameters.values() if p.name != self.world and p.name not in self.arguments]
+        return signature.replace(parameters=left, return_annotation=None)
+
+    def new_world(self, choices: Choices, draw_value: Any) -> World:
+        o = self.options
+        return World(
+            choices,
+            max_steps=o["max_steps"],
+            early_timers=o["early_timers"],
+            starvation=o["starvation"],
+            draw_value=draw_value,
+        )
+
+    def run(self, args: Any, kwargs: dict[str, Any]) -> None:
+        """The whole search; or the one schedule that was asked for."""
+        if current_world() is not None:
+            raise RuntimeError("a World inside of a World: one example can have only one")
+        given = Config.schedule
+        strategy = self.options["strategy"]
+        if given is not None:
+            strategy = Replay(given)
+        if isinstance(strategy, Replay):
+            self.replay(strategy.fresh(), args, kwargs)
+            return
+        import hypothesis
+
+        self.distinct.clear()
+        self.examples = 0
+        self.recorded = None
+        search = self.search(strategy, args, kwargs)
+        if self.options["seed"] is not None:
+            search = hypothesis.seed(self.options["seed"])(search)
+        search()
+        self.check_determinism(args, kwargs)
+
+    def search(self, strategy: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """The test that Hypothesis runs."""
+        import hypothesis
+        from hypothesis import HealthCheck, Phase, settings
+        from hypothesis import strategies as st
+
+        @functools.wraps(self.test)
+        def example(**drawn: Any) -> None:
+            random, data = drawn.pop("flower_choices"), drawn.pop("flower_values")
+            world = self.new_world(Choices(strategy_for(strategy, random), self.program), data.draw)
+            self.examples += 1
+            if self.examples in CHECKED:
+                self.recorded = world.choices, data, self._keep(drawn), kwargs
+            try:
+                self.run_once(world, args, {**kwargs, **drawn}, drawn)
+            finally:
+                key = world.choices.schedule()
+                hypothesis.event("a schedule seen before" if key in self.distinct else "a new schedule")
+                self.distinct.add(key)
+
+        example.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
+                for name in ("flower_choices", "flower_values", *self.arguments)
+            ]
+        )
+        example.__dict__.pop("__wrapped__", None)
+        example._hypothesis_internal_add_digest = self.program.encode()  # type: ignore[attr-defined]
+        quiet = {
+            "flower_choices": st.randoms(use_true_random=False, note_method_calls=False),
+            "flower_values": st.data(),
+        }
+        wanted = settings(
+            max_examples=Config.examples or self.options["max_examples"],
+            deadline=None,
+            report_multiple_bugs=False,
+            print_blob=True,
+            phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.target, Phase.shrink),
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+        )
+        if "database" in self.options:
+            wanted = settings(wanted, database=self.options["database"])
+        return wanted(hypothesis.given(**quiet, **self.arguments)(example))
+
+    def _keep(self, drawn: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return copy.deepcopy(drawn)
+        except Exception:  # values that can't be copied
+            return drawn
+
+    def run_once(self, world: World, args: Any, kwargs: dict[str, Any], drawn: dict[str, Any]) -> None:
+        """One example."""
+        world.choices.values += [repr(drawn[name]) for name in self.arguments]
+        run_in(world, functools.partial(self.test, *args, **{self.world: world}, **kwargs))
+
+    def replay(self, strategy: Replay, args: Any = (), kwargs: dict[str, Any] | None = None) -> World:
+        """Run one schedule."""
+        if strategy.program != fingerprint(self.program):
+            raise ScheduleError(f"the schedule is of another program than {self.program}: {strategy.schedule!r}")
+        world = self.new_world(Choices(strategy, self.program), None)
+        drawn = {name: strategy.value() for name in self.arguments}
+        self.run_once(world, args, {**(kwargs or {}), **drawn}, drawn)
+        if strategy.unused():
+            raise ScheduleError(
+                f"{self.program} ended after {world.choices.count} choices, and the schedule has more: "
+                "the program has changed, or is another one"
+            )
+        return world
+
+    def check_determinism(self, args: Any, kwargs: dict[str, Any]) -> None:
+        """Run one of the examples twice more, and compare the logs."""
+        if self.recorded is None:
+            return
+        choices, _data, drawn, _ = self.recorded
+        text = choices.schedule()
+        logs = []
+        for _ in range(2):
+            strategy = Replay(text)
+            if strategy.values is None:
+                return  # drawn values that no string holds: Hypothesis alone can repeat them
+            values = dict(zip(self.arguments, strategy.values, strict=False))
+            strategy._value = len(values) - 1
+            world = self.new_world(Choices(strategy, self.program), None)
+            self.run_once(world, args, {**kwargs, **self._keep(drawn)}, drawn)
+            logs.append(world._log.lines)
+        for number, (one, two) in enumerate(zip(*logs, strict=False), 1):
+            if one != two:
+                raise Nondeterministic(
+                    f"the same choices gave two logs, which differ in line {number}:\n  {one[1]}: {one[2]}\n"
+                    f"  {two[1]}: {two[2]}\nThe program depends on something that the kit does not choose: real time, "
+                    "random numbers, the order of a set, what an earlier run has left behind"
+                )
+        if len(logs[0]) != len(logs[1]):
+            raise Nondeterministic("the same choices gave two logs, one longer than the other")
+
+
+def run_in(world: World, body: Callable[[], object]) -> None:
+    """Run the body in the world. Findings are raised here, in one place."""
+    world.open()
+    error: BaseException | None = None
+    try:
+        body()
+    except BaseException as raised:
+        error = raised
+    final = world.conclude(error)
+    del error
+    if final is not None:
+        try:
+            raise final
+        finally:
+            del final
+
+
+def strategy_for(strategy: Any, random: Any) -> Strategy:
+    """The strategy of that name, drawing from the random numbers."""
+    kind = KINDS.get(strategy) if isinstance(strategy, str) else None
+    if kind is None:
+        raise ValueError(f"unknown strategy {strategy!r}: give a Replay, or one of {', '.join(KINDS)}")
+    return kind(random.randrange)
+
+
+def explore(
+    test: Any = None,
+    /,
+    *,
+    max_examples: int = 100,
+    strategy: str | Replay = "auto",
+    max_steps: int = 20_000,
+    early_timers: int = 4,
+    starvation: int | None = None,
+    seed: int | None = None,
+    **more: Any,
+) -> Any:
+    """Let Hypothesis choose the schedule of a test, the values, the time and the faults.
+
+    The test takes a `World`, ``w``; parameters whose defaults are Hypothesis strategies are drawn, all others are for
+    pytest's fixtures.
+
+    ``max_examples``: how many schedules to try. ``strategy``: how they are chosen: ``"auto"``, ``"pct"``, ``"gap"``,
+    ``"walk"``, ``"all"`` (every schedule of a tiny program: then it is a proof), or a `Replay`. ``max_steps``: more
+    steps (operations and switches) than that are a `StepLimit`. ``early_timers``: how often time may jump to the next
+    timer although somebody could run. ``starvation``: more steps than that in one wait are a `Starvation`.
+    ``seed``: for a search that is the same each time.
+
+    Raises what the test raises, with the shortest schedule that leads there in its notes; or a `Finding`.
+
+    >>> @explore(max_examples=300)
+    ... def test_meeting(w):
+    ...     ch = flower.channel()
+    ...     w.go(ch.send, 1)
+    ...     assert ch.receive() == 1
+    """
+    if not isinstance(strategy, Replay):
+        if not isinstance(strategy, str) or strategy not in KINDS:
+            raise ValueError(f"unknown strategy {strategy!r}: give a Replay, or one of {', '.join(KINDS)}")
+    if not set(more) <= {"database"}:
+        raise TypeError(f"explore() has no option {', '.join(sorted(set(more) - {'database'}))}")
+    options = {
+        "max_examples": max_examples,
+        "strategy": strategy,
+        "max_steps": max_steps,
+        "early_timers": early_timers,
+        "starvation": starvation,
+        "seed": seed,
+        **more,
+    }
+
+    def decorate(test: Callable[..., Any]) -> Callable[..., None]:
+        plan = Plan(test, options)
+
+        @functools.wraps(test)
+        def run(*args: Any, **kwargs: Any) -> None:
+            plan.run(args, kwargs)
+
+        run.__dict__.pop("__wrapped__", None)
+        run.__signature__ = plan.signature()  # type: ignore[attr-defined]
+        run.flower_plan = plan  # type: ignore[attr-defined]
+        return run
+
+    return decorate if test is None else decorate(test)
+
+
+def replay(test: Any, schedule: str | Replay, *args: Any, **kwargs: Any) -> World:
+    """Run one schedule of an explored test, without Hypothesis; returns the World, whose ``log()`` tells what happened.
+
+    ``schedule`` is the string that a report ends with. Further arguments are the test's own (its ``self``, fixtures).
+
+    Raises what the test raises on that schedule; ScheduleError for a string that is damaged, of another version or of
+    another test; TypeError for a test that is not explored.
+    """
+    plan = getattr(test, "flower_plan", None)
+    if not isinstance(plan, Plan):
+        raise TypeError(f"replay() needs a test decorated with explore(), not {test!r}")
+    strategy = schedule.fresh() if isinstance(schedule, Replay) else Replay(schedule)
+    return plan.replay(strategy, args, kwargs)
+
+
+def schedules(
+    *, strategy: str = "auto", max_steps: int = 20_000, early_timers: int = 4, starvation: int | None = None
+) -> Any:
+    """A Hypothesis strategy of Worlds, for ``@given`` and state machines; the options are those of `explore`.
+
+    The world is in force inside of its ``with`` block.
+
+    >>> @given(w=schedules(), n=st.integers(1, 3))
+    ... def test_meeting(w, n):
+    ...     with w:
+    ...         ...
+    """
+    from hypothesis import strategies as st
+
+    def make(random: Any, data: Any) -> World:
+        return World(
+            Choices(strategy_for(strategy, random)),
+            max_steps=max_steps,
+            early_timers=early_timers,
+            starvation=starvation,
+            draw_value=data.draw,
+        )
+
+    return st.builds(make, st.randoms(use_true_random=False, note_method_calls=False), st.data())

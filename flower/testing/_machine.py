@@ -1,0 +1,75 @@
+"""State machines whose rules are tasklets."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any, cast
+
+from hypothesis import stateful
+
+from flower.testing._explore import schedules
+from flower.testing._world import World
+
+
+class machine(stateful.RuleBasedStateMachine):
+    """A Hypothesis state machine in a `World`, ``self.w``: each rule starts a tasklet, which may block.
+
+    A rule is marked with ``machine.rule(...)``, whose arguments are those of Hypothesis's ``rule``. Its body runs as a
+    tasklet; the next rule comes when that one, and all before, are blocked or done. ``self.blocked()`` tells which
+    still are. Preconditions and invariants are Hypothesis's own. At the end the world is looked at as in `explore`.
+
+    >>> class Pool(machine):
+    ...     @machine.rule(n=st.integers(1, 3))
+    ...     def take(self, n): ...
+    >>> TestPool = Pool.TestCase
+    """
+
+    w: World
+
+    @stateful.initialize(w=schedules())
+    def _begin(self, w: World) -> None:
+        w.open()
+        self.w = w
+        self._rules: list[Any] = []
+        self.begin()
+
+    def begin(self) -> None:
+        """Called at the start of each example, in the world: set up here what the rules use."""
+
+    @staticmethod
+    def rule(**strategies: Any) -> Callable[[Callable[..., object]], Any]:
+        """Mark a method as a rule that runs as a tasklet. The arguments are strategies, as in Hypothesis's ``rule``."""
+
+        def decorate(fn: Callable[..., object]) -> Any:
+            @functools.wraps(fn)
+            def start(self: machine, **values: Any) -> None:
+                self._rules.append(self.w.go(fn, self, *values.values(), name=fn.__name__))
+                self.w.settle()
+
+            return cast(Any, stateful.rule(**strategies))(start)
+
+        return decorate
+
+    def blocked(self) -> list[Any]:
+        """The rules' tasklets that have not ended, the oldest first."""
+        self._rules = [t for t in self._rules if t.alive]
+        return list(self._rules)
+
+    def end(self) -> None:
+        """Called at the end of an example that has not failed, in the world: let go of whoever is still blocked."""
+
+    def teardown(self) -> None:
+        """Look at what is left, as at the end of `explore`."""
+        error = sys.exc_info()[1]
+        if not hasattr(self, "w"):
+            return
+        if error is None:
+            try:
+                self.end()
+            except BaseException as raised:
+                error = raised
+        final = self.w.conclude(error)
+        if final is not None and final is not sys.exc_info()[1]:
+            raise final

@@ -1,0 +1,656 @@
+"""The world of one example: a scheduler of its own, whose choices, clock and outside are the kit's.
+
+A world takes the place of its thread's scheduler, and gives it back at its end. The code that runs inside is
+unmodified. Where a tasklet could be switched away from, the world asks its `Choices`; when nobody can run, it moves its
+clock to the next timer. What goes wrong is raised in the world's main tasklet, which is the test itself: an error
+raised anywhere else, in the hub or in a tasklet that is about to wait, would leave the scheduler half way.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import flower
+from flower.channels import _blocking, _channel, _failures, _hub, _lifecycle, _scheduler
+from flower.channels._deadlock import REASONS
+from flower.channels._scheduler import Scheduler, current_scheduler, fail, set_current_scheduler
+from flower.channels._task import BLOCKED, READY, RUN
+from flower.testing._choices import Choices, Replay
+from flower.testing._findings import (
+    BlockedOutside,
+    Finding,
+    Starvation,
+    StepLimit,
+    TaskletFailed,
+    TaskletLeak,
+    deadlock_of,
+)
+from flower.testing._history import History
+from flower.testing._log import Log
+from flower.testing._outside import Guard
+from flower.testing._tap import Tap
+
+if TYPE_CHECKING:
+    from flower.testing._network import Network
+
+MOST_KILLS = 20  # how often a tasklet is killed at the end that goes on after a kill
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+DrawValue = Callable[[Any, Any], Any]
+
+
+class World:
+    """What `explore` hands to the test: the tasklets, the time and the network of one example.
+
+    It is in force for the whole example: `flower` is used as ever, in the test and in the code that it tests. The test
+    itself is the main tasklet, and may block. When it returns, the world runs on until everything is done, and looks
+    whether all is well.
+
+    >>> def test(w):
+    ...     ch = flower.channel()
+    ...     w.go(ch.send, 1)
+    ...     assert ch.receive() == 1
+    """
+
+    def __init__(
+        self,
+        choices: Choices,
+        *,
+        max_steps: int = 20_000,
+        early_timers: int = 4,
+        starvation: int | None = None,
+        draw_value: DrawValue | None = None,
+    ) -> None:
+        self.choices = choices
+        self._max_steps = max_steps
+        self._early_timers = early_timers
+        self._starvation = starvation
+        self._draw_value = draw_value
+        self._now = 0.0
+        self._steps = 0
+        self._log = Log()
+        self._names: dict[Any, str] = {}
+        self._name_counts: dict[str, int] = {}
+        self._actors: set[Any] = set()
+        self._since: dict[Any, int] = {}
+        self._settling: dict[Any, None] = {}
+        self._invariants: list[Callable[[], object]] = []
+        self._failed: list[tuple[Any, BaseException]] = []
+        self._error: BaseException | None = None  # what ends the example
+        self._forced = 0
+        self._busy = False  # a choice or an invariant is under way
+        self._finishing = False
+        self._closing = False
+        self._history = History(self)
+        self._network: Network | None = None
+        self._scheduler: Any = None
+        self._main: Any = None
+
+    # -- what tests use
+
+    def go(self, fn: Callable[..., Any], /, *args: Any, name: str | None = None, daemon: bool = False) -> Any:
+        """Start ``fn(*args)`` as a tasklet that the test is about: it must end, unless it is a ``daemon``.
+
+        ``name`` is what reports call it. Returns the tasklet. Does not block.
+        """
+        t = flower.tasklet(fn, label=name or "", daemon=daemon)
+        t(*args)
+        self._register(t)
+        if not daemon:
+            self._actors.add(t)
+        return t
+
+    def draw(self, strategy: Any, label: str | None = None) -> Any:
+        """A value of a Hypothesis strategy, chosen and shrunk together with the schedule.
+
+        Raises RuntimeError where a switch of tasklets is under way, as in an invariant.
+        """
+        s = self._scheduler
+        if self._busy or s.current is None:
+            raise RuntimeError(
+                "draw() inside a tasklet switch: draw in a tasklet's own code, not in an invariant or callback"
+            )
+        if self._error is not None and s.current is self._main:
+            raise self._error
+        strategy_ = self.choices.strategy
+        if isinstance(strategy_, Replay):
+            value = strategy_.value()
+        elif self._draw_value is None:
+            raise RuntimeError("nothing to draw from: this world was made without Hypothesis")
+        else:
+            s.traps += 1
+            try:
+                value = self._draw_value(strategy, label)
+            except BaseException as error:
+                if _is_control(error):
+                    self.abort(error)
+                raise
+            finally:
+                s.traps -= 1
+        self.choices.values.append(repr(value))
+        return value
+
+    def settle(self) -> None:
+        """Let the others run until all of them are blocked; no time need pass for that. Blocks the caller."""
+        s = self._scheduler
+        me = s.current
+        self._settling[me] = None
+        try:
+            s.pause()
+        finally:
+            self._settling.pop(me, None)
+
+    @property
+    def now(self) -> float:
+        """The world's time: seconds since the example began. It is what `flower` takes for the monotonic clock."""
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Let the time pass: everything that is due meanwhile happens in its turn. Blocks the caller."""
+        flower.time.sleep(seconds)
+
+    @property
+    def steps(self) -> int:
+        """How many steps (operations and switches) the example has taken."""
+        return self._steps
+
+    @property
+    def net(self) -> Network:
+        """The simulated network, under `flower.net` and `flower.rpc` in this world."""
+        if self._network is None:
+            from flower.testing._network import Network
+
+            self._network = Network(self)
+        return self._network
+
+    def invariant(self, fn: Callable[[], object]) -> Callable[[], object]:
+        """Have the function called after each step; what it raises ends the example. It may not block.
+
+        Returns the function, so that it can be used as a decorator.
+        """
+        self._invariants.append(fn)
+        return fn
+
+    def record(self, fn: Callable[..., Any], /, *args: Any) -> Any:
+        """Call ``fn(*args)``, and enter the call into the history, under the function's name. Returns its result."""
+        return self._history.record(fn, args)
+
+    def history(self) -> list[Any]:
+        """The calls made by `record`, as `Operation` objects, in the order in which they began."""
+        return self._history.operations()
+
+    def linearizable(self, model: Callable[[], Any]) -> bool:
+        """Whether the recorded calls can have happened one after the other, each at once, on a model object.
+
+        ``model()`` makes an object with methods of the recorded names. At most 30 calls. Wing and Gong's search.
+        """
+        return self._history.linearizable(model)
+
+    def __repr__(self) -> str:
+        return f"<World {self.choices.schedule()}>"
+
+    def schedule(self) -> str:
+        """The schedule string of the choices made so far; see `replay`."""
+        return self.choices.schedule()
+
+    def log(self) -> str:
+        """What has happened so far, line by line."""
+        return self._log.text()
+
+    # -- its life
+
+    def __enter__(self) -> World:
+        self.open()
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, tb: Any) -> None:
+        final = self.conclude(error)
+        if final is not None and final is not error:
+            raise final
+
+    def open(self) -> None:
+        """Take the place of the thread's scheduler."""
+        before = current_scheduler()
+        if before.interposer is not None:
+            raise RuntimeError("a World inside of a World: one example can have only one")
+        if before.current is None or before.traps:
+            raise RuntimeError("a World can't be entered in a callback, or under a switch trap")
+        if self._scheduler is not None:
+            raise RuntimeError("a World can be entered only once")
+        self._before = before
+        self._registered = _lifecycle.schedulers().get(threading.get_ident())
+        self._main = main = _scheduler.task_class.__new__(_scheduler.task_class)
+        self._scheduler = s = Scheduler(main)
+        main.label = "test"
+        self._names[main] = "test"
+        s.watches = 1  # that everything is asleep is the poller's to say
+        s.clock = self._read_clock
+        s.chooser = self._choose
+        self._poller = _Poller(self, s)
+        s.poller = self._poller
+        set_current_scheduler(s)
+        s.set_poller(self._poller)
+        self.tap = Tap(self, s)
+        _channel.set_interposer(s, self.tap)
+        self._handler = _failures.set_error_handler(self._on_failure)
+        self._workers = _blocking._workers
+        _blocking._workers = _InlineWorkers(s)  # type: ignore[assignment]
+        self._guard = Guard(self)
+        self._guard.install()
+        self._collects = gc.isenabled()
+        gc.disable()  # when it would run depends on more than our choices, and finalizers may use channels
+
+    def conclude(self, error: BaseException | None) -> BaseException | None:
+        """The test's body is done, with this error or none: finish the example. Returns what it ends with."""
+        try:
+            if self._error is None and error is None:
+                error = self._run_out()
+            if self._error is not None:
+                error = self._error
+            if isinstance(error, Finding):
+                error = _plain(error)
+            if error is not None and not _is_control(error):
+                self._annotate(error)
+        finally:
+            self._close()
+        return error
+
+    def _run_out(self) -> BaseException | None:
+        """Let everything end that will; then look at what is left."""
+        self._finishing = True
+        try:
+            flower.run()
+        except BaseException as error:
+            return error
+        return self._examine()
+
+    def _examine(self) -> Finding | None:
+        """The checks at the end, in a fixed order: a shrinker slips from one finding to another."""
+        if self._failed:
+            return self._tasklet_failed()
+        for ch, book in self.tap.live():
+            finding = book.check(ch)
+            if finding is not None:
+                return finding
+        for ch, book in self.tap.live():
+            finding = book.check_rest(ch)
+            if finding is not None:
+                return finding
+        left = [t for t in self._names if t.state != 0 and not t.daemon and t is not self._main]
+        if any(t in self._actors for t in left):
+            return self._deadlock(left, "the test has ended, and these wait for good")
+        if left:
+            lines = "\n".join(f"  {self._describe(t)}" for t in left)
+            return TaskletLeak(f"everything else is done, and these are left, blocked for good:\n{lines}")
+        return None
+
+    def _close(self) -> None:
+        """Kill whatever is left, with no more choices, and give the scheduler back."""
+        self._closing = True
+        self.choices.stop()
+        s = self._scheduler
+        s.main_errors.clear()
+        s.main.alert = 0
+        try:
+            for t in list(self._names):
+                for _ in range(MOST_KILLS):
+                    if t is self._main or not t.alive:
+                        break
+                    try:
+                        t.kill()
+                    except BaseException:  # its clean-up failed: the example has its result
+                        pass
+        finally:
+            self._guard.remove()
+            _blocking._workers = self._workers
+            _failures.set_error_handler(self._handler)
+            _channel.set_interposer(s, None)
+            s.chooser = None
+            s.posts.clear()
+            _hub.end(s, True)
+            set_current_scheduler(self._before)
+            schedulers = _lifecycle._schedulers
+            if self._registered is not None:
+                schedulers[threading.get_ident()] = self._registered
+            else:
+                schedulers.pop(threading.get_ident(), None)
+            if self._collects:
+                gc.enable()
+
+    # -- choices
+
+    def choose(self, kind: str, size: int, tasks: Any = None) -> int:
+        """One choice. What goes wrong in it (Hypothesis has had enough, the schedule does not fit) ends the example."""
+        if size < 2 or self._error is not None:
+            return 0
+        self._busy = True
+        try:
+            return self.choices.choose(kind, size, tasks)
+        except BaseException as error:
+            self.abort(error)
+            return 0
+        finally:
+            self._busy = False
+
+    def fault(self, name: str) -> bool:
+        """Whether the named fault happens now."""
+        if self.choose("f", 2):
+            self.log_line(self.name_of(self._scheduler.current), f"fault: {name}", True)
+            return True
+        return False
+
+    def abort(self, error: BaseException) -> None:
+        """End the example with this error: it is raised in the main tasklet as soon as that can be."""
+        if self._error is None and not self._closing:
+            self._error = error
+            self.choices.stop()
+            s = self._scheduler
+            if s.current is not self._main or self._main.state in (BLOCKED, READY):
+                s.raise_in_main(error)
+
+    # -- called by the scheduler
+
+    def _read_clock(self) -> float:
+        return self._now
+
+    def _choose(self, ready: list[Any]) -> Any:
+        """The chooser: who runs next."""
+        if self._closing:
+            return ready[0]
+        me = self._scheduler.current
+        if me is not None and me.state == BLOCKED and not me.decided:
+            self._on_park(me)
+        if len(self._names) < 2 or any(t not in self._names for t in ready):
+            for t in ready:
+                self._register(t)
+        if self._error is None:
+            self._step(me)
+        if self._scheduler.posts:
+            return None
+        if self._error is not None:
+            if self._main in ready:
+                return self._main
+            return None if self._main.state == READY else ready[0]
+        candidates = ready
+        if self._settling:
+            candidates = [t for t in ready if t not in self._settling] or ready
+        if self._forced:
+            others = [t for t in candidates if t is not me]
+            chosen = others[min(self._forced, len(others)) - 1] if others else me
+            self._forced = 0
+            return chosen
+        if self._early_timers > 0 and self._may_jump(candidates):
+            return None
+        index = self.choose("r", len(candidates), candidates)
+        if self._error is not None:
+            return None
+        chosen = candidates[index]
+        if index:
+            self.log_line(self.name_of(chosen), "runs out of turn", True)
+        return chosen
+
+    def _may_jump(self, candidates: list[Any]) -> bool:
+        """Whether time jumps to the next timer now, although somebody can run."""
+        when = self._scheduler.deadline()
+        if when == math.inf or candidates[0] in self._settling:
+            return False
+        if self.choose("t", 2) == 0:
+            return False
+        self._early_timers -= 1
+        self._now = max(self._now, when)
+        self.log_line("the clock", f"jumps to {self._now:.6g} s, while others can run", True)
+        return True
+
+    def _on_park(self, me: Any) -> None:
+        self.tap.parked = me
+        self._since[me] = self._steps
+        if me.blocked_in != RUN:
+            what = self.tap.doing.get(me, "") if me.blocked_in in (1, 2, 3) else REASONS[me.blocked_in]
+            self.log_line(self.name_of(me), f"{what}: waits")
+
+    def _step(self, me: Any) -> None:
+        """After each operation and at each switch: is everything as it must be?"""
+        self._steps += 1
+        if self._steps > self._max_steps:
+            cycle = self._log.cycle()
+            if cycle:
+                why = "; it goes round in this cycle:\n" + "\n".join(f"  {line}" for line in cycle)
+            else:
+                why = ", and no cycle shows in its log"
+            self.abort(StepLimit(f"the program was not done after {self._max_steps} steps{why}", cycle))
+            return
+        self._guard.alive(self._steps)
+        if self._invariants:
+            self._check_invariants()
+        if self._starvation is not None:
+            self._check_starvation(self._starvation)
+
+    def _check_invariants(self) -> None:
+        s = self._scheduler
+        s.traps += 1
+        self._busy = True
+        try:
+            for fn in self._invariants:
+                fn()
+        except BaseException as error:
+            self.abort(error)
+        finally:
+            self._busy = False
+            s.traps -= 1
+
+    def _check_starvation(self, limit: int) -> None:
+        for t, since in self._since.items():
+            if t.state == BLOCKED and not t.daemon and t is not self._main and self._steps - since > limit:
+                self.abort(
+                    Starvation(f"blocked for {self._steps - since} steps, while others went on:\n  {self._describe(t)}")
+                )
+                return
+
+    def after_operation(self, me: Any, finding: Finding | None, may_switch: bool) -> None:
+        """The tap has carried out an operation for this tasklet, or for the hub (None)."""
+        if self._closing:
+            return
+        s = self._scheduler
+        if finding is not None:
+            self.abort(finding)
+        if me is None or s.traps:
+            return
+        if self._error is None:
+            self._step(me)
+        if self._error is not None:
+            if me is self._main:
+                raise self._error
+            s.give_way()
+            return
+        if may_switch:
+            others = flower.getruncount() - 1 - len(self._settling)
+            if others > 0 and me not in self._settling:
+                chosen = self.choose("p", 1 + others, (me,))
+                if self._error is not None:
+                    if me is self._main:
+                        raise self._error
+                    s.give_way()
+                elif chosen:
+                    self._forced = chosen
+                    self.log_line(self.name_of(me), "is pre-empted", True)
+                    s.give_way()
+
+    def on_idle(self, deadline: float) -> None:
+        """Nobody can run: time passes, or everything is asleep for good."""
+        s = self._scheduler
+        if deadline < math.inf:
+            self._now = max(self._now, deadline)
+            return
+        main = self._main
+        if self._closing:
+            fail(main, None)
+        elif self._error is not None:
+            fail(main, self._error)
+        elif self._finishing:
+            fail(main, None)
+        elif self._failed:
+            fail(main, self._tasklet_failed())
+        else:
+            victim = s.victim if s.victim is not None and s.victim.state == BLOCKED else main
+            blocked = [t for t in self._names if t.state == BLOCKED and (t is main or not t.daemon)]
+            fail(victim, self._deadlock(blocked, "all tasklets are asleep, and nothing can wake one of them"))
+
+    def _on_failure(self, t: Any, error: BaseException) -> None:
+        """The error handler: an error that nobody collects."""
+        if getattr(error, "_flower_conn", False):  # the loss of a peer ends no program
+            self.log_line(self.name_of(t), f"ended by {show_error(error)}")
+        elif _is_control(error) or not isinstance(error, Exception):
+            self.abort(error)
+        else:
+            self.log_line(self.name_of(t), f"failed: {show_error(error)}")
+            self._failed.append((t, error))
+
+    # -- words
+
+    def _register(self, t: Any) -> None:
+        if t in self._names:
+            return
+        name = t.label or getattr(t.func, "__qualname__", None) or "tasklet"
+        name = name.rpartition("<locals>.")[2]
+        count = self._name_counts[name] = self._name_counts.get(name, 0) + 1
+        self._names[t] = name if count == 1 else f"{name}-{count}"
+
+    def name_of(self, t: Any) -> str:
+        """What the log calls a tasklet; None is the hub, where timers and the network are."""
+        if t is None:
+            return "the outside"
+        if t not in self._names:
+            self._register(t)
+        return self._names[t]
+
+    def log_line(self, who: str, text: str, mark: bool = False) -> None:
+        if not self._closing:
+            self._log.add(self._now, who, text, mark)
+
+    def _describe(self, t: Any) -> str:
+        if t.state != BLOCKED:
+            return f"{self.name_of(t)} is {('dead', 'paused', 'ready', 'running')[t.state]}"
+        what = REASONS[t.blocked_in]
+        if t.blocked_in in (1, 2, 3):
+            what = self.tap.doing.get(t, what)
+            owners = [ch for ch, _ in self.tap.live() if any(t in queue for queue in ch._waiting())]
+            balances = ", ".join(f"{ch.balance}" for ch in owners)
+            if balances:
+                what += f" (balance {balances})"
+        site = _site(t)
+        return f"{self.name_of(t)} waits in {what}" + (f", at {site[0]}:{site[1]} in {site[2]}" if site else "")
+
+    def _deadlock(self, blocked: list[Any], what: str) -> Finding:
+        sites = frozenset((t.blocked_in, _site(t)) for t in blocked if t.state == BLOCKED)
+        lines = "\n".join(f"  {self._describe(t)}" for t in blocked)
+        return deadlock_of(sites)(f"{what}:\n{lines}")
+
+    def _tasklet_failed(self) -> Finding:
+        t, error = self._failed[0]
+        finding = TaskletFailed(f"{self.name_of(t)} ended with an error that nobody collected: {show_error(error)}")
+        finding.__cause__ = error
+        return finding
+
+    def _annotate(self, error: BaseException) -> None:
+        """Put the report into the error's notes."""
+        notes = getattr(error, "__notes__", [])
+        if any(note.startswith("The schedule") for note in notes):
+            return
+        moved = self.choices.out_of_order()
+        times = {0: "nobody ran out of turn", 1: "one switch out of turn"}.get(moved, f"{moved} switches out of turn")
+        error.add_note(f"The schedule ({times}, {self._steps} steps):\n{self._log.text()}")
+        others = [pair for pair in self._failed if pair[1] is not error.__cause__ and pair[1] is not error]
+        for t, other in others:
+            error.add_note(f"Also, {self.name_of(t)} ended with {show_error(other)}")
+        error.add_note(f"To run it again: --flower-schedule={self.choices.schedule()}")
+
+
+class _Poller:
+    """Waits for the outside, of which there is none: time passes at once."""
+
+    def __init__(self, world: World, scheduler: Any) -> None:
+        self._world = world
+        self._scheduler = scheduler
+        self.world = world
+
+    @property
+    def network(self) -> Any:
+        """What `flower.net` uses in place of the system's network."""
+        return self._world.net
+
+    def run(self, turn: Callable[[], float]) -> None:
+        while (seconds := turn()) >= 0.0:
+            if seconds > 0.0:
+                self._world.on_idle(self._scheduler.deadline())
+
+    def ready(self) -> None:
+        pass
+
+    def wake(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _InlineWorkers:
+    """`flower.blocking` in a world: the function runs in the hub, at a moment when nothing else does."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+
+    def submit(self, job: Callable[[], object]) -> None:
+        self._scheduler.post(job)
+
+
+def show_error(error: BaseException) -> str:
+    text = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _is_control(error: BaseException) -> bool:
+    """Whether it belongs to the test's machinery (Hypothesis's, pytest's, Ctrl-C), and is no error of the program."""
+    from flower.errors import Cancelled, TaskletExit
+
+    module = type(error).__module__
+    if module.partition(".")[0] in ("hypothesis", "_pytest"):
+        return True
+    return not isinstance(error, (Exception, Cancelled, TaskletExit, BlockedOutside, BaseExceptionGroup))
+
+
+def _plain(error: Finding) -> Finding:
+    """Without the place where it happened to be raised: to Hypothesis, that would make it another finding."""
+    error.__traceback__ = None
+    error.__context__ = error.__cause__
+    return error
+
+
+def _site(t: Any) -> tuple[str, int, str] | None:
+    """The line of the program where a tasklet waits."""
+    frame = t.frame
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    return None if frame is None else (os.path.relpath(frame.f_code.co_filename), frame.f_lineno, frame.f_code.co_name)
+
+
+def current_world() -> World | None:
+    """The world that is in force in this thread, or None."""
+    s: Any = _scheduler.present()
+    tap = None if s is None else s.interposer
+    return tap.world if isinstance(tap, Tap) else None
+
+
+def on_fault(name: str) -> bool:
+    """A place in a program where a test may inject a fault: whether it happens now. False outside of exploration.
+
+    >>> def save(data):
+    ...     if on_fault("the disk is full"):
+    ...         raise OSError("no space left")
+    """
+    world = current_world()
+    return False if world is None else world.fault(name)

@@ -1,0 +1,400 @@
+"""explore, the strategies, schedules and their replay."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import flower
+import flower.testing as ft
+from tests.testing.support import found, holds, notes, out_of_turn, schedule_of
+
+
+def lost_update(w: ft.World) -> None:
+    """Two tasklets read, let others run, and write."""
+    state = {"sum": 0}
+    ledger = flower.channel(10, label="ledger")
+
+    def add() -> None:
+        before = state["sum"]
+        ledger.send("adding")
+        state["sum"] = before + 1
+
+    w.go(add)
+    w.go(add)
+    w.settle()
+    assert state["sum"] == 2
+
+
+def meeting(w: ft.World, n: int = st.integers(1, 3)) -> None:  # type: ignore[assignment]
+    ch = flower.channel()
+    w.go(ch.send_sequence, range(n))
+    assert [ch.receive() for _ in range(n)] == list(range(n))
+
+
+@ft.explore(max_examples=50)
+def test_it_decorates_a_test(w: ft.World, n: int = st.integers(0, 3)) -> None:  # type: ignore[assignment]
+    meeting(w, n)
+
+
+class TestMethods:
+    @ft.explore(max_examples=10)
+    def test_it_decorates_a_method(self, w: ft.World) -> None:
+        assert isinstance(self, TestMethods)
+        meeting(w, 2)
+
+
+@ft.explore(max_examples=5)
+def test_fixtures_pass_through(w: ft.World, tmp_path: Any) -> None:
+    assert tmp_path.is_dir()
+
+
+@pytest.mark.parametrize("strategy", ["auto", "pct", "gap", "walk", "all"])
+def test_every_strategy_finds_a_lost_update(strategy: str) -> None:
+    error = found(AssertionError, lost_update, strategy=strategy)
+    assert out_of_turn(error) == 1
+    assert "is pre-empted" in notes(error)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_found_is_shrunk_and_replays(seed: int) -> None:
+    error = found(AssertionError, lost_update, seed=seed)
+    assert out_of_turn(error) == 1
+    test = ft.explore()(lost_update)
+    with pytest.raises(AssertionError) as again:
+        ft.replay(test, schedule_of(error))
+    assert notes(again.value).split("To run")[0] == notes(error).split("To run")[0]
+    with pytest.raises(AssertionError):
+        ft.explore(strategy=ft.Replay(schedule_of(error)))(lost_update)()
+
+
+def test_all_runs_through_every_schedule() -> None:
+    seen = set()
+
+    def test(w: ft.World) -> None:
+        order: list[str] = []
+        ch = flower.channel(10)
+
+        def twice(name: str) -> None:
+            order.append(name)
+            ch.send(name)
+            order.append(name)
+
+        w.go(twice, "a")
+        w.go(twice, "b")
+        w.settle()
+        seen.add("".join(order))
+
+    holds(test, strategy="all", max_examples=1000)
+    assert seen == {"aabb", "abab", "abba", "baab", "baba", "bbaa"}
+
+
+@pytest.mark.slow
+def test_drawn_values_are_in_the_schedule_string() -> None:
+    def test(w: ft.World, n: int = st.integers(0, 100)) -> None:  # type: ignore[assignment]
+        text = w.draw(st.text(min_size=1, max_size=2))
+        assert n < 7 or not text
+
+    error = found(AssertionError, test)
+    with pytest.raises(AssertionError):
+        ft.replay(ft.explore()(test), schedule_of(error))
+
+
+def test_values_that_no_string_holds() -> None:
+    def test(w: ft.World) -> None:
+        w.draw(st.builds(object))
+        raise AssertionError
+
+    error = found(AssertionError, test)
+    with pytest.raises(ft.ScheduleError, match="no string can hold"):
+        ft.replay(ft.explore()(test), schedule_of(error))
+
+
+def test_a_world_tells_its_time() -> None:
+    def test(w: ft.World) -> None:
+        assert w.now == 0.0
+        w.advance(3.5)
+        assert w.now == 3.5
+        started = []
+        w.go(lambda: (flower.time.sleep(1), started.append(w.now)))
+        w.settle()
+        assert started == []
+        w.advance(2)
+        assert started == [4.5]
+
+    holds(test, early_timers=0)
+
+
+def test_time_may_jump_while_others_can_run() -> None:
+    """A deadline that passes while the value is on its way."""
+
+    def test(w: ft.World) -> None:
+        ch, done = flower.channel(), flower.channel(5)
+
+        def work() -> None:
+            done.send("half")
+            ch.send("result")
+
+        w.go(work, daemon=True)
+        assert ch.receive(timeout=10) == "result"
+
+    with pytest.raises(flower.Timeout):
+        ft.explore(max_examples=300, database=None, seed=1)(test)()
+    holds(test, early_timers=0)
+
+
+def test_invariants_are_looked_at_after_each_step() -> None:
+    def test(w: ft.World) -> None:
+        seats = [2]
+        door = flower.channel(5)
+
+        @w.invariant
+        def never_negative() -> None:
+            assert seats[0] >= 0, "overbooked"
+
+        def book() -> None:
+            if seats[0] > 0:
+                door.send("looked")
+                seats[0] -= 1
+                door.send("booked")
+
+        for _ in range(3):
+            w.go(book, daemon=True)
+        w.settle()
+
+    error = found(AssertionError, test)
+    assert "overbooked" in str(error)
+
+
+@pytest.mark.parametrize("where", ["invariant", "tasklet"])
+def test_a_draw_belongs_into_a_tasklets_own_code(where: str) -> None:
+    def test(w: ft.World) -> None:
+        if where == "invariant":
+            w.invariant(lambda: w.draw(st.integers()))
+            w.settle()
+            flower.channel(1).send(1)
+        else:
+            ch = flower.channel(2)
+            w.go(lambda: ch.send(w.draw(st.integers(1, 3))))
+            assert 1 <= ch.receive() <= 3
+
+    if where == "tasklet":
+        holds(test)
+    else:
+        found(RuntimeError, test)
+
+
+def test_a_draw_may_not_switch() -> None:
+    def test(w: ft.World) -> None:
+        ch = flower.channel()
+        w.go(ch.send, 1, daemon=True)
+        w.draw(st.builds(ch.receive, st.none()))
+        w.draw(st.builds(flower.schedule))
+
+    error = found(RuntimeError, test)
+    assert "not possible here" in str(error)
+
+
+def test_worlds_do_not_nest() -> None:
+    def test(w: ft.World) -> None:
+        meeting_test()
+
+    @ft.explore(max_examples=2, database=None)
+    def meeting_test(w: ft.World) -> None:
+        meeting(w, 1)
+
+    assert "a World inside of a World" in str(found(RuntimeError, test))
+
+
+def test_worlds_for_given() -> None:
+    @settings(database=None, deadline=None)
+    @given(w=ft.schedules(), n=st.integers(1, 3))
+    def test(w: ft.World, n: int) -> None:
+        with w:
+            meeting(w, n)
+            assert w.draw(st.integers(0, 3)) <= 3
+
+    test()
+
+
+def test_a_finding_leaves_the_with_block() -> None:
+    @settings(database=None, deadline=None, report_multiple_bugs=False)
+    @given(w=ft.schedules())
+    def test(w: ft.World) -> None:
+        with w:
+            flower.channel().receive()
+
+    with pytest.raises(ft.Deadlock):
+        test()
+
+
+@pytest.mark.slow
+def test_a_state_machine_whose_rules_block() -> None:
+    class Queue(ft.machine):
+        def begin(self) -> None:
+            self.ch: flower.channel[int] = flower.channel(1)
+            self.sent = self.got = 0
+
+        @ft.machine.rule(n=st.integers(1, 3))
+        def put(self, n: int) -> None:
+            for _ in range(n):
+                self.ch.send(self.sent)
+                self.sent += 1
+
+        @ft.machine.rule()
+        def get(self) -> None:
+            self.ch.receive()
+            self.got += 1
+
+        def end(self) -> None:
+            for t in self.blocked():
+                t.kill()
+
+    machine = Queue.TestCase
+    machine.settings = settings(max_examples=20, deadline=None, database=None)
+    machine("runTest").runTest()
+
+
+@pytest.mark.slow
+def test_a_state_machine_that_leaves_somebody_blocked() -> None:
+    class Queue(ft.machine):
+        @ft.machine.rule()
+        def get(self) -> None:
+            flower.channel().receive()
+
+    machine = Queue.TestCase
+    machine.settings = settings(max_examples=20, deadline=None, database=None)
+    with pytest.raises(ft.Deadlock):
+        machine("runTest").runTest()
+
+
+@pytest.mark.slow
+def test_faults_happen_in_a_world_only() -> None:
+    assert ft.on_fault("the disk is full") is False
+    outcomes = set()
+
+    def test(w: ft.World) -> None:
+        ch = flower.channel(3)
+        for _ in range(3):
+            ch.send(ft.on_fault("the disk is full"))
+        outcomes.add(tuple(ch.receive() for _ in range(3)))
+
+    holds(test, max_examples=200)
+    assert (False, False, False) in outcomes
+    assert len(outcomes) > 3
+
+
+class Register:
+    def __init__(self) -> None:
+        self.value = 0
+
+    def write(self, value: int) -> None:
+        self.value = value
+
+    def read(self) -> int:
+        return self.value
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_linearizable(broken: bool) -> None:
+    def test(w: ft.World) -> None:
+        turn = flower.channel(20)
+        copies = [0, 0]
+
+        def write(value: int) -> None:
+            copies[0] = value
+            turn.send("between the copies")
+            copies[1] = value
+
+        def read() -> int:
+            value = copies[turn.balance % 2 if broken else 1]
+            turn.send("read")
+            return value
+
+        w.go(w.record, write, 1)
+        for _ in range(2):
+            w.go(lambda: [w.record(read) for _ in range(2)])
+        w.settle()
+        assert len(w.history()) == 5
+        assert w.linearizable(Register)
+
+    if broken:
+        found(AssertionError, test)
+    else:
+        holds(test)
+
+
+def test_the_same_choices_must_give_the_same_log() -> None:
+    runs = []
+
+    def test(w: ft.World) -> None:
+        runs.append(1)
+        ch = flower.channel(2)
+        ch.send(len(runs))
+
+    error = found(ft.Nondeterministic, test, max_examples=10)
+    assert "two logs" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ("flower2:00000000:3::", "version flower2"),
+        ("nonsense", "no schedule string"),
+        ("flower1:xyz", "damaged"),
+        ("flower1:00000000:3:1p5/2:", "damaged"),
+        ("flower1:00000000:3::%%%", "damaged"),
+        ("flower1:00000000:3::", "another program"),
+    ],
+)
+def test_a_schedule_string_that_does_not_fit(schedule: str, message: str) -> None:
+    with pytest.raises(ft.ScheduleError, match=message):
+        ft.replay(ft.explore()(lost_update), schedule)
+
+
+def test_a_schedule_of_a_program_that_has_changed() -> None:
+    string = schedule_of(found(AssertionError, lost_update))
+    for wrong in (re.sub(r"(\d+)p1/2", r"\1p2/3", string), string.replace("p", "s"), re.sub(r"\d+p", "99p", string)):
+        with pytest.raises(ft.ScheduleError, match="has changed"):
+            ft.replay(ft.explore()(lost_update), wrong)
+
+
+def test_wrong_use_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown strategy 'random'"):
+        ft.explore(strategy="random")
+    with pytest.raises(TypeError, match="no option"):
+        ft.explore(max_exmaples=3)
+    with pytest.raises(TypeError, match="takes no World"):
+        ft.explore()(lambda: None)
+    with pytest.raises(TypeError, match="decorated with explore"):
+        ft.replay(lost_update, "flower1:0:0::")
+    with pytest.raises(TypeError, match="a schedule is a str"):
+        ft.replay(ft.explore()(lost_update), 3)
+
+
+def test_a_schedule_replays_without_hypothesis() -> None:
+    code = """
+import sys, zlib
+sys.modules["hypothesis"] = None
+import flower, flower.testing as ft
+
+@ft.explore()
+def test(w):
+    ch = flower.channel()
+    w.go(ch.send, 1)
+    assert ch.receive() == 2
+
+
+try:
+    ft.replay(test, f"flower1:{zlib.crc32(b'__main__.test'):08x}:0::")
+except AssertionError as error:
+    print(error.__notes__[0])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert "receive on channel-1 -> 1" in done.stdout

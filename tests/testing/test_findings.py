@@ -1,0 +1,394 @@
+"""Each automatic check finds what it is there for, and says it well."""
+
+from __future__ import annotations
+
+import math
+import queue
+import socket
+import subprocess
+import threading
+import time
+from time import sleep as imported_sleep
+from typing import Any, ClassVar
+
+import pytest
+
+import flower
+import flower.testing as ft
+from flower.channels._scheduler import current_scheduler
+from tests.testing.support import found, holds, notes
+
+
+def behind_the_books(operation: Any, *args: Any) -> Any:
+    """Carry an operation out unseen, as a fault in the core would."""
+    current_scheduler().passing = True
+    return operation(*args)
+
+
+def test_deadlock_names_who_waits_where() -> None:
+    def test(w: ft.World) -> None:
+        left, right = flower.channel(1, label="left"), flower.channel(1, label="right")
+        left.send("fork")
+        right.send("fork")
+
+        def eat(first: Any, second: Any) -> None:
+            first.receive()
+            second.receive()
+            first.send("fork")
+            second.send("fork")
+
+        w.go(eat, left, right, name="ann")
+        w.go(eat, right, left, name="bob")
+
+    error = found(ft.Deadlock, test)
+    text = str(error)
+    assert isinstance(error, flower.Deadlock)
+    assert "ann waits in receive on 'right' (balance -1), at " in text
+    assert "bob waits in receive on 'left' (balance -1), at " in text
+    assert "test_findings.py" in text and "in eat" in text
+    assert "is pre-empted" in notes(error)
+
+
+def test_deadlock_where_the_test_itself_waits() -> None:
+    def test(w: ft.World) -> None:
+        flower.channel(label="nobody").receive()
+
+    error = found(ft.Deadlock, test)
+    assert "test waits in receive on 'nobody'" in str(error)
+
+
+def test_two_deadlocks_in_different_places_are_two_findings() -> None:
+    def one(w: ft.World) -> None:
+        flower.channel().receive()
+
+    def two(w: ft.World) -> None:
+        flower.channel().send(1)
+
+    assert type(found(ft.Deadlock, one)) is not type(found(ft.Deadlock, two))
+    assert type(found(ft.Deadlock, one)) is type(found(ft.Deadlock, one))
+
+
+def test_a_program_may_catch_its_deadlock() -> None:
+    def test(w: ft.World) -> None:
+        with pytest.raises(flower.Deadlock):
+            flower.channel().receive()
+
+    holds(test)
+
+
+@pytest.mark.slow
+def test_daemons_may_be_left() -> None:
+    def test(w: ft.World) -> None:
+        w.go(flower.channel().receive, daemon=True)
+        flower.tasklet(flower.channel().receive, daemon=True)()
+
+    holds(test)
+
+
+def test_tasklet_leak() -> None:
+    def test(w: ft.World) -> None:
+        def program() -> None:
+            flower.go(flower.channel(label="forgotten").receive)
+
+        w.go(program)
+
+    error = found(ft.TaskletLeak, test)
+    assert "waits in receive on 'forgotten'" in str(error)
+
+
+def test_step_limit_shows_the_cycle() -> None:
+    def test(w: ft.World) -> None:
+        ping, pong = flower.channel(label="ping"), flower.channel(label="pong")
+
+        def player(mine: Any, theirs: Any) -> None:
+            while True:
+                theirs.send("ball")
+                mine.receive()
+
+        w.go(player, ping, pong)
+
+        def answer() -> None:
+            while True:
+                pong.receive()
+                ping.send("ball")
+
+        w.go(answer)
+
+    error = found(ft.StepLimit, test, max_steps=300, max_examples=10)
+    assert any("send('ball') on 'pong'" in line for line in error.cycle)
+    assert "goes round in this cycle" in str(error)
+
+
+def test_a_livelock_of_yields_ends() -> None:
+    def test(w: ft.World) -> None:
+        while True:
+            flower.schedule()
+
+    found(ft.StepLimit, test, max_steps=300, max_examples=5)
+
+
+@pytest.mark.slow
+def test_a_poll_is_no_livelock() -> None:
+    """Who gives way goes to the end of the queue, whatever is chosen."""
+
+    def test(w: ft.World) -> None:
+        done = []
+        ch = flower.channel()
+        w.go(lambda: (ch.receive(), done.append(1)))
+        w.go(ch.send, 1)
+        while not done:
+            flower.schedule()
+
+    holds(test, max_examples=300)
+
+
+def test_tasklet_failed() -> None:
+    def test(w: ft.World) -> None:
+        def fail() -> None:
+            raise KeyError("lost")
+
+        w.go(fail)
+        flower.channel(label="answer").receive()
+
+    error = found(ft.TaskletFailed, test)
+    assert isinstance(error.__cause__, KeyError)
+    assert "fail ended with an error that nobody collected: KeyError: 'lost'" in str(error)
+
+
+def test_an_error_that_is_joined_is_collected() -> None:
+    def test(w: ft.World) -> None:
+        t = flower.go(lambda: {}["missing"])
+        with pytest.raises(KeyError):
+            t.join()
+        with pytest.raises(KeyError), flower.group() as g:
+            g.go(lambda: {}["missing"])
+
+    holds(test)
+
+
+def test_a_failed_assertion_in_a_tasklet() -> None:
+    def test(w: ft.World) -> None:
+        def check() -> None:
+            assert w.now == 1
+
+        w.go(check)
+
+    assert isinstance(found(ft.TaskletFailed, test).__cause__, AssertionError)
+
+
+def test_value_lost() -> None:
+    def test(w: ft.World) -> None:
+        ch = flower.channel(2, label="box")
+        ch.send("letter")
+        behind_the_books(ch.try_receive)
+        w.keep = ch  # type: ignore[attr-defined]
+
+    assert "'box': 'letter', sent by test, was not received" in str(found(ft.ValueLost, test))
+
+
+def test_value_duplicated() -> None:
+    def test(w: ft.World) -> None:
+        ch = flower.channel(2, label="box")
+        value = object()
+        ch.send(value)
+        behind_the_books(ch.try_send, value)
+        ch.receive()
+        ch.receive()
+
+    assert "received" in str(found(ft.ValueDuplicated, test))
+
+
+def test_a_value_whose_sender_was_told_that_it_was_not_sent() -> None:
+    def test(w: ft.World) -> None:
+        ch = flower.channel(label="box")
+        value = object()
+        with pytest.raises(flower.Timeout):
+            ch.send(value, timeout=1)
+        w.go(lambda: behind_the_books(ch.send, value))
+        w.settle()
+        ch.receive()
+
+    assert "told that it was not sent" in str(found(ft.ValueDuplicated, test, early_timers=0))
+
+
+def test_select_fired_twice() -> None:
+    def test(w: ft.World) -> None:
+        a, b = flower.channel(1, label="a"), flower.channel(1, label="b")
+        one, two = object(), object()
+        chosen, _ = flower.select((a, one), (b, two))
+        other, value = (b, two) if chosen is a else (a, one)
+        behind_the_books(other.try_send, value)
+        other.receive()
+
+    assert "another case of that select happened" in str(found(ft.SelectFiredTwice, test))
+
+
+def test_fifo_violation() -> None:
+    def test(w: ft.World) -> None:
+        ch = flower.channel(3, label="queue")
+        ch.send(1)
+        ch.send(2)
+        first = behind_the_books(ch.try_receive)
+        ch.receive()
+        behind_the_books(ch.try_send, first)
+        ch.receive()
+
+    assert "a later value was received before 1" in str(found(ft.FifoViolation, test))
+
+
+def test_barging() -> None:
+    """Not the tasklet that had waited longest is served."""
+
+    def test(w: ft.World) -> None:
+        ch = flower.channel(label="queue")
+        for _ in range(2):
+            w.go(ch.receive, daemon=True)
+        w.settle()
+        first, second = ch._waiting()[1]
+        book = w.tap.book(ch)
+        assert book.served("receive", [first, second], [second], None) is None
+        wrong = book.served("receive", [first, second], [first], None)
+        assert wrong is not None
+        raise wrong
+
+    assert "had waited longest to receive" in str(found(ft.FifoViolation, test))
+
+
+class Lying(flower.channel[Any]):
+    """A channel that says something else than what is."""
+
+    lie: ClassVar[dict[str, Any]] = {}
+
+    @property
+    def balance(self) -> int:
+        return int(self.lie.get("balance", super().balance))
+
+    @property
+    def capacity(self) -> float:
+        return float(self.lie.get("capacity", super().capacity))
+
+    def _waiting(self) -> Any:
+        return self.lie.get("waiting", super()._waiting())
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [(ft.CapacityExceeded, "capacity"), (ft.BalanceMismatch, "balance"), (ft.GhostWaiter, "waiting")],
+)
+def test_a_channel_that_is_not_as_it_says(kind: type[ft.Finding], what: str) -> None:
+    def test(w: ft.World) -> None:
+        ch = Lying(2, label="liar")
+        Lying.lie = {"waiting": ([flower.getcurrent()], []), "balance": 7, "capacity": 0}
+        Lying.lie = {what: Lying.lie[what]}
+        try:
+            ch.send(1)
+        finally:
+            Lying.lie = {}
+
+    assert "'liar'" in str(found(kind, test))
+
+
+def test_starvation_when_asked_for() -> None:
+    def test(w: ft.World) -> None:
+        left, busy = flower.channel(label="left out"), flower.channel(label="busy")
+
+        def chat() -> None:
+            for _ in range(40):
+                busy.send(1)
+
+        w.go(left.receive)
+        w.go(chat)
+        for _ in range(40):
+            busy.receive()
+        left.send(1)
+
+    holds(test)
+    assert "receive waits in receive on 'left out'" in str(found(ft.Starvation, test, starvation=50))
+
+
+# -- what a world can't steer
+
+
+def sleeps() -> None:
+    time.sleep(0.01)
+
+
+def starts_a_thread() -> None:
+    threading.Thread(target=int).start()
+
+
+def connects() -> None:
+    with socket.socket() as sock:
+        sock.connect(("127.0.0.1", 9))
+
+
+def runs_a_program() -> None:
+    subprocess.Popen(["true"])
+
+
+@pytest.mark.parametrize("blocker", [sleeps, starts_a_thread, connects, runs_a_program])
+@pytest.mark.parametrize("where", ["test", "tasklet", "worker"])
+def test_blocking_outside_is_refused_by_line(blocker: Any, where: str) -> None:
+    def test(w: ft.World) -> None:
+        if where == "test":
+            blocker()
+        elif where == "tasklet":
+            w.go(blocker)
+        else:
+            flower.blocking(blocker)
+
+    error = found(ft.BlockedOutside, test, max_examples=3)
+    assert f"in {blocker.__name__}" in str(error)
+    assert "test_findings.py:" in str(error)
+    time.sleep(0)  # given back
+
+
+@pytest.mark.parametrize("how", ["lock", "sleep", "spin"])
+def test_what_blocks_unseen_is_stopped(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flower.testing._outside.STALL", 0.02)
+
+    def test(w: ft.World) -> None:
+        def block() -> None:
+            if how == "lock":
+                queue.Queue().get()  # type: ignore[var-annotated]
+            elif how == "sleep":
+                imported_sleep(30)
+            while True:
+                pass
+
+        w.go(block)
+
+    error = found(ft.BlockedOutside, test, max_examples=1)
+    assert "no step for" in str(error)
+
+
+def test_blocking_runs_its_function_in_turn() -> None:
+    def test(w: ft.World) -> None:
+        assert flower.blocking(sum, [1, 2]) == 3
+        with pytest.raises(ZeroDivisionError):
+            flower.blocking(lambda: 1 // 0)
+
+    holds(test)
+
+
+def test_everything_is_as_before_when_a_world_is_over() -> None:
+    before = current_scheduler(), time.sleep, flower.get_channel_callback(), flower.set_error_handler(None)
+
+    def test(w: ft.World) -> None:
+        w.go(flower.channel().receive, daemon=True)
+
+        def stubborn() -> None:
+            try:
+                flower.channel().receive()
+            finally:
+                flower.time.sleep(5)
+
+        w.go(stubborn, daemon=True)
+        flower.go(lambda: flower.channel().receive())
+        assert math.isfinite(w.now)
+
+    found(ft.TaskletLeak, test)
+    assert before == (current_scheduler(), time.sleep, flower.get_channel_callback(), flower.set_error_handler(None))
+    ch = flower.channel()
+    flower.go(ch.send, 1)
+    assert ch.receive(timeout=5) == 1
