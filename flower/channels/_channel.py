@@ -26,7 +26,7 @@ except ImportError:
 
 from flower.channels._bomb import bomb
 from flower.channels._ends import Receiver, Sender
-from flower.channels._scheduler import Scheduler, wake
+from flower.channels._scheduler import wake
 from flower.channels._task import Task, case_channels, check_timeout, members
 from flower.channels._waiting import Waiter, WaitQueue
 from flower.errors import ChannelClosed
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
-    from flower.channels._scheduler import here, present
+    from flower.channels._scheduler import here, may_park, meet, park
     from flower.channels._task import RECEIVE, SEND, claim
     from flower.channels._uncompiled import guarded, zeroed
     from flower.channels._waiting import NEVER
@@ -162,7 +162,7 @@ class channel:
             t = claim(w)
             t.value = value
             if self.limit == 0:
-                self.meet(t, 1)
+                meet(t, 1, self.favour, self.all_switch)
             else:
                 wake(t)
             return True
@@ -197,20 +197,11 @@ class channel:
             t = claim(w)
             value = w.value
             w.value = None
-            self.meet(t, -1)
+            meet(t, -1, self.favour, self.all_switch)
             return value
         if self.shut:
             raise self._refusal()
         return NOTHING
-
-    def meet(self, t: Task, direction: int) -> int:
-        """Wake the partner; who runs next is for the preference to say."""
-        s = present()
-        if s is None:
-            wake(t)
-        else:
-            cython.cast(Scheduler, s).meet(t, direction, self.favour, self.all_switch)
-        return 0
 
     def can_put(self) -> bool:
         """Whether `put` would do something now, be it to raise."""
@@ -280,15 +271,14 @@ class channel:
             self.announce(1, not self.can_put())
         if self.put(value):
             return
-        s = here()
-        t = s.can_park(timeout)
+        t = may_park(timeout)
         if t is None:
-            t = s.prepare(timeout)
+            t = here().prepare(timeout)
             if self.put(value):  # to prepare may have let another thread in
                 return
         t.value = value
         self.senders.append(t)
-        s.park(t, SEND, self._external)
+        park(t, SEND, self._external)
 
     def receive(self, timeout: Any = None) -> Any:
         """Receive the oldest value.
@@ -313,16 +303,15 @@ class channel:
             self.announce(-1, not self.can_take())
         value = self.take()
         if value is NOTHING:
-            s = here()
-            t = s.can_park(timeout)
+            t = may_park(timeout)
             if t is None or self._on_wait is not None:
-                t = s.prepare(timeout)
+                t = here().prepare(timeout)
                 if self._on_wait is not None:
                     self._on_wait()
                 value = self.take()  # to prepare may have let another thread in
             if value is NOTHING:
                 self.receivers.append(t)
-                value = s.park(t, RECEIVE, self._external)
+                value = park(t, RECEIVE, self._external)
         if isinstance(value, bomb):
             value.explode()
         return value

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
-    from flower.channels._scheduler import check_switch, here
+    from flower.channels._scheduler import check_switch, here, park
     from flower.channels._task import REMOVED, RUN
     from flower.channels._uncompiled import hold
 
@@ -58,7 +58,7 @@ def run(main: Any = None, /, *args: Any, **kwargs: Any) -> Any:
             s.victim = before
     me = s.prepare(None)
     s.runs.append(me)
-    s.park(me, RUN, False)
+    park(me, RUN, False)
     return None
 
 
@@ -86,7 +86,7 @@ def schedule_remove(retval: Any = _UNSET) -> Any:
     s = here()
     me = s.prepare(None)
     me.value = me if retval is _UNSET else retval
-    return s.park(me, REMOVED, False)
+    return park(me, REMOVED, False)
 
 
 def getcurrent() -> Any:

@@ -77,11 +77,8 @@ cdef class Scheduler:
     cdef int finish(self, Task t) except -1
     @cython.locals(seconds=double)
     cdef Task prepare(self, object timeout)
-    cdef Task can_park(self, object timeout)
-    cdef object park(self, Task t, int blocked_in, bint outside)
     cdef int yield_now(self) except -1
     cdef int resumed(self, Task me) except -1
-    cdef int meet(self, Task t, int direction, int preference, bint all_switch) except -1
     cdef int rouse(self) except -1
     cpdef object expire(self, Task t, double now)
     cpdef object post(self, object callback)
@@ -95,3 +92,10 @@ cdef class Scheduler:
 
 cpdef Scheduler here()
 cpdef object present()
+@cython.locals(s=Scheduler, t=Task)
+cdef Task may_park(object timeout)
+cdef object park(Task t, int blocked_in, bint outside)
+@cython.locals(s=Scheduler)
+cdef object wait(Task t, int blocked_in, bint outside)
+@cython.locals(s=Scheduler, me=Task, carrier=greenlet)
+cdef int meet(Task t, int direction, int preference, bint all_switch) except -1

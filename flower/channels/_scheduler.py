@@ -340,40 +340,6 @@ class Scheduler:
             t.when = t.scope.deadline(self, t.when)
         return t
 
-    def can_park(self, timeout: float | None) -> Task | None:
-        """The current task, if it may park at once and for as long as it takes; None if `prepare` must look closer."""
-        t = self.current
-        if timeout is not None or t is None or self.traps or t.alert or t.scope is not None or self.hub is None:
-            return None
-        t.when = NEVER
-        return t
-
-    def park(self, t: Task, blocked_in: int, outside: bool) -> object:
-        """Leave the current, prepared task, whose waiters are linked, until it is woken.
-
-        Returns what the waker left in ``value``, or raises what it left in ``error``.
-        """
-        t.state = BLOCKED
-        t.blocked_in = blocked_in
-        if outside or t.when != NEVER:
-            self.outside += 1
-            t.outside = 1
-            if not t.daemon and blocked_in != RUN:
-                t.outside = 2
-                self.outside_live += 1
-            if t.when != NEVER:
-                self.timers.add(t)
-                self.attentive = True
-        self.switch()
-        t.decided = False
-        if t.outside:
-            self.forget_wait(t)
-        value = t.value
-        t.value = None
-        if t.error is not None:
-            raise cold.take_error(t)
-        return value
-
     def forget_wait(self, t: Task) -> int:
         """The task no longer waits for the outside."""
         self.outside -= 1
@@ -396,30 +362,6 @@ class Scheduler:
         """After a switch that was no park: an exception may have been left for the task."""
         if me.error is not None:
             raise cold.take_error(me)
-        return 0
-
-    def meet(self, t: Task, direction: int, preference: int, all_switch: bool) -> int:
-        """Wake the partner of a rendezvous, and switch as the channel's preference says.
-
-        ``direction`` is what the current task does: 1 it sends, -1 it receives.
-        """
-        me = self.current
-        if t.sched is not self or me is None or self.traps or self.chooser is not None:
-            wake(t)
-            return 0
-        t.state = READY
-        if not all_switch and preference != -direction:
-            self.ready.append(t)
-            return 0
-        if all_switch:
-            self.ready.append(t)
-        else:
-            self.ready.push(t)
-        me.state = READY
-        me.decided = True  # its own half is done: a kill or a cancellation is for its next park
-        self.ready.append(me)
-        self.switch()
-        me.decided = False
         return 0
 
     def rouse(self) -> int:
@@ -573,7 +515,7 @@ class Scheduler:
         t = self.prepare(None)
         if when < t.when:
             t.when = when
-        self.park(t, SLEEP, False)
+        park(t, SLEEP, False)
 
     def throw_into(self, t: Task, error: BaseException) -> None:
         """Raise an error in a live task that is not current: where it is parked or queued, or else at its next park."""
@@ -586,6 +528,86 @@ class Scheduler:
             t.alert |= KILL
         if t.state == PAUSED:
             wake(t)
+
+
+def may_park(timeout: float | None) -> Task | None:
+    """The thread's current task, if it may park at once, for as long as it takes. None: `prepare` must look closer."""
+    here = get_here()
+    if here is None or timeout is not None:
+        return None
+    s = cython.cast(Scheduler, here)
+    t = s.current
+    if t is None or t.alert or t.scope is not None or s.traps or s.hub is None:
+        return None
+    t.when = NEVER
+    return t
+
+
+def park(t: Task, blocked_in: int, outside: bool) -> object:
+    """`wait`, and raise what the waker left in ``error``."""
+    value = wait(t, blocked_in, outside)
+    if t.error is not None:
+        raise cold.take_error(t)
+    return value
+
+
+def wait(t: Task, blocked_in: int, outside: bool) -> object:
+    """Leave the current, prepared task, whose waiters are linked, until it is woken; give what is in ``value`` then."""
+    s = cython.cast(Scheduler, t.sched)
+    t.state = BLOCKED
+    t.blocked_in = blocked_in
+    if outside or t.when != NEVER:
+        s.outside += 1
+        t.outside = 1
+        if not t.daemon and blocked_in != RUN:
+            t.outside = 2
+            s.outside_live += 1
+        if t.when != NEVER:
+            s.timers.add(t)
+            s.attentive = True
+    s.switch()
+    t.decided = False
+    if t.outside:
+        s.forget_wait(t)
+    value = t.value
+    t.value = None
+    return value
+
+
+def meet(t: Task, direction: int, preference: int, all_switch: bool) -> int:
+    """Wake the partner of a rendezvous, and switch as the channel's preference says.
+
+    ``direction`` is what the current task does: 1 it sends, -1 it receives.
+    """
+    s = cython.cast(Scheduler, t.sched)
+    if get_here() is not s or s.current is None or s.traps or s.chooser is not None:
+        wake(t)
+        return 0
+    t.state = READY
+    if not all_switch and preference != -direction:
+        s.ready.append(t)
+        return 0
+    me = s.current
+    me.state = READY
+    me.decided = True  # its own half is done: a kill or a cancellation is for its next park
+    if all_switch:
+        s.ready.append(t)
+        s.ready.append(me)
+        s.switch()
+    else:
+        s.ready.append(me)
+        if s.budget > 0 and s.on_switch is None and not (s.attentive and coarse() > s.due):
+            s.budget -= 1  # as `switch` would, without the way through the queue
+            t.state = RUNNING
+            s.current = t
+            carrier = t.carrier
+            t = None
+            switch_to(carrier)
+        else:
+            s.ready.push(t)
+            s.switch()
+    me.decided = False
+    return 0
 
 
 def check_switch(s: Scheduler) -> int:

@@ -1,53 +1,83 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._bomb cimport bomb
-from flower.channels._channel cimport NOTHING, channel, interposer_here
-from flower.channels._scheduler cimport Scheduler, here
+from flower.channels._channel cimport NOTHING, channel, interposer_here, watched
+from flower.channels._scheduler cimport Scheduler, here, may_park, wait
 from flower.channels._task cimport SELECT, Task, check_timeout
 from flower.channels._waiting cimport Waiter
 
 cdef extern from *:
     """
-    /* A tuple of two with a third, named element that is no part of it: what os.stat_result does. */
-    static PyTypeObject *flower_selected = NULL;
-    static PyStructSequence_Field flower_selected_fields[] = {
-        {"channel", "the channel of the case that happened"},
-        {"value", "the value received, None for a send"},
-        {"index", "the position of the case, -1 for the default"},
-        {NULL, NULL},
+    /* A tuple of two that knows a number. PyStructSequence would do, but looks its sizes up in a dict, at birth and at
+       death, which costs more than the rest of a select's result. The number lies behind the last item, where tuple's
+       own methods never look. */
+    static PyTupleObject *flower_spare = NULL; /* the one that died last, for the next select */
+
+    static void flower_selected_dealloc(PyObject *self) {
+        PyTupleObject *pair = (PyTupleObject *)self;
+        PyObject *channel = pair->ob_item[0], *value = pair->ob_item[1];
+        PyObject_GC_UnTrack(self);
+        Py_TRASHCAN_BEGIN(self, flower_selected_dealloc) /* pairs of pairs may be nested deep */
+        if (flower_spare == NULL) flower_spare = pair;
+        else PyObject_GC_Del(self);
+        Py_DECREF(channel);
+        Py_DECREF(value);
+        Py_TRASHCAN_END
+    }
+    static PyObject *flower_selected_index(PyObject *self, void *closure) {
+        (void)closure;
+        return PyLong_FromSsize_t((Py_ssize_t)((PyTupleObject *)self)->ob_item[2]);
+    }
+    static PyObject *flower_selected_reduce(PyObject *self, PyObject *none) {
+        PyTupleObject *pair = (PyTupleObject *)self;
+        (void)none;
+        return Py_BuildValue("O((OO))", &PyTuple_Type, pair->ob_item[0], pair->ob_item[1]);
+    }
+    static PyGetSetDef flower_selected_fields[] = {
+        {"index", flower_selected_index, NULL, "The position of the case; -1 for the default.", NULL},
+        {NULL, NULL, NULL, NULL, NULL},
     };
-    static PyStructSequence_Desc flower_selected_desc = {
-        "flower.Selected",
-        "What select returns: the pair (channel, value), with the position of the case as ``index``.",
-        flower_selected_fields,
-        2,
+    static PyMethodDef flower_selected_methods[] = {
+        {"__reduce__", flower_selected_reduce, METH_NOARGS, "It is copied as a plain tuple."},
+        {NULL, NULL, 0, NULL},
+    };
+    static PyTypeObject flower_selected = {
+        PyVarObject_HEAD_INIT(NULL, 0)
+        .tp_name = "flower.Selected",
+        .tp_doc = "What select returns: the pair (channel, value), with the position of the case as ``index``.",
+        .tp_basicsize = sizeof(PyTupleObject) - sizeof(PyObject *),
+        .tp_itemsize = sizeof(PyObject *),
+        .tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, /* and what it inherits */
+        .tp_dealloc = flower_selected_dealloc,
+        .tp_getset = flower_selected_fields,
+        .tp_methods = flower_selected_methods,
+        .tp_free = PyObject_GC_Del,
     };
 
-    /* PyStructSequence_New looks the sizes up in the type's dict, which costs more than all the rest. */
+    static int flower_ready_selected(void) {
+        flower_selected.tp_base = &PyTuple_Type;
+        return PyType_Ready(&flower_selected);
+    }
     static PyObject *flower_make_selected(PyObject *channel, PyObject *value, Py_ssize_t index) {
-        PyTupleObject *result;
-        PyObject *number;
-        if (flower_selected == NULL) {
-            flower_selected = PyStructSequence_NewType(&flower_selected_desc);
-            if (flower_selected == NULL) return NULL;
+        PyTupleObject *pair = flower_spare;
+        if (pair != NULL) {
+            flower_spare = NULL;
+            _Py_NewReference((PyObject *)pair);
+        } else {
+            pair = PyObject_GC_NewVar(PyTupleObject, &flower_selected, 3);
+            if (pair == NULL) return NULL;
+            Py_SET_SIZE(pair, 2);
         }
-        number = PyLong_FromSsize_t(index);
-        if (number == NULL) return NULL;
-        result = PyObject_GC_NewVar(PyTupleObject, flower_selected, 3);
-        if (result == NULL) {
-            Py_DECREF(number);
-            return NULL;
-        }
-        Py_SET_SIZE(result, 2);
         Py_INCREF(channel);
         Py_INCREF(value);
-        result->ob_item[0] = channel;
-        result->ob_item[1] = value;
-        result->ob_item[2] = number;
-        PyObject_GC_Track(result);
-        return (PyObject *)result;
+        pair->ob_item[0] = channel;
+        pair->ob_item[1] = value;
+        pair->ob_item[2] = (PyObject *)index;
+        PyObject_GC_Track(pair);
+        return (PyObject *)pair;
     }
     """
+    int ready_selected "flower_ready_selected"() except -1
     object make_selected "flower_make_selected"(object ch, object value, Py_ssize_t index)
 
 cdef object MISSING
@@ -70,4 +100,6 @@ cdef int tell_channels(list waiters) except -1
 @cython.locals(i=Py_ssize_t, count=Py_ssize_t, first=Py_ssize_t, ch=channel, w=Waiter, outside=bint)
 cdef bint link_all(list waiters) except -1
 @cython.locals(i=Py_ssize_t, w=Waiter)
-cdef int forget(list waiters) except -1
+cdef object name_channel(object error, tuple cases)
+@cython.locals(i=Py_ssize_t, w=Waiter)
+cdef int forget(Task t, list waiters) except -1

@@ -20,16 +20,19 @@ try:
 except ImportError:
     from flower.channels import _nocython as cython
 
+from flower.channels import _scheduler
 from flower.channels._bomb import bomb
 from flower.channels._channel import channel
 from flower.channels._task import Task, check_timeout
 from flower.channels._waiting import Waiter
 from flower.errors import ChannelClosed
 
-if not cython.compiled:
+if cython.compiled:
+    ready_selected()  # type: ignore[name-defined]  # noqa: F821  (from the .pxd)
+else:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
     from flower.channels._channel import interposer_here
-    from flower.channels._scheduler import here
+    from flower.channels._scheduler import here, may_park, wait
     from flower.channels._task import SELECT
     from flower.channels._uncompiled import hold
 
@@ -99,7 +102,8 @@ def select(*cases: Any, timeout: Any = None, default: Any = MISSING) -> Any:
 
 
 def choose_case(cases: Any, timeout: Any, default: Any) -> Any:
-    """The three passes."""
+    """The three passes. Waiters are given back to the task only after a success: what failed may have left them linked
+    to channels and values, which end with them."""
     s = here()
     t = s.current  # None: a callback, which may look, with a default, but not wait
     count = len(cases)
@@ -110,39 +114,34 @@ def choose_case(cases: Any, timeout: Any, default: Any) -> Any:
     if waiters is None or len(waiters) != count:
         waiters = [Waiter() for _ in range(count)]
     wishes = False
-    try:
-        for i in range(count):
-            if aim(cython.cast(Waiter, waiters[i]), cases[i], i, t):
-                wishes = True
-        w = pick_ready(waiters)
-        if w is None and default is MISSING:
-            if s.can_park(timeout) is None or wishes:
-                s.prepare(timeout)
-                if wishes:
-                    tell_channels(waiters)
-                w = pick_ready(waiters)  # to prepare may have let another thread in
-            if w is None:
-                outside = link_all(waiters)
-                t.cases = waiters
-                value = s.park(t, SELECT, outside)
-                i = t.chosen
-                result = make_selected(named(cases[i]), value, i)
-                if isinstance(value, bomb):
-                    value.explode()
-                return result
+    for i in range(count):
+        if aim(cython.cast(Waiter, waiters[i]), cases[i], i, t):
+            wishes = True
+    w = pick_ready(waiters)
+    if w is None and default is MISSING:
+        if may_park(timeout) is None or wishes:
+            s.prepare(timeout)
+            if wishes:
+                tell_channels(waiters)
+            w = pick_ready(waiters)  # to prepare may have let another thread in
         if w is None:
-            return make_selected(None, default, -1)
-        return perform(w, cases)
-    except ChannelClosed as error:
-        for i in range(count):
-            if cython.cast(Waiter, waiters[i]).channel is error.channel:
-                error.channel = named(cases[i])  # the connection or the end that stands for the channel
-                break
-        raise
-    finally:
-        forget(waiters)
-        if t is not None:
+            outside = link_all(waiters)
             t.cases = waiters
+            value = wait(t, SELECT, outside)
+            t.cases = None
+            if t.error is not None:
+                raise name_channel(_scheduler.cold.take_error(t), cases)
+            i = t.chosen
+            forget(t, waiters)
+            if isinstance(value, bomb):
+                value.explode()
+            return make_selected(named(cases[i]), value, i)
+    if w is None:
+        result = make_selected(None, default, -1)
+    else:
+        result = perform(w, cases)
+    forget(t, waiters)
+    return result
 
 
 def aim(w: Waiter, case: Any, index: int, t: Task) -> bool:
@@ -217,6 +216,8 @@ def perform(w: Waiter, cases: Any) -> Any:
     ch = cython.cast(channel, w.channel)
     index = w.index
     value = None
+    if ch.shut and (w.sends or not (ch.held or ch.senders.first is not None)):
+        raise name_channel(ch._refusal(), cases)
     if w.sends:
         ch.put(w.value)
     else:
@@ -256,12 +257,26 @@ def link_all(waiters: Any) -> bool:
     return outside
 
 
-def forget(waiters: Any) -> int:
-    """Let go of channels and values: the waiters are kept for the task's next select."""
+def name_channel(error: BaseException, cases: Any) -> BaseException:
+    """The error of a select: a ChannelClosed names the connection or the end that stands for its channel."""
+    if isinstance(error, ChannelClosed):
+        w = Waiter()
+        for i in range(len(cases)):
+            aim(w, cases[i], i, None)
+            if w.channel is error.channel:
+                error.channel = named(cases[i])
+                break
+    return error
+
+
+def forget(t: Task, waiters: Any) -> int:
+    """Let go of channels and values, and keep the waiters for the task's next select."""
     for i in range(len(waiters)):
         w = cython.cast(Waiter, waiters[i])
         w.channel = None
         w.value = None
+    if t is not None:
+        t.cases = waiters
     return 0
 
 

@@ -1,7 +1,7 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._greenlet cimport copy_context
-from flower.channels._scheduler cimport Scheduler, check_switch, here, wake
+from flower.channels._scheduler cimport Scheduler, check_switch, here, park, wake
 from flower.channels._task cimport (
     BLOCKED, DEAD, JOIN, PAUSED, READY, REMOVED, RUNNING, SEND, TRAP, Task, check_timeout,
 )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
-    from flower.channels._scheduler import check_switch, copy_context, here
+    from flower.channels._scheduler import check_switch, copy_context, here, park
     from flower.channels._task import BLOCKED, DEAD, JOIN, PAUSED, READY, REMOVED, RUNNING, SEND, TRAP
     from flower.channels._uncompiled import guarded, hold, zeroed
 
@@ -255,7 +255,7 @@ class tasklet(Task):
                 if self.joiners is None:
                     self.joiners = WaitQueue()
                 self.joiners.append(t)
-                s.park(t, JOIN, False)
+                park(t, JOIN, False)
         if self.failure is not None:
             _scheduler.cold.raise_failure(self)
         if not self.ended:
