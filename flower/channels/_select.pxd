@@ -1,5 +1,6 @@
 # cython: language_level=3
 cimport cython
+from cpython.ref cimport PyObject
 from flower.channels._bomb cimport bomb
 from flower.channels._channel cimport NOTHING, channel, interposer_here, watched
 from flower.channels._scheduler cimport Scheduler, here, may_park, wait
@@ -76,7 +77,31 @@ cdef extern from *:
         PyObject_GC_Track(pair);
         return (PyObject *)pair;
     }
+
+    typedef PyObject *(*flower_choose_case)(PyObject **cases, Py_ssize_t count, PyObject *timeout, PyObject *otherwise);
+    static flower_choose_case flower_choose;
+    static PyObject *flower_missing, *flower_general;
+
+    static PyObject *flower_select(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+        (void)self;
+        if (names == NULL) return flower_choose((PyObject **)args, count, Py_None, flower_missing);
+        return PyObject_Vectorcall(flower_general, args, (size_t)count, names);
+    }
+    static PyMethodDef flower_select_method = {
+        "select", (PyCFunction)(void (*)(void))flower_select, METH_FASTCALL | METH_KEYWORDS, NULL,
+    };
+    static PyObject *flower_with_fast_path(PyObject *general, PyObject *missing, flower_choose_case choose) {
+        flower_general = Py_NewRef(general);
+        flower_missing = Py_NewRef(missing);
+        flower_choose = choose;
+        flower_select_method.ml_doc = ((PyCFunctionObject *)general)->m_ml->ml_doc;
+        return PyCFunction_NewEx(&flower_select_method, NULL, ((PyCFunctionObject *)general)->m_module);
+    }
+    #define flower_items_of(tuple) (((PyTupleObject *)(tuple))->ob_item)
     """
+    ctypedef object (*choose_function "flower_choose_case")(PyObject **, Py_ssize_t, object, object)
+    object with_fast_path "flower_with_fast_path"(object general, object missing, choose_function choose)
+    PyObject **items_of "flower_items_of"(tuple cases)
     int ready_selected "flower_ready_selected"() except -1
     object make_selected "flower_make_selected"(object ch, object value, Py_ssize_t index)
 
@@ -84,8 +109,8 @@ cdef object MISSING
 cdef unsigned long long dice, LOW_32_BITS
 cdef Py_ssize_t roll(Py_ssize_t sides) except -1
 
-@cython.locals(i=Py_ssize_t, count=Py_ssize_t, s=Scheduler, t=Task, waiters=list, w=Waiter, wishes=bint, outside=bint)
-cdef object choose_case(tuple cases, object timeout, object default)
+@cython.locals(i=Py_ssize_t, s=Scheduler, t=Task, waiters=list, w=Waiter, wishes=bint, outside=bint)
+cdef object choose_case(PyObject **cases, Py_ssize_t count, object timeout, object default)
 cdef bint aim(Waiter w, object case, Py_ssize_t index, Task t) except -1
 cdef channel end_of(object thing, str attribute, Py_ssize_t index)
 cdef object named(object case)
@@ -94,12 +119,12 @@ cdef bint is_ready(Waiter w)
 @cython.locals(i=Py_ssize_t, count=Py_ssize_t, found=Py_ssize_t, skip=Py_ssize_t)
 cdef Waiter pick_ready(list waiters)
 @cython.locals(ch=channel, index=Py_ssize_t)
-cdef object perform(Waiter w, tuple cases)
+cdef object perform(Waiter w, PyObject **cases, Py_ssize_t count)
 @cython.locals(i=Py_ssize_t, ch=channel, w=Waiter)
 cdef int tell_channels(list waiters) except -1
 @cython.locals(i=Py_ssize_t, count=Py_ssize_t, first=Py_ssize_t, ch=channel, w=Waiter, outside=bint)
 cdef bint link_all(list waiters) except -1
 @cython.locals(i=Py_ssize_t, w=Waiter)
-cdef object name_channel(object error, tuple cases)
+cdef object name_channel(object error, PyObject **cases, Py_ssize_t count)
 @cython.locals(i=Py_ssize_t, w=Waiter)
 cdef int forget(Task t, list waiters) except -1

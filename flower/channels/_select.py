@@ -46,6 +46,9 @@ else:
         result.index = index
         return result
 
+    def items_of(cases: Any) -> Any:
+        return cases
+
 
 MISSING: Any = object()
 
@@ -98,15 +101,14 @@ def select(*cases: Any, timeout: Any = None, default: Any = MISSING) -> Any:
             return hook.select(cases, timeout, default)
     if timeout is not None:
         timeout = check_timeout(timeout)
-    return choose_case(cases, timeout, default)
+    return choose_case(items_of(cases), len(cases), timeout, default)
 
 
-def choose_case(cases: Any, timeout: Any, default: Any) -> Any:
+def choose_case(cases: Any, count: int, timeout: Any, default: Any) -> Any:
     """The three passes. Waiters are given back to the task only after a success: what failed may have left them linked
     to channels and values, which end with them."""
     s = here()
     t = s.current  # None: a callback, which may look, with a default, but not wait
-    count = len(cases)
     waiters = None
     if t is not None:
         waiters = t.cases
@@ -115,7 +117,7 @@ def choose_case(cases: Any, timeout: Any, default: Any) -> Any:
         waiters = [Waiter() for _ in range(count)]
     wishes = False
     for i in range(count):
-        if aim(cython.cast(Waiter, waiters[i]), cases[i], i, t):
+        if aim(cython.cast(Waiter, waiters[i]), cython.cast(object, cases[i]), i, t):
             wishes = True
     w = pick_ready(waiters)
     if w is None and default is MISSING:
@@ -130,16 +132,16 @@ def choose_case(cases: Any, timeout: Any, default: Any) -> Any:
             value = wait(t, SELECT, outside)
             t.cases = None
             if t.error is not None:
-                raise name_channel(_scheduler.cold.take_error(t), cases)
+                raise name_channel(_scheduler.cold.take_error(t), cases, count)
             i = t.chosen
             forget(t, waiters)
             if isinstance(value, bomb):
                 value.explode()
-            return make_selected(named(cases[i]), value, i)
+            return make_selected(named(cython.cast(object, cases[i])), value, i)
     if w is None:
         result = make_selected(None, default, -1)
     else:
-        result = perform(w, cases)
+        result = perform(w, cases, count)
     forget(t, waiters)
     return result
 
@@ -211,20 +213,20 @@ def pick_ready(waiters: Any) -> Any:
     return waiters[found]
 
 
-def perform(w: Waiter, cases: Any) -> Any:
+def perform(w: Waiter, cases: Any, count: int) -> Any:
     """Do the ready case."""
     ch = cython.cast(channel, w.channel)
     index = w.index
     value = None
     if ch.shut and (w.sends or not (ch.held or ch.senders.first is not None)):
-        raise name_channel(ch._refusal(), cases)
+        raise name_channel(ch._refusal(), cases, count)
     if w.sends:
         ch.put(w.value)
     else:
         value = ch.take()
         if isinstance(value, bomb):
             value.explode()
-    return make_selected(named(cases[index]), value, index)
+    return make_selected(named(cython.cast(object, cases[index])), value, index)
 
 
 def tell_channels(waiters: Any) -> int:
@@ -257,14 +259,14 @@ def link_all(waiters: Any) -> bool:
     return outside
 
 
-def name_channel(error: BaseException, cases: Any) -> BaseException:
+def name_channel(error: BaseException, cases: Any, count: int) -> BaseException:
     """The error of a select: a ChannelClosed names the connection or the end that stands for its channel."""
     if isinstance(error, ChannelClosed):
         w = Waiter()
-        for i in range(len(cases)):
-            aim(w, cases[i], i, None)
+        for i in range(count):
+            aim(w, cython.cast(object, cases[i]), i, None)
             if w.channel is error.channel:
-                error.channel = named(cases[i])
+                error.channel = named(cython.cast(object, cases[i]))
                 break
     return error
 
@@ -280,5 +282,8 @@ def forget(t: Task, waiters: Any) -> int:
     return 0
 
 
-if not cython.compiled:
+if cython.compiled:
+    # Without keywords, as in nearly every call, the cases need not be put into a tuple.
+    select = with_fast_path(select, MISSING, choose_case)  # type: ignore[name-defined]  # noqa: F821
+else:
     choose_case = hold(choose_case)
