@@ -1,7 +1,7 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._bomb cimport bomb
-from flower.channels._scheduler cimport Scheduler, here, may_park, meet, park, wake
+from flower.channels._scheduler cimport Scheduler, here, may_park, meet, park, present, wake
 from flower.channels._task cimport RECEIVE, SEND, Task, case_channels, check_timeout, claim, members
 from flower.channels._waiting cimport NEVER, Waiter, WaitQueue
 

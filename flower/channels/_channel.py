@@ -26,7 +26,7 @@ except ImportError:
 
 from flower.channels._bomb import bomb
 from flower.channels._ends import Receiver, Sender
-from flower.channels._scheduler import wake
+from flower.channels._scheduler import Scheduler, wake
 from flower.channels._task import Task, case_channels, check_timeout, members
 from flower.channels._waiting import Waiter, WaitQueue
 from flower.errors import ChannelClosed
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
-    from flower.channels._scheduler import here, may_park, meet, park
+    from flower.channels._scheduler import here, may_park, meet, park, present
     from flower.channels._task import RECEIVE, SEND, claim
     from flower.channels._uncompiled import guarded, zeroed
     from flower.channels._waiting import NEVER

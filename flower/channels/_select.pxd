@@ -2,7 +2,7 @@
 cimport cython
 from cpython.ref cimport PyObject
 from flower.channels._bomb cimport bomb
-from flower.channels._channel cimport NOTHING, channel, interposer_here, watched
+from flower.channels._channel cimport NOTHING, channel, interposer_here
 from flower.channels._scheduler cimport Scheduler, here, may_park, wait
 from flower.channels._task cimport SELECT, Task, check_timeout
 from flower.channels._waiting cimport Waiter
@@ -117,13 +117,13 @@ cdef object named(object case)
 @cython.locals(ch=channel)
 cdef bint is_ready(Waiter w)
 @cython.locals(i=Py_ssize_t, count=Py_ssize_t, found=Py_ssize_t, skip=Py_ssize_t)
-cdef Waiter pick_ready(list waiters)
+cdef Waiter pick_ready(Scheduler s, list waiters)
 @cython.locals(ch=channel, index=Py_ssize_t)
 cdef object perform(Waiter w, PyObject **cases, Py_ssize_t count)
 @cython.locals(i=Py_ssize_t, ch=channel, w=Waiter)
 cdef int tell_channels(list waiters) except -1
 @cython.locals(i=Py_ssize_t, count=Py_ssize_t, first=Py_ssize_t, ch=channel, w=Waiter, outside=bint)
-cdef bint link_all(list waiters) except -1
+cdef bint link_all(Scheduler s, list waiters) except -1
 @cython.locals(i=Py_ssize_t, w=Waiter)
 cdef object name_channel(object error, PyObject **cases, Py_ssize_t count)
 @cython.locals(i=Py_ssize_t, w=Waiter)

@@ -23,6 +23,7 @@ except ImportError:
 from flower.channels import _scheduler
 from flower.channels._bomb import bomb
 from flower.channels._channel import channel
+from flower.channels._scheduler import Scheduler
 from flower.channels._task import Task, check_timeout
 from flower.channels._waiting import Waiter
 from flower.errors import ChannelClosed
@@ -94,11 +95,6 @@ def select(*cases: Any, timeout: Any = None, default: Any = MISSING) -> Any:
     >>> value
     'job'
     """
-    hook = here().interposer
-    if hook is not None:
-        hook = interposer_here()
-        if hook is not None:
-            return hook.select(cases, timeout, default)
     if timeout is not None:
         timeout = check_timeout(timeout)
     return choose_case(items_of(cases), len(cases), timeout, default)
@@ -108,6 +104,10 @@ def choose_case(cases: Any, count: int, timeout: Any, default: Any) -> Any:
     """The three passes. Waiters are given back to the task only after a success: what failed may have left them linked
     to channels and values, which end with them."""
     s = here()
+    if s.interposer is not None:
+        hook = interposer_here()
+        if hook is not None:
+            return hook.select(tuple([cython.cast(object, cases[i]) for i in range(count)]), timeout, default)
     t = s.current  # None: a callback, which may look, with a default, but not wait
     waiters = None
     if t is not None:
@@ -119,15 +119,15 @@ def choose_case(cases: Any, count: int, timeout: Any, default: Any) -> Any:
     for i in range(count):
         if aim(cython.cast(Waiter, waiters[i]), cython.cast(object, cases[i]), i, t):
             wishes = True
-    w = pick_ready(waiters)
+    w = pick_ready(s, waiters)
     if w is None and default is MISSING:
         if may_park(timeout) is None or wishes:
             s.prepare(timeout)
             if wishes:
                 tell_channels(waiters)
-            w = pick_ready(waiters)  # to prepare may have let another thread in
+            w = pick_ready(s, waiters)  # to prepare may have let another thread in
         if w is None:
-            outside = link_all(waiters)
+            outside = link_all(s, waiters)
             t.cases = waiters
             value = wait(t, SELECT, outside)
             t.cases = None
@@ -191,7 +191,7 @@ def is_ready(w: Waiter) -> bool:
     return ch.can_put() if w.sends else ch.can_take()
 
 
-def pick_ready(waiters: Any) -> Any:
+def pick_ready(s: Scheduler, waiters: Any) -> Any:
     """One of the ready cases, each as likely; None if there is none."""
     count = 0
     found = 0
@@ -202,8 +202,7 @@ def pick_ready(waiters: Any) -> Any:
     if count == 0:
         return None
     if count > 1:
-        hook = here().interposer
-        skip = roll(count) if hook is None else hook.pick(count)
+        skip = roll(count) if s.interposer is None else s.interposer.pick(count)
         for i in range(len(waiters)):
             if is_ready(waiters[i]):
                 if skip == 0:
@@ -240,12 +239,12 @@ def tell_channels(waiters: Any) -> int:
     return 0
 
 
-def link_all(waiters: Any) -> bool:
+def link_all(s: Scheduler, waiters: Any) -> bool:
     """Put each case's waiter into its queue; says whether one of them waits for the outside."""
     outside = False
     count = len(waiters)
     # Of several cases on one channel, another one stands in front each time.
-    first = roll(count) if count and here().interposer is None else 0
+    first = roll(count) if count and s.interposer is None else 0
     for i in range(count):
         w = cython.cast(Waiter, waiters[i + first if i + first < count else i + first - count])
         if w.channel is not None:
