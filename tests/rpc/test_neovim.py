@@ -110,6 +110,61 @@ def test_calls_in_both_directions_nest(neovim: Any) -> None:
         service.peer = None
 
 
+def test_answers_come_out_of_order(neovim: Any) -> None:
+    calc = Calc()
+    with neovim(calc) as peer:
+        us, _ = peer.call("nvim_get_api_info")
+        first = peer.start("nvim_eval", f"rpcrequest({us}, 'wait', 1)")
+        second = peer.start("nvim_eval", "2")
+        source, value = flower.select(first, second, timeout=NEVER)
+        assert source is second
+        assert value == 2
+        calc.gate.send(None, NEVER)
+        assert first.receive(NEVER) == 1
+
+
+class Doors:
+    """Requests of Neovim's that are answered when we say so."""
+
+    def __init__(self) -> None:
+        self.came = flower.channel(10)
+        self.doors = {name: flower.channel(1) for name in ("outer", "inner")}
+
+    def through(self, name: str) -> str:
+        self.came.send(name)
+        self.doors[name].receive(NEVER)
+        return name
+
+
+@contextmanager
+def two_nested_requests(neovim: Any) -> Iterator[tuple[Doors, Any, Any]]:
+    service = Doors()
+    with neovim(service) as peer:
+        us, _ = peer.call("nvim_get_api_info")
+        replies = []
+        for name in ("outer", "inner"):
+            replies.append(peer.start("nvim_eval", f"rpcrequest({us}, 'through', '{name}')"))
+            assert service.came.receive(NEVER) == name
+        yield service, *replies
+
+
+def test_its_nested_requests_are_answered_last_in_first_out(neovim: Any) -> None:
+    with two_nested_requests(neovim) as (service, outer, inner):
+        service.doors["inner"].send(None)
+        assert inner.receive(NEVER) == "inner"
+        service.doors["outer"].send(None)
+        assert outer.receive(NEVER) == "outer"
+
+
+def test_in_another_order_it_hangs_up_and_nobody_waits_for_good(neovim: Any) -> None:
+    with two_nested_requests(neovim) as (service, outer, inner):
+        service.doors["outer"].send(None)
+        for reply in (outer, inner):
+            with pytest.raises((Disconnected, RemoteError)):
+                reply.receive(NEVER)
+        service.doors["inner"].send(None)
+
+
 def test_many_calls_at_once(neovim: Any) -> None:
     with neovim() as peer:
         callers = [flower.go(peer.call, "nvim_eval", f"{i} + {i}") for i in range(200)]
