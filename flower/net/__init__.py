@@ -12,6 +12,7 @@ from flower.net._conn import Conn
 from flower.net._framed import Framed, framed
 from flower.net._listener import Listener
 from flower.net._open import Dial, Listen, dial, listen
+from flower.net._udp import Datagrams
 
-__all__ = ["Conn", "Dial", "Listen", "Listener", "dial", "listen"]
+__all__ = ["Conn", "Datagrams", "Dial", "Listen", "Listener", "dial", "listen"]
 __all__ += ["Codec", "Framed", "LengthPrefixed", "Lines", "MessagePack", "framed"]

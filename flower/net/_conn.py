@@ -144,7 +144,7 @@ class Conn:
         >>> conn.read_until(b"\\r\\n", limit=1024)
         b'GET / HTTP/1.1\\r\\n'
         """
-        separator = _as_bytes(separator)
+        separator = as_bytes(separator)
         if not separator:
             raise ValueError("read_until() needs a separator, not an empty one")
         if limit < len(separator):
@@ -256,7 +256,7 @@ class Conn:
         BrokenPipeError or another OSError when it broke; Timeout; TypeError for anything but bytes.
         """
         if type(data) is not bytes:
-            data = _as_bytes(data)
+            data = as_bytes(data)
         if timeout is not None:
             timeout = check_timeout(timeout)
         try:
@@ -271,7 +271,7 @@ class Conn:
 
     def writelines(self, lines: Iterable[Data | str], *, timeout: float | None = None) -> None:
         """`write` the pieces, all at once."""
-        pieces = [line.encode() if isinstance(line, str) else _as_bytes(line) for line in lines]
+        pieces = [line.encode() if isinstance(line, str) else as_bytes(line) for line in lines]
         self.send(b"".join(pieces), timeout)
 
     def flush(self, *, timeout: float | None = None) -> None:
@@ -442,7 +442,7 @@ def _check_size(size: Any) -> int:
     return size
 
 
-def _as_bytes(data: Any) -> bytes:
+def as_bytes(data: Any) -> bytes:
     """A copy, since the caller may change its buffer before the bytes have left."""
     if isinstance(data, bytes | bytearray | memoryview):
         return bytes(data)

@@ -18,9 +18,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from flower.channels import bomb, channel, move_on, tasklet
 from flower.errors import ChannelClosed, ProtocolError
+from flower.net._address import format_address
 from flower.net._codecs import Codec
 from flower.net._conn import Conn
-from flower.net._address import format_address
 
 T = TypeVar("T")
 

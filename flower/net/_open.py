@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, overload
 
 from flower.net._conn import Conn
 from flower.net._given import dial_sockpipe, dial_socktcp, listen_sockpipe, listen_socktcp
 from flower.net._listener import Listener
 from flower.net._pipe import dial_pipe, listen_pipe
 from flower.net._tcp import dial_tcp, dial_tls, listen_tcp, listen_tls
+from flower.net._udp import Datagrams, dial_udp, listen_udp
 
 _LISTEN: dict[str, Callable[..., Any]] = {
     "tcp": listen_tcp,
@@ -17,6 +18,7 @@ _LISTEN: dict[str, Callable[..., Any]] = {
     "pipe": listen_pipe,
     "socktcp": listen_socktcp,
     "sockpipe": listen_sockpipe,
+    "udp": listen_udp,
 }
 _DIAL: dict[str, Callable[..., Any]] = {
     "tcp": dial_tcp,
@@ -24,11 +26,16 @@ _DIAL: dict[str, Callable[..., Any]] = {
     "pipe": dial_pipe,
     "socktcp": dial_socktcp,
     "sockpipe": dial_sockpipe,
+    "udp": dial_udp,
 }
 
 
-def Listen(addr: Any = ("0.0.0.0", 0), proto: str = "tcp", **options: Any) -> Listener:
-    """Listen on an address, and give a `Listener`: a receive channel of connections.
+@overload
+def Listen(addr: Any, proto: Literal["udp"], **options: Any) -> Datagrams: ...
+@overload
+def Listen(addr: Any = ("0.0.0.0", 0), proto: str = "tcp", **options: Any) -> Listener: ...
+def Listen(addr: Any = ("0.0.0.0", 0), proto: str = "tcp", **options: Any) -> Any:
+    """Listen on an address, and give a `Listener`, a receive channel of connections; or for udp `Datagrams`.
 
     ==============  ===========================================================================
     ``proto``       ``addr``, and options of its own
@@ -44,11 +51,14 @@ def Listen(addr: Any = ("0.0.0.0", 0), proto: str = "tcp", **options: Any) -> Li
     ``"socktcp"``   a TCP socket that is bound, or its descriptor, which is the listener's from
                     now on; or an address as of tcp
     ``"sockpipe"``  the same of a Unix socket
+    ``"udp"``       ``(host, port)``. ``broadcast``: may send to all of a network. ``reuse_addr``,
+                    ``reuse_port``: several sockets on one port, as multicast needs them.
     ==============  ===========================================================================
 
-    Options of all: ``backlog``, the connections that the kernel queues (1024); ``read_buffer`` and
-    ``write_buffer``, the bytes that a connection may hold (256 KiB and 64 KiB). Of all but the pipes: ``nodelay``
-    and ``keepalive``, on unless they are False. Blocks only where the host is a name that has to be looked up.
+    Options of all but udp: ``backlog``, the connections that the kernel queues (1024); ``read_buffer`` and
+    ``write_buffer``, the bytes that a connection may hold (256 KiB and 64 KiB; udp has the first alone). Of tcp, tls
+    and socktcp: ``nodelay`` and ``keepalive``, on unless they are False. Blocks only where the host is a name that
+    has to be looked up.
 
     Raises ValueError for an unknown protocol or a port out of range; TypeError for what is no address or an
     option that the protocol has not; OSError, with the address in its text, where it can't be listened on, and
@@ -59,12 +69,15 @@ def Listen(addr: Any = ("0.0.0.0", 0), proto: str = "tcp", **options: Any) -> Li
     ...     for conn in listener:
     ...         flower.go(handle, conn)
     """
-    listener: Listener = _row(_LISTEN, "Listen", proto, options)(addr, **options)
-    return listener
+    return _row(_LISTEN, "Listen", proto, options)(addr, **options)
 
 
-def Dial(proto: str, addr: Any, **options: Any) -> Conn:
-    """Connect to an address, and give the `Conn`.
+@overload
+def Dial(proto: Literal["udp"], addr: Any, **options: Any) -> Datagrams: ...
+@overload
+def Dial(proto: str, addr: Any, **options: Any) -> Conn: ...
+def Dial(proto: str, addr: Any, **options: Any) -> Any:
+    """Connect to an address, and give the `Conn`; or for udp `Datagrams` that go there.
 
     ==============  ===========================================================================
     ``proto``       ``addr``, and options of its own
@@ -80,10 +93,11 @@ def Dial(proto: str, addr: Any, **options: Any) -> Conn:
     ``"socktcp"``   a TCP socket that is connected, or its descriptor, which is the connection's
                     from now on
     ``"sockpipe"``  the same of a Unix socket, such as one of a ``socket.socketpair()``
+    ``"udp"``       ``(host, port)``; ``local_addr``, ``broadcast``
     ==============  ===========================================================================
 
-    Options of all: ``read_buffer`` and ``write_buffer``; of all but the pipes ``nodelay`` and ``keepalive``, all
-    as of `Listen`. Blocks until the connection stands, or ``timeout`` seconds where given (tcp, tls, pipe).
+    Options of all: ``read_buffer`` and ``write_buffer``; of tcp, tls and socktcp ``nodelay`` and ``keepalive``, all
+    as of `Listen`. Blocks until the connection stands, or ``timeout`` seconds where given (tcp, tls, pipe, udp).
     Cancelled or timed out, it leaves no connection behind.
 
     Raises OSError's own kinds, with the address in the text (ConnectionRefusedError, socket.gaierror for a
@@ -93,8 +107,7 @@ def Dial(proto: str, addr: Any, **options: Any) -> Conn:
 
     >>> conn = Dial("tcp", ("127.0.0.1", 8000), timeout=5.0)
     """
-    conn: Conn = _row(_DIAL, "Dial", proto, options)(addr, **options)
-    return conn
+    return _row(_DIAL, "Dial", proto, options)(addr, **options)
 
 
 def _row(table: dict[str, Any], name: str, proto: Any, options: dict[str, Any]) -> Any:

@@ -83,14 +83,16 @@ def listen_on(
     return Listener(Acceptor(poller, sock, proto, bounds, setup=settings.apply, secure=secure))
 
 
-def bound_socket(proto: str, info: Info, address: Any, *, reuse_port: bool) -> socket.socket:
+def bound_socket(
+    proto: str, info: Info, address: Any, *, reuse_port: bool, reuse_addr: bool = os.name == "posix"
+) -> socket.socket:
     """A socket that does not block, bound to the address of the info; errors name the ``address``."""
     family, kind, number, _name, where = info
     sock = None
     try:
         sock = socket.socket(family, kind, number)
         sock.setblocking(False)
-        if os.name == "posix" and kind == socket.SOCK_STREAM:
+        if reuse_addr:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if reuse_port:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -151,7 +153,8 @@ def dial_to(
         theirs = resolve(proto, host or "127.0.0.1", port)
 
         async def connect() -> Stream:
-            sock = await connect_first(poller, proto, theirs, ours, settings, (host, port))
+            more = "" if local is None else f" from {format_address(local)}"
+            sock = await connect_first(poller, proto, theirs, ours, settings, (host, port), more)
             return await open_stream(poller, sock, proto, bounds, secure)
 
         return Conn(wait(connect(), Stream.abort))
@@ -173,7 +176,13 @@ def within(timeout: float | None, dial: Callable[[], Conn], name: str) -> Conn:
 
 
 async def connect_first(
-    poller: LoopPoller, proto: str, theirs: list[Info], ours: list[Info], settings: Settings, address: Any
+    poller: LoopPoller,
+    proto: str,
+    theirs: list[Info],
+    ours: list[Info],
+    settings: Settings,
+    address: Any,
+    more: str = "",
 ) -> socket.socket:
     """A connected socket: to the first of the addresses that answers, in the manner of RFC 8305.
 
@@ -205,7 +214,7 @@ async def connect_first(
         return await _Race(poller, [lambda info=info: attempt(info) for info in infos]).run()  # type: ignore[misc]
     except OSError:
         tried = ", ".join(format_address(info[4]) for info in infos)
-        more = f" (tried {tried})" if len(infos) > 1 else ""
+        more += f" (tried {tried})" if len(infos) > 1 else ""
         raise explain(failures[0], "can't connect to", proto, address, more) from None
 
 

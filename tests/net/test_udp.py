@@ -1,0 +1,295 @@
+"""Datagrams: a channel of (data, address), with bounds, and peers that know nothing of Flower."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flower
+from flower.errors import ChannelClosed, Timeout
+from flower.net import Datagrams, Dial, Listen
+from flower.net._udp import COST
+from tests.net.support import HOME, NEVER, failing, in_thread, rounds, until
+
+pytestmark = pytest.mark.usefixtures("loop")
+
+SOON = 0.005  # seconds; a timeout that a test waits for
+
+
+@contextmanager
+def heard(**options: Any) -> Iterator[tuple[Datagrams, Datagrams]]:
+    """One that hears everybody, and one that sends to it."""
+    with Listen((HOME, 0), "udp", **options) as here, Dial("udp", here.addr()) as there:
+        yield here, there
+
+
+@contextmanager
+def plain() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind((HOME, 0))
+        sock.settimeout(NEVER)
+        yield sock
+
+
+@pytest.mark.parametrize("size", [0, 1, 1400, 65_507])
+def test_datagrams_arrive_whole_with_their_address(size: int) -> None:
+    with heard() as (here, there):
+        there.send(b"x" * size)
+        assert here.receive(NEVER) == (b"x" * size, there.addr())
+        here.send(b"y" * size, there.addr())
+        assert there.receive(NEVER) == (b"y" * size, here.addr())
+        there.send(b"between")
+        there.send(b"")
+        assert [here.read(), here.read()] == [b"between", b""]
+
+
+def test_the_seeds_spelling() -> None:
+    with heard() as (here, there):
+        there.write("grüße")
+        assert here.read(timeout=NEVER) == "grüße".encode()
+
+
+def test_select_and_iteration() -> None:
+    with heard() as (here, there):
+        quit = flower.channel(1)
+        there.write("one")
+        source, (data, address) = flower.select(here, quit, timeout=NEVER)
+        assert (source, data, address) == (here, b"one", there.addr())
+        there.write("two")
+        for data, _address in here:
+            assert data == b"two"
+            here.close()
+        with pytest.raises(ChannelClosed, match="closed") as caught:
+            flower.select(here, quit)
+        assert caught.value.channel is here
+
+
+def test_a_plain_peer() -> None:
+    with plain() as sock, Listen((HOME, 0), "udp") as here:
+        sock.sendto(b"question", here.addr())
+        data, address = here.receive(NEVER)
+        assert (data, address) == (b"question", sock.getsockname())
+        here.send(b"answer", ("localhost", address[1]))  # a name is looked up
+        assert in_thread(sock.recvfrom, 100)() == (b"answer", here.addr())
+
+
+def test_socat() -> None:
+    with Listen((HOME, 0), "udp") as here:
+        program = subprocess.Popen(
+            ["socat", "-t", "5", "-", f"UDP:{HOME}:{here.addr()[1]},shut-none"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert program.stdin is not None and program.stdout is not None
+        program.stdin.write(b"hello")
+        program.stdin.flush()
+        data, address = here.receive(NEVER)
+        here.send(data.upper(), address)
+        assert in_thread(program.stdout.read, 5)() == b"HELLO"
+        program.kill()
+        program.communicate()
+
+
+def test_ipv6() -> None:
+    with Listen(("::1", 0), "udp") as here, Dial("udp", here.addr()) as there:
+        there.write("six")
+        data, address = here.receive(NEVER)
+        here.send(data, address)
+        assert there.read(timeout=NEVER) == b"six"
+        with pytest.raises(OSError, match=r"127\.0\.0\.1:9"):
+            here.send(b"x", (HOME, 9))
+
+
+def test_local_addr() -> None:
+    with Listen((HOME, 0), "udp") as here, Dial("udp", here.addr(), local_addr=("127.0.0.2", 0)) as there:
+        there.write("x")
+        assert here.receive(NEVER)[1] == there.addr()
+        assert there.addr()[0] == "127.0.0.2"
+
+
+def test_a_slow_receiver_loses_and_knows_how_many() -> None:
+    with heard(read_buffer=10 * (COST + 100)) as (here, there):
+        for i in range(50):
+            there.send(b"%100d" % i)
+        until(lambda: len(here._incoming) + here.dropped == 50)
+        assert here.dropped == 40
+        assert [int(here.read()) for _ in range(10)] == list(range(10))
+        there.send(b"after")
+        assert here.read(timeout=NEVER) == b"after"
+
+
+def test_what_the_kernel_dropped_is_counted_too() -> None:
+    with heard() as (here, there):
+        for _ in range(40):
+            for _ in range(100):
+                there.send(b"x" * 10_000)  # nobody takes them out of the kernel meanwhile
+        until(lambda: len(here._incoming))
+        rounds(50)
+        there.send(b"last")
+        rounds(50)
+        assert here.dropped > 3000
+        assert len(here._incoming) <= 30
+
+
+def test_timeouts_and_cancellation() -> None:
+    with heard() as (here, there):
+        with pytest.raises(Timeout):
+            here.receive(SOON)
+        with pytest.raises(Timeout):
+            here.read(timeout=SOON)
+        with flower.move_on(SOON):
+            here.receive()
+        t = flower.go(here.receive)
+        rounds(1)
+        t.kill()
+        there.write("kept")
+        assert here.read(timeout=NEVER) == b"kept"
+
+
+def test_a_full_kernel_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with heard() as (here, there):
+        port = there._port
+        full = True
+        send = type(port)._try_send
+        monkeypatch.setattr(type(port), "_try_send", lambda self, *args: not full and send(self, *args))
+        with pytest.raises(Timeout, match="no room to write"):
+            there.send(b"never", timeout=SOON)
+        senders = [flower.go(there.send, b"%d" % i) for i in range(3)]
+        rounds(3)
+        assert all(t.alive for t in senders)
+        full = False
+        for t in senders:
+            t.join(NEVER)
+        assert sorted(here.read(timeout=NEVER) for _ in senders) == [b"0", b"1", b"2"]
+        full = True
+        blocked = failing(there.send, b"x")
+        rounds(2)
+        there.close()
+        assert isinstance(blocked.join(NEVER), ChannelClosed)
+
+
+def test_multicast() -> None:
+    group = "239.192.3.7"
+    with Listen(("", 0), "udp", reuse_addr=True) as here, Listen((HOME, 0), "udp") as there:
+        port = here.addr()[1]
+        there._port.sock.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(HOME))
+        here.join(group, HOME)
+        there.send(b"to all", (group, port))
+        assert here.receive(NEVER) == (b"to all", there.addr())
+        with pytest.raises(OSError, match=r"239\.192\.3\.7"):
+            here.join(group, HOME)
+        here.leave(group, HOME)
+        there.send(b"to all others", (group, port))
+        there.send(b"to you", (HOME, port))
+        assert here.read(timeout=NEVER) == b"to you"
+        for attempt in (lambda: here.leave(group, HOME), lambda: here.join("127.0.0.1"), lambda: here.join("none")):
+            with pytest.raises(OSError, match=r"can't (join|leave) the group"):
+                attempt()
+
+
+def test_multicast_ipv6() -> None:
+    """Not every machine has a route for it; but the kernel tells who has joined."""
+    group = "ff01::7:3"
+
+    def joined() -> bool:
+        return socket.inet_pton(socket.AF_INET6, group).hex() in Path("/proc/net/igmp6").read_text()
+
+    with Listen(("::", 0), "udp") as here:
+        here.join(group, "lo")
+        assert joined()
+        here.leave(group, "lo")
+        assert not joined()
+        with pytest.raises(OSError, match="can't leave the group 'ff01::7:3' on udp"):
+            here.leave(group, "lo")
+
+
+def test_nobody_listens_there() -> None:
+    with plain() as sock:
+        where = sock.getsockname()
+    with Dial("udp", where) as there:
+        there.write("anybody?")
+        with pytest.raises(ConnectionRefusedError, match=f"{HOME}:{where[1]}"):
+            there.receive(NEVER)
+
+
+@pytest.mark.parametrize(
+    ("address", "error"),
+    [(5, TypeError), ((HOME, -1), ValueError), ((HOME, 70_000), ValueError), ((HOME, "9"), TypeError)],
+)
+def test_bad_addresses(address: Any, error: Any) -> None:
+    with Listen((HOME, 0), "udp") as here:
+        for attempt in (
+            lambda: here.send(b"x", address),
+            lambda: Listen(address, "udp"),
+            lambda: Dial("udp", address),
+        ):
+            with pytest.raises(error, match="udp address"):
+                attempt()
+
+
+def test_what_can_not_be_sent() -> None:
+    with Listen((HOME, 0), "udp") as here:
+        with pytest.raises(OSError, match=r"127\.0\.0\.1:9") as caught:
+            here.send(b"x" * 70_000, (HOME, 9))
+        assert caught.value.errno == errno.EMSGSIZE
+        with pytest.raises(OSError, match="no address given") as caught:
+            here.send(b"x")
+        assert caught.value.errno == errno.EDESTADDRREQ
+        with pytest.raises(TypeError, match="takes bytes"):
+            here.send("text", (HOME, 9))
+        with pytest.raises(socket.gaierror, match=r"unknown\.invalid:9"):
+            here.send(b"x", ("unknown.invalid", 9))
+        with pytest.raises(OSError, match=str(here.addr()[1])) as caught:
+            Listen(here.addr(), "udp")
+        assert caught.value.errno == errno.EADDRINUSE
+        with pytest.raises(OSError, match=r"192\.0\.2\.77:0"):
+            Dial("udp", (HOME, 9), local_addr=("192.0.2.77", 0))
+
+
+def test_closed() -> None:
+    with heard() as (here, there):
+        receiver = failing(here.receive)
+        rounds(1)
+        here.close()
+        here.close()
+        assert isinstance(receiver.join(NEVER), ChannelClosed)
+        for attempt in (here.receive, here.read, lambda: here.send(b"x", (HOME, 9)), lambda: here.join("239.1.2.3")):
+            with pytest.raises(ChannelClosed) as caught:
+                attempt()
+            assert caught.value.channel is here
+        assert (here.status, here.closed, there.status) == ("closed", True, "open")
+        assert list(here) == []
+
+
+def test_another_thread_may_receive_and_close_but_not_send() -> None:
+    with heard() as (here, there):
+        with pytest.raises(RuntimeError, match="another thread"):
+            in_thread(there.send, b"x")()
+        there.write("y")
+        assert in_thread(here.read)() == b"y"
+        in_thread(here.close)()
+        until(lambda: here.closed)
+
+
+def test_dropped_it_warns_and_closes() -> None:
+    here = Listen((HOME, 0), "udp")
+    port = here._port
+    with pytest.warns(ResourceWarning, match="dropped, and not closed"):
+        del here
+    assert port.sock is None
+
+
+def test_what_it_looks_like() -> None:
+    with heard() as (here, there):
+        assert here and there
+        assert there.remote_addr() == here.addr() == here.local_addr()
+        assert here.remote_addr() is None
+        assert f"udp {HOME}:{here.addr()[1]}, open" in repr(here)
+        assert f"-> {HOME}:{here.addr()[1]}, open" in repr(there)
