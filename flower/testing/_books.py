@@ -109,7 +109,7 @@ class Book:
     def raised(self, error: BaseException, who: str, began: int, now: int) -> Finding | None:
         """A receive has raised this: an exception that somebody had sent, perhaps."""
         for offer in self._offers:
-            if isinstance(offer.value, bomb) and offer.value.error is error:
+            if isinstance(offer.value, bomb) and offer.value.value is error:
                 return self.received(offer.value, who, began, now)
         return None
 

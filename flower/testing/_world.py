@@ -79,6 +79,7 @@ class World:
         self._actors: set[Any] = set()
         self._since: dict[Any, int] = {}
         self._settling: dict[Any, None] = {}
+        self._limits: list[float] = []  # where `advance` is to end: time does not jump there early
         self._invariants: list[Callable[[], object]] = []
         self._failed: list[tuple[Any, BaseException]] = []
         self._error: BaseException | None = None  # what ends the example
@@ -151,8 +152,17 @@ class World:
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Let the time pass: everything that is due meanwhile happens in its turn. Blocks the caller."""
-        flower.time.sleep(seconds)
+        """Let the time pass: everything that is due meanwhile happens first, and then all others settle.
+
+        Blocks the caller. No timer that is due later is fired early meanwhile.
+        """
+        until = self._now + seconds
+        self._limits.append(until)
+        try:
+            flower.time.sleep(seconds)
+            self.settle()
+        finally:
+            self._limits.remove(until)
 
     @property
     def steps(self) -> int:
@@ -397,7 +407,7 @@ class World:
     def _may_jump(self, candidates: list[Any]) -> bool:
         """Whether time jumps to the next timer now, although somebody can run."""
         when = self._scheduler.deadline()
-        if when == math.inf or candidates[0] in self._settling:
+        if when == math.inf or candidates[0] in self._settling or when >= min(self._limits, default=math.inf):
             return False
         if self.choose("t", 2) == 0:
             return False

@@ -301,6 +301,7 @@ class Register:
         return self.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [False, True])
 def test_linearizable(broken: bool) -> None:
     def test(w: ft.World) -> None:

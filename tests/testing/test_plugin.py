@@ -1,0 +1,83 @@
+"""The pytest plugin, in a pytest of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.testing.support import SCHEDULE
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+TESTS = """
+import flower
+import flower.testing as ft
+
+count = []
+
+@ft.explore(database=None, max_examples=300)
+def test_lost_update(w):
+    count.append(1)
+    state, ledger = [0], flower.channel(9)
+    def add():
+        before = state[0]
+        ledger.send(1)
+        state[0] = before + 1
+    w.go(add)
+    w.go(add)
+    w.settle()
+    print("examples:", len(count))
+    assert state == [2]
+
+def test_plain():
+    pass
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> object:
+    (tmp_path / "test_it.py").write_text(TESTS, "utf-8")
+
+    def pytest_there(*options: str) -> tuple[int, str]:
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        command = [sys.executable, "-m", "pytest", "-p", "flower.testing._plugin", "-p", "no:cacheprovider", *options]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+        return done.returncode, done.stdout + done.stderr
+
+    return pytest_there
+
+
+@pytest.mark.slow
+def test_a_report_can_be_run_again(run: object) -> None:
+    status, text = run()  # type: ignore[operator]
+    assert status == 1 and "1 failed, 1 passed" in text
+    assert "is pre-empted" in text
+    match = SCHEDULE.search(text)
+    assert match, text
+    status, text = run(f"--flower-schedule={match[1]}", "--verbose")  # type: ignore[operator]
+    assert status == 1 and "1 failed, 1 deselected" in text
+    assert "examples: 1\n" in text
+
+
+@pytest.mark.slow
+def test_the_number_of_examples(run: object) -> None:
+    status, text = run("--flower-examples=1", "-rP")  # type: ignore[operator]
+    assert status == 0, text
+    assert "examples: 1\n" in text and "examples: 2" not in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--flower-examples=0", "at least 1, not 0"),
+        ("--flower-schedule=flower9:0:0::", "is of version flower9"),
+        ("--flower-schedule=flower1:00000000:0::", "belongs to none of the tests"),
+    ],
+)
+def test_bad_options(run: object, option: str, message: str) -> None:
+    status, text = run(option)  # type: ignore[operator]
+    assert status == 4 and message in text
