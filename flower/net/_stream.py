@@ -476,12 +476,14 @@ async def open_stream(
     poller: LoopPoller, sock: socket.socket, proto: str, bounds: Bounds, secure: Callable[[Stream], TlsLayer] | None
 ) -> Stream:
     """Make a stream of a connected socket that does not block, which is the stream's from the first line on."""
+    stream = None
     try:
         stream = Stream(poller, sock, proto, bounds)
         layer = None if secure is None else secure(stream)
         await poller.loop.connect_accepted_socket((layer or stream).as_protocol, sock)
     except BaseException:
         sock.close()
+        poller.resources.discard(stream)  # uvloop forgets a connection that is cancelled just after it was made
         raise
     if layer is not None:
         await layer.handshake()

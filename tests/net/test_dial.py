@@ -202,3 +202,10 @@ def test_without_a_free_descriptor_the_error_names_the_address() -> None:
         """)
         == "True\nTrue\n"
     )
+
+
+def test_a_kill_just_after_the_connection_was_made_leaves_nothing_behind() -> None:
+    with listening() as listener:
+        dialing = flower.go(Dial, "tcp", listener.addr())
+        with listener.receive(NEVER):
+            dialing.kill()
