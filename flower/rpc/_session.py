@@ -1,160 +1,281 @@
 """A session: two peers on one connection, each of which may call the other.
 
-Tasklets: one *reader* takes bytes from the connection for as long as it lives. Each request is served by a
-tasklet of its own; notifications are served one after the other, in the order in which they came, also those
-of a peer that has closed meanwhile.
+One tasklet, the *reader*, takes bytes from the connection for as long as it lives, and hands what they mean to those
+whose business it is: answers to `Calls`, requests and notifications to `Serving`, values of channels to `Streams`.
+What it and finalizers have to say goes through the `Outbox`. This file is what these four stand on: the reader, the
+handshake, and the end.
 
-What is held for a peer is bounded in bytes: the requests that are being served, the notifications that wait
-to be served, and the answers that wait until the peer reads. Past ENOUGH bytes of the last two, the reader
-reads no more (TCP then stops the peer) and no further method is begun. While we wait for an answer of the
-peer's, which may come behind all that, the reader goes on up to AT_MOST, and then the connection is cut.
+A connection is anything with ``send``, ``close``, ``abort``, ``remote_addr`` and iteration over its bytes, as those of
+`flower.net` and the simulated ones of the tests.
 
 Invariants
 
-- ``_pending`` has a channel for each of our calls whose answer is outstanding, by id. An answer goes to its
-  id's channel and nowhere else. Whoever stopped waiting leaves its channel there, so the id is not used
-  again.
-- `_finish` runs once, when the reader ends, for whatever reason. After that ``_fault`` is set, ``_pending``
-  is empty, and every call fails at once.
-- The reader sends nothing itself: an answer may have to wait for room, and the next message must not.
-- ``_asked``, ``_backlog`` and ``_unsent`` are the bytes of the three kinds, MESSAGE_COST added for each message.
-- Whoever makes one of the last two smaller calls `_go_on`, so that nobody waits in ``_proceed`` (the reader)
-  or ``_room`` (methods to be begun) without need. A method that is begun wakes the next, while there is room.
+- `_finish` runs once, when the reader ends, for whatever reason. After that ``fault`` is set, nothing is pending,
+  every call fails at once, and every channel that went through here is broken.
+- ``early`` is true while our hello has no answer: then the peer's limits, and whether it is a Flower peer, are not known.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
+import time
 from collections.abc import Callable, Mapping
+from threading import get_ident
 from typing import Any
 
-from greenlet import GreenletExit
+from flower.channels import channel, schedule, tasklet
+from flower.channels._ends import Receiver
+from flower.channels._scheduler import current_scheduler
+from flower.channels._waiting import Alarm
+from flower.errors import AuthError, ChannelClosed, Disconnected, Overloaded, ProtocolError, Timeout
+from flower.rpc._calls import CANCEL, EARLY, Calls, left
+from flower.rpc._faults import fault as make_fault
+from flower.rpc._hello import GREETING, HELLO, LOCKED, LOCKED_MESSAGE, BadHello, Handshake, Hello, Settings
+from flower.rpc._outbox import Outbox
+from flower.rpc._serving import ENOUGH, Flood, Serving, log, printable
+from flower.rpc._streams import Streams
+from flower.rpc._types import Codec
+from flower.rpc._wire import NOTIFICATION, REQUEST, RESPONSE, Wire
 
-from flower.channels import bomb, channel, schedule, tasklet
-from flower.errors import Cancelled, ChannelClosed, Disconnected, ProtocolError, RemoteError, TaskletExit
-from flower.net import Conn
-from flower.rpc._wire import MAX_MESSAGE, Notification, Request, Response, Violation, Wire
-
-# Requests of one peer that are served at a time. More are refused at once.
-MAX_INFLIGHT = 1024
-# Bytes of answers, or of notifications, that wait: above that the peer is held back ...
-ENOUGH = 256 * 1024
-# ... and above that it is refused, or cut off. Twice the longest message.
-AT_MOST = 2 * MAX_MESSAGE
-# What a held message costs beside its bytes, so that a flood of tiny ones is bounded too.
-MESSAGE_COST = 256
-# Characters of an error's text that are sent.
-MAX_TEXT = 8 * 1024
-
-# What ends a tasklet, and is nobody's failure. Any other error of a method is told to its caller, SystemExit too.
-_ENDS = (TaskletExit, GreenletExit, KeyboardInterrupt, Cancelled)
-
-log = logging.getLogger("flower.rpc")
-
-
-class _Flood(ProtocolError):
-    """The peer sends more than we may hold."""
+BYE = "$/bye"
+DEFAULTS = Settings()
 
 
 class Session:
-    """One connection's state and tasklets. `Peer` is its public face."""
+    """One connection's state and tasklets. `Peer` is its public face.
+
+    ``exports``: what the peer may call, by name. ``on_end(session)`` is called once, when nothing is left to do.
+    ``dialed``: we connected, and say hello. ``authenticated``: the connection itself has proved who the peer is.
+    """
 
     def __init__(
-        self, conn: Conn, exports: Mapping[str, Callable[..., Any]], on_end: Callable[[Session], object]
+        self,
+        conn: Any,
+        exports: Mapping[str, Callable[..., Any]],
+        on_end: Callable[[Session], object],
+        *,
+        dialed: bool = False,
+        settings: Settings = DEFAULTS,
+        authenticated: bool = False,
     ) -> None:
         self.conn = conn
         self.name = _name(conn)
-        self._exports = exports
+        self.exports = exports
+        self.settings = settings
+        self.daemon = True
+        self.fault: BaseException | None = None
+        self.face: Any = None  # what a method sees as its caller
+        self.draining = False  # we have said bye
+        self.leaving = False  # the peer has
+        self.on_leaving: Callable[[Session], object] | None = None
+        self.began = time.monotonic()
+        self.scheduler = current_scheduler()
+        self.thread = get_ident()
+        self.handshake = Handshake(settings, dialed, authenticated)
+        self.theirs: Hello | None = None
+        self.early = False
+        self.streams = Streams(self)
+        self.codec = Codec(self.streams)
+        self.wire = Wire(LOCKED_MESSAGE if self.is_locked else settings.max_message, self.codec)
+        self.outbox = Outbox(conn)
+        self.calls = Calls(self)
+        self.serving = Serving(self)
+        self.call, self.begin, self.stream, self.notify = _methods(self.calls)
+        self.outbox.on_sent = self._sent
         self._on_end = on_end
-        self._wire = Wire()
-        self._pending: dict[int, channel[Any]] = {}
-        self._fault: BaseException | None = None
-        self._daemon = True
-        self._inflight = 0
-        self._unbegun = 0  # of those in flight, the ones whose tasklet has not had its first turn
-        self._asked = 0
-        self._unsent = 0
-        self._refusals: deque[bytes] = deque()
-        self._refusing = False
+        self._hello_id = 0
+        self._alarm: Alarm | None = None
+        self._settled: channel[None] | None = None
+        self._idle: channel[None] | None = None
         self._last_answers = False  # the peer sends no more, and waits for answers: so we hang up after the last
-        self._notices: deque[Notification] = deque()
-        self._backlog = 0
-        self._noticing = False
-        self._proceed: channel[None] = channel(0, "the reader is held back")
-        self._proceed.preference = 0
-        self._room: channel[None] = channel(0, "answers wait to be sent")
-        self._room.preference = 0
 
     def start(self, *, daemon: bool) -> None:
-        """Begin to read, in a tasklet of its own."""
-        self._daemon = daemon
+        """Begin to read, in a tasklet of its own. Where we connected, say hello."""
+        self.daemon = daemon
+        self.outbox.start(daemon)
+        if self.handshake.state is GREETING:
+            self.early = True
+            self.codec.flower = None
+            self._hello_id, data = self.wire.call(HELLO, [self.settings.announce(with_token=True)])
+            self.outbox.post(data)
+            self.outbox.flush()
+        if self.early or self.is_locked:
+            self._alarm = Alarm(self._too_late)
+            self.scheduler.set_alarm(self._alarm, self.scheduler.now() + self.settings.handshake_timeout)
         tasklet(self._read, label=f"rpc {self.name}", daemon=daemon)()
 
-    # -- Calling
+    # -- For those who call
 
-    def call(self, method: str, params: tuple[Any, ...]) -> channel[Any]:
-        """Send a request; give the channel on which the answer comes, a value or a bomb. It then closes."""
-        if self._fault is not None:
-            raise self._disconnected()
-        msgid, data = self._wire.call(method, params)
-        reply: channel[Any] = channel(1, f"reply of {method}")
-        reply._external = True
-        self._pending[msgid] = reply
-        if self._backlog > ENOUGH or self._unsent > ENOUGH:
-            self._go_on()  # the answer may be behind what holds the reader back
+    @property
+    def peer_is(self) -> str | None:
+        """ "flower" or "plain"; None while that is not known."""
+        return None if self.early else "plain" if self.theirs is None else "flower"
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether the peer has still to prove who it is."""
+        return self.handshake.state is LOCKED
+
+    @property
+    def identity(self) -> Any:
+        """What `Settings.verify` gave for the peer."""
+        return self.handshake.identity
+
+    @property
+    def inflight(self) -> int:
+        """Calls of the peer that are being served."""
+        return self.serving.inflight
+
+    @property
+    def outstanding(self) -> int:
+        """Our calls that have no answer yet."""
+        return len(self.calls.pending)
+
+    def check(self, deadline: float | None = None) -> None:
+        """A call is about to be made: raise what keeps it from that. Waits where we have to be let in first."""
+        if self.fault is not None:
+            raise self.disconnected(not_run=True)
+        if self.leaving:
+            raise Overloaded(make_fault("overloaded", f"{self.name} is about to leave, and takes no new calls"))
+        if self.early and self.settings.token is not None:
+            self.await_settled(left(deadline))
+
+    def await_settled(self, timeout: float | None = None) -> None:
+        """Wait until the handshake is over."""
+        if self.early:
+            if self._settled is None:
+                self._settled = channel(0, "handshake")
+                self._settled._external = True
+            try:
+                self._settled.receive(timeout)
+            except ChannelClosed:
+                pass
+        if self.fault is not None:
+            raise self.disconnected(not_run=True)
+
+    ready = await_settled
+
+    def await_hello(self, what: str | Exception, deadline: float | None = None, needed: Any = True) -> bool:
+        """Whether the peer is a Flower peer, once that is known. Where it is ``needed`` and is not: an error."""
+        if self.early:
+            self.await_settled(left(deadline))
+        if self.theirs is not None:
+            return True
+        if not needed:
+            return False
+        if isinstance(what, Exception):
+            raise what
+        raise TypeError(f"{what} can be called at Flower peers only, and {self.name} is none")
+
+    def ping(self, timeout: float | None = None) -> float:
+        """Seconds to the peer and back."""
+        began = time.perf_counter()
+        self.call("$/ping", (), None, timeout)
+        return time.perf_counter() - began
+
+    def hurry(self) -> None:
+        """An answer is about to be waited for: it may be behind what holds the reader back."""
+        serving = self.serving
+        if serving.backlog > ENOUGH or serving.unsent > ENOUGH:
+            serving.go_on()
+
+    def take_fresh(self) -> Any:
+        """The ends of channels in the message that was packed just now; `Streams.commit` or `roll_back` is next."""
+        streams = self.streams
+        if not streams.fresh:
+            return None
+        fresh, streams.fresh = streams.fresh, []
+        return fresh
+
+    def send(self, data: bytes, fresh: Any = None) -> None:
+        """Send a packed message. Blocks while there is no room."""
         try:
             self.conn.send(data)
-        except BaseException as error:  # then not a byte of it was taken
-            if self._pending.pop(msgid, None) is not None:
-                self._wire.take_back(msgid)
-            if isinstance(error, OSError | ChannelClosed):
-                raise self._disconnected(error) from error
+        except BaseException as error:
+            if fresh is not None:
+                self.streams.roll_back(fresh)
+            if isinstance(error, OSError | ChannelClosed) and not isinstance(error, TimeoutError):
+                raise self.disconnected(error, not_run=True) from error
             raise
-        return reply
+        if fresh is not None:
+            self.streams.commit(fresh)
 
-    def notify(self, method: str, params: tuple[Any, ...]) -> None:
-        if self._fault is not None:
-            raise self._disconnected()
-        data = self._wire.notify(method, params)
-        try:
-            self.conn.send(data)
-        except (OSError, ChannelClosed) as error:
-            if isinstance(error, TimeoutError):
-                raise
-            raise self._disconnected(error) from error
+    def here(self, callback: Callable[[], object]) -> None:
+        """Run it in this session's thread: now, if that is the present one."""
+        if get_ident() == self.thread:
+            callback()
+        else:
+            self.scheduler.post(callback)
 
     def close(self) -> None:
         """Close here. Never blocks; the reader sees it, and ends. Notifications that wait are dropped."""
-        if self._fault is None:
+        if self.fault is None:
+            self.outbox.flush()
             self._fail(Disconnected(f"{self.name}: closed here"))
-        self._notices.clear()
+        self.serving.notices.clear()
         self.conn.close()
+
+    def drain(self, reason: str = "", grace: float = 30.0) -> bool:
+        """Take no new calls, and wait until those that run have ended: True. After ``grace`` seconds: False."""
+        if self.fault is not None:
+            return True
+        self.draining = True
+        if self.theirs is not None:
+            told = [reason, self.serving.last_id, int(1000 * grace)]
+            self.outbox.post(self.wire.notify(BYE, told))
+        deadline = self.scheduler.now() + grace
+        while self.fault is None and (self.serving.inflight or self.serving.noticing or self.outbox.writing):
+            if self._idle is None:
+                self._idle = channel(1, "calls that are being served")
+                self._idle._external = True
+            try:
+                self._idle.receive(left(deadline))
+            except Timeout:
+                return False
+        return True
+
+    def stats(self) -> dict[str, Any]:
+        """Counts, for people and dashboards."""
+        return {
+            "seconds": round(time.monotonic() - self.began, 3),
+            "peer": self.peer_is,
+            "served": self.serving.served,
+            "refused": self.serving.refused,
+            "inflight": self.serving.inflight,
+            "made": self.calls.made,
+            "outstanding": len(self.calls.pending),
+            "channels": len(self.streams),
+            "unsent": self.serving.waiting,
+        }
 
     # -- Reading
 
     def _read(self) -> None:
         fault: BaseException | None = None
+        serving, outbox, feed = self.serving, self.outbox, self.wire.feed
         try:
             for data in self.conn:
-                for event in self._wire.feed(data):
-                    if self._fault is not None:  # closed here, while others had their turn
+                for event in feed(data):
+                    if self.fault is not None:  # closed here, while others had their turn
                         return
-                    _ON_EVENT[type(event)](self, event)
-                    if self._backlog > ENOUGH or self._unsent > ENOUGH:
-                        self._hold_back()
-            if self._fault is None:
-                for event in self._wire.end():
-                    _ON_EVENT[type(event)](self, event)
+                    self._on_event(event)
+                    if serving.backlog > ENOUGH or serving.unsent + outbox.bytes > ENOUGH:
+                        serving.hold_back()
+            if self.fault is None:
+                for event in self.wire.end():
+                    self._on_event(event)
             fault = Disconnected(f"{self.name}: the peer closed the connection")
             self._last_answers = self._answering()
         except ProtocolError as error:
             log.warning("%s; the connection is closed", error)
             fault = error
-            if isinstance(error, _Flood):
+            if isinstance(error, Flood):
                 self.conn.abort()
             else:
                 schedule()  # the requests that came before it are answered, if their methods don't wait
+        except AuthError as error:
+            log.warning("%s; the connection is closed", error)
+            fault = error
         except OSError as error:
             fault = Disconnected(f"{self.name}: {error}")
             fault.__cause__ = error
@@ -164,214 +285,177 @@ class Session:
         finally:
             self._finish(fault)
 
+    def _on_event(self, event: list[Any]) -> None:
+        kind = event[0]
+        if kind == RESPONSE:
+            if event[1] == self._hello_id and self._hello_id:
+                self._on_hello_answer(event)
+            else:
+                self.calls.answered(event)
+        elif kind == REQUEST:
+            if event[2] == HELLO:
+                self._on_hello(event)
+            else:
+                self.serving.on_request(event)
+        elif kind == NOTIFICATION:
+            if self.is_locked:
+                return
+            method = event[1]
+            handler = self._control.get(method)
+            if handler is None:
+                self.serving.on_notification(event)
+            elif self.theirs is not None:
+                try:
+                    handler(self, event)
+                except (TypeError, ValueError, IndexError, KeyError) as error:
+                    raise ProtocolError(f"{self.name}: a {printable(method)} that can't stand: {error}") from None
+        else:
+            raise ProtocolError(f"{self.name}: {event[1]}")
+
+    # -- The handshake
+
+    def _on_hello(self, event: list[Any]) -> None:
+        msgid, params = event[1], event[3]
+        try:
+            answer = self.handshake.greeted(params)
+        except BadHello as error:
+            raise ProtocolError(f"{self.name}: {error}") from None
+        except AuthError as error:
+            refusal = {**make_fault("invalid", str(error)), "auth": True}
+            self.outbox.post(self.wire.refuse(msgid, refusal))
+            self.outbox.flush()
+            raise AuthError(f"{self.name}: {error}") from None
+        self.outbox.post(self.wire.reply(msgid, answer))
+        self._settle()
+
+    def _on_hello_answer(self, event: list[Any]) -> None:
+        self._hello_id = 0
+        if not self.early:
+            return  # it was too late
+        try:
+            self.handshake.answered(event[2], event[3])
+        except BadHello as error:
+            raise ProtocolError(f"{self.name}: {error}") from None
+        except AuthError as error:
+            raise AuthError(f"{self.name}: {error}") from None
+        self._settle()
+
+    def _settle(self) -> None:
+        """Who the peer is, is known now."""
+        self.early = False
+        self.theirs = self.handshake.theirs
+        self.codec.flower = self.theirs is not None
+        self.wire.limit(self.settings.max_message)
+        if self.theirs is not None:
+            self.wire.most_sent = self.theirs.max_message
+        if self._alarm is not None:
+            self.scheduler.clear_alarm(self._alarm)
+            self._alarm = None
+        if self._settled is not None:
+            self._settled.close()
+
+    def _too_late(self, now: float) -> None:
+        self._alarm = None
+        if self.fault is not None:
+            return
+        if self.is_locked:
+            log.warning("%s: said no hello within %s s", self.name, self.settings.handshake_timeout)
+            self._fail(Disconnected(f"{self.name}: said no hello in time"))
+            self.conn.abort()
+        elif self.early:  # it answers nothing that it does not know
+            self.handshake.answered("no answer", None)
+            self._settle()
+
+    # -- The peer's control notifications
+
+    def _on_cancel(self, event: list[Any]) -> None:
+        msgid, reason, *_ = event[2]
+        self.serving.cancel(msgid, "deadline" if reason == "deadline" else "cancelled")
+
+    def _on_bye(self, event: list[Any]) -> None:
+        if not self.leaving:
+            self.leaving = True
+            if self.on_leaving is not None:
+                self.on_leaving(self)
+
+    _control: dict[str, Callable[[Session, list[Any]], None]] = {
+        CANCEL: _on_cancel,
+        BYE: _on_bye,
+        "$/d": lambda session, event: session.streams.on_data(event),
+        "$/w": lambda session, event: session.streams.on_credit(event[2]),
+        "$/end": lambda session, event: session.streams.on_end(event[2]),
+        "$/rst": lambda session, event: session.streams.on_reset(event[2]),
+        "$/stop": lambda session, event: session.streams.on_stop(event[2]),
+    }
+
+    # -- The end
+
     def _finish(self, fault: BaseException | None) -> None:
-        if self._fault is None:
+        if self.fault is None:
             self._fail(fault or Disconnected(f"{self.name}: disconnected"))
         if not self._last_answers:
             self._part()
 
     def _part(self) -> None:
         """Nothing is left to do for this peer."""
+        self._last_answers = False
         self.conn.close()
         self._on_end(self)
 
     def _fail(self, fault: BaseException) -> None:
         """From now on every call fails; those that wait do so now."""
-        self._fault = fault
-        pending, self._pending = self._pending, {}
-        for reply in pending.values():
-            reply.try_send(bomb(self._disconnected()))
-            reply.close()
-        self._go_on()
+        self.fault = fault
+        self.early = False
+        if self._alarm is not None:
+            self.scheduler.clear_alarm(self._alarm)
+            self._alarm = None
+        self.calls.fail()
+        self.streams.fail()
+        if self._settled is not None:
+            self._settled.close()
+        self.serving.go_on()
+        self._wake_drain()
 
-    def _disconnected(self, cause: BaseException | None = None) -> Any:
-        fault = self._fault if self._fault is not None else cause
-        error: Any = (ProtocolError if isinstance(fault, ProtocolError) else Disconnected)(str(fault))
+    def disconnected(self, cause: BaseException | None = None, not_run: bool = False) -> Any:
+        """The error for one who needs the connection. ``not_run``: nothing of what he wanted was sent."""
+        fault = self.fault if self.fault is not None else cause
+        kind = type(fault) if isinstance(fault, ProtocolError | AuthError) else Disconnected
+        if isinstance(fault, Flood):
+            kind = ProtocolError
+        error: Any = kind(str(fault))
         error.__cause__ = getattr(fault, "__cause__", None)
+        error.not_run = not_run
         error._flower_conn = True
         return error
 
-    def _on_response(self, event: Response) -> None:
-        reply = self._pending.pop(event.msgid, None)
-        if reply is not None:
-            reply.try_send(event.result if event.error is None else bomb(RemoteError(event.error)))
-            reply.close()
-
-    def _on_violation(self, event: Violation) -> None:
-        raise ProtocolError(f"{self.name}: {event.reason}")
-
-    # -- Serving requests
-
-    def _on_request(self, event: Request) -> None:
-        if self._inflight >= MAX_INFLIGHT and self._unbegun:
-            schedule()  # those that came in the same piece have not had a turn yet
-        if self._inflight >= MAX_INFLIGHT:
-            self._refuse(event, f"overloaded: {MAX_INFLIGHT} requests are being served")
-        elif self._inflight and self._asked + event.size > AT_MOST:
-            self._refuse(event, f"overloaded: {self._asked} bytes of requests are being served")
-        else:
-            self._inflight += 1
-            self._unbegun += 1
-            self._asked += event.size + MESSAGE_COST
-            tasklet(self._serve, label=event.method, daemon=self._daemon)(event)
-
-    def _serve(self, request: Request) -> None:
-        self._unbegun -= 1
-        try:
-            self._send_answer(self._run(request))
-        finally:
-            self._inflight -= 1
-            self._asked -= request.size + MESSAGE_COST
-            self._answered()
-
-    def _run(self, request: Request) -> bytes:
-        """Call the method; give the answer's bytes, whatever happens."""
-        function = self._exports.get(request.method)
-        if function is None:
-            return self._wire.refuse(request.msgid, f"unknown method: {_printable(request.method)}")
-        try:
-            if self._unsent > ENOUGH:
-                self._wait_for_room()
-            result = function(*request.params)
-            return self._wire.reply(request.msgid, result, AT_MOST - self._unsent)
-        except _ENDS as error:  # the caller learns of it, and our scheduler too
-            self._send_answer(self._wire.refuse(request.msgid, f"cancelled: {type(error).__name__}"))
-            raise
-        except BaseException as error:
-            log.debug("%s: %s failed", self.name, request.method, exc_info=error)
-            return self._wire.refuse(request.msgid, _describe(error))
-
-    def _wait_for_room(self) -> None:
-        """Wait until the peer has read of the answers before this one."""
-        while self._unsent > ENOUGH:
-            self._room.receive()
-        self._wake(self._room)  # the next may begin, too
-
-    def _send_answer(self, data: bytes) -> None:
-        size = len(data) + MESSAGE_COST
-        self._unsent += size
-        try:
-            self.conn.send(data)
-        except (OSError, ChannelClosed):
-            pass  # the caller is gone, or we have hung up: there is nobody to tell
-        finally:
-            self._unsent -= size
-            if self._unsent <= ENOUGH:
-                self._go_on()
-
-    def _refuse(self, request: Request, why: str) -> None:
-        """Answer without a tasklet of its own: there may be very many."""
-        data = self._wire.refuse(request.msgid, why)
-        self._refusals.append(data)
-        self._unsent += len(data) + MESSAGE_COST
-        if not self._refusing:
-            self._refusing = True
-            tasklet(self._send_refusals, label="refusals", daemon=self._daemon)()
-
-    def _send_refusals(self) -> None:
-        try:
-            while self._refusals:
-                data = self._refusals.popleft()
-                self._unsent -= len(data) + MESSAGE_COST  # it is counted where it is sent
-                self._send_answer(data)
-        finally:
-            self._refusing = False
-            self._answered()
-
     def _answering(self) -> bool:
-        return self._inflight > 0 or self._refusing
+        return self.serving.inflight > 0 or self.outbox.writing
 
-    def _answered(self) -> None:
+    def answered(self) -> None:
+        """One call less is being served."""
         if self._last_answers and not self._answering():
             self._part()
+        self._wake_drain()
 
-    # -- Serving notifications
+    def _sent(self) -> None:
+        """The outbox holds less than before."""
+        if self.serving.waiting <= ENOUGH:
+            self.serving.go_on()
+        if not self.outbox.writing:
+            self.answered()
 
-    def _on_notification(self, event: Notification) -> None:
-        if event.method not in self._exports:
-            log.debug("%s: unknown notification: %s", self.name, _printable(event.method))
-            return
-        self._notices.append(event)
-        self._backlog += event.size + MESSAGE_COST
-        if not self._noticing:
-            self._begin_noticing()
-
-    def _begin_noticing(self) -> None:
-        self._noticing = True
-        tasklet(self._serve_notices, label="notifications", daemon=self._daemon)()
-
-    def _serve_notices(self) -> None:
-        try:
-            while self._notices:
-                self._notice(self._notices.popleft())
-        finally:
-            self._noticing = False
-            if self._notices:  # this tasklet was killed, or interrupted: the rest are served by another
-                self._begin_noticing()
-
-    def _notice(self, event: Notification) -> None:
-        try:
-            self._exports[event.method](*event.params)
-        except _ENDS:
-            raise
-        except BaseException as error:
-            log.error("%s: the notification %s failed", self.name, event.method, exc_info=error)
-        finally:
-            self._backlog -= event.size + MESSAGE_COST
-            if self._backlog <= ENOUGH:
-                self._go_on()
-
-    # -- Holding back
-
-    def _hold_back(self) -> None:
-        """Read no more until less waits, or until we wait for an answer, which may be behind it."""
-        while (self._backlog > ENOUGH or self._unsent > ENOUGH) and self._fault is None:
-            if self._pending:
-                if self._backlog > AT_MOST:
-                    raise _Flood(f"{self.name}: it sends notifications faster than they are served")
-                if self._unsent > AT_MOST:
-                    raise _Flood(f"{self.name}: it sends requests and does not read the answers")
-                return
-            self._proceed.receive()
-
-    def _go_on(self) -> None:
-        self._wake(self._proceed)
-        self._wake(self._room)
-
-    @staticmethod
-    def _wake(waiting: channel[None]) -> None:
-        if waiting.balance < 0:
-            waiting.try_send(None)
+    def _wake_drain(self) -> None:
+        if self._idle is not None:
+            self._idle.try_send(None)
 
 
-_ON_EVENT: dict[type, Callable[[Session, Any], None]] = {
-    Request: Session._on_request,
-    Response: Session._on_response,
-    Notification: Session._on_notification,
-    Violation: Session._on_violation,
-}
+def _methods(calls: Calls) -> tuple[Any, Any, Any, Any]:
+    return calls.call, calls.begin, calls.stream, calls.notify
 
 
-def _name(conn: Conn) -> str:
+def _name(conn: Any) -> str:
     address = conn.remote_addr()
     if isinstance(address, tuple):
         host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
         return f"peer {host}:{address[1]}"
     return f"peer {address or '?'}"
-
-
-def _describe(error: BaseException) -> str:
-    """An error as a plain peer gets it: a string that is never empty, not long, and can be encoded."""
-    name = type(error).__name__
-    try:
-        text = str(error)[:MAX_TEXT]
-        text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        text = text.encode("utf-8", "backslashreplace").decode()
-    except Exception as second:  # its __str__ fails
-        text = f"(its text can't be had: {type(second).__name__})"
-    return f"{name}: {text}" if text else name
-
-
-def _printable(name: str) -> str:
-    return ascii(name[:100])[1:-1]

@@ -1,0 +1,60 @@
+"""The methods that every Flower peer has, whoever calls: ping, list, help, health, stats."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flower.rpc._session import Session
+
+# Characters of one method's documentation.
+MAX_DOC = 8 * 1024
+
+
+def ping(session: Session) -> None:
+    """That we are here. Any value may be sent along; it is ignored."""
+
+
+def list_methods(session: Session) -> dict[str, dict[str, Any]]:
+    """All methods that may be called, with their signatures and documentation."""
+    return {name: describe(function) for name, function in session.exports.items()}
+
+
+def help_on(session: Session, name: str) -> dict[str, Any]:
+    """One method's signature and documentation."""
+    return {"name": name, **describe(session.exports[name])}
+
+
+def health(session: Session) -> dict[str, str]:
+    """Whether new calls are taken."""
+    return {"status": "draining" if session.draining else "serving"}
+
+
+def stats(session: Session) -> dict[str, Any]:
+    """Counts of this connection."""
+    return session.stats()
+
+
+BUILTIN: dict[str, Callable[..., Any]] = {
+    "$/ping": lambda session, *_: None,
+    "$/list": list_methods,
+    "$/help": help_on,
+    "$/health": health,
+    "$/stats": stats,
+}
+
+
+def describe(function: Callable[..., Any]) -> dict[str, Any]:
+    """The signature and documentation of an exported method."""
+    told = getattr(function, "describe", None)
+    if told is not None:
+        found: dict[str, Any] = told()
+        return {key: found[key] for key in ("signature", "doc", "streams") if key in found}
+    try:
+        signature = str(inspect.signature(function))
+    except (TypeError, ValueError):
+        signature = "(...)"
+    doc = (inspect.getdoc(function) or "")[:MAX_DOC]
+    return {"signature": signature, "doc": doc, "streams": inspect.isgeneratorfunction(function)}

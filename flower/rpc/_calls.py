@@ -1,0 +1,303 @@
+"""The calls that we make over one connection, until each has ended in exactly one way.
+
+Invariants
+
+- ``pending`` has a channel for each of our requests whose answer is outstanding, by id. An answer goes to its id's
+  channel and nowhere else. Whoever stopped waiting leaves its channel there, so the id is not used again.
+- A channel in ``_spare`` is empty, and nobody knows it.
+- A request that was packed is either sent whole, or taken back, and the ends of channels in it with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from flower.channels import bomb, channel
+from flower.channels._ends import Receiver
+from flower.channels._scheduler import check_timeout, current_scheduler
+from flower.channels._waiting import Alarm
+from flower.errors import Cancelled, ChannelClosed, RemoteError, Timeout
+from flower.rpc._context import _current
+from flower.rpc._faults import rebuild
+from flower.rpc._types import NotPlain
+from flower.rpc._wire import Unmade
+
+if TYPE_CHECKING:
+    from flower.rpc._session import Session
+
+CALL = "$/call"
+CAST = "$/cast"
+CANCEL = "$/cancel"
+
+# Reply channels that are kept for the next call.
+SPARE = 64
+# Bytes of a request that is sent before the peer has told its limits.
+EARLY = 64 * 1024
+
+
+class Calls:
+    """Our side of the calls of a `Session`."""
+
+    __slots__ = ("_session", "_spare", "made", "pending")
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._spare: list[channel[Any]] = []
+        self.pending: dict[int, channel[Any]] = {}
+        self.made = 0
+
+    def call(
+        self,
+        method: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call, and wait for the result."""
+        spare = self._spare
+        if spare:
+            reply = spare.pop()
+            reply.label = method
+        else:
+            reply = self._new_reply(method)
+        if timeout is None and _current.get() is None:
+            msgid = self._send(reply, method, args, kwargs, None, meta)
+            try:
+                result = reply.receive()
+            except RemoteError:
+                raise
+            except BaseException as error:
+                self._give_up(msgid, error)
+                raise
+        else:
+            result = self._call_within(reply, method, args, kwargs, timeout, meta)
+        if len(spare) < SPARE:
+            spare.append(reply)
+        return result
+
+    def _call_within(self, reply: channel[Any], method: str, args: Any, kwargs: Any, timeout: Any, meta: Any) -> Any:
+        deadline, whose = _deadline(timeout)
+        msgid = None
+        try:
+            msgid = self._send(reply, method, args, kwargs, deadline, meta)
+            return reply.receive(left(deadline))
+        except RemoteError:
+            raise
+        except Timeout as error:
+            if msgid is not None:
+                self._give_up(msgid, error)
+            raise Timeout(f"{self._session.name}: {method} gave no answer within {whose}") from None
+        except BaseException as error:
+            if msgid is not None:
+                self._give_up(msgid, error)
+            raise
+
+    def begin(
+        self,
+        method: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> channel[Any]:
+        """Call, and give the channel on which the answer comes. Its receiver's close cancels the call."""
+        deadline, whose = _deadline(timeout)
+        reply = self._new_reply(method)
+        msgid = self._send(reply, method, args, kwargs, deadline, meta)
+        started = _Started(self, msgid, f"{method} gave no answer within {whose}")
+        reply._feeder = started
+        if deadline is not None and msgid in self.pending:
+            started.watch(deadline)
+        return reply
+
+    def stream(
+        self,
+        method: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Receiver[Any]:
+        """Call a method that gives many values, and give the end on which they come."""
+        result = self.call(method, args, kwargs, timeout, meta)
+        if isinstance(result, Receiver):
+            return result
+        if isinstance(result, list):  # from a plain peer, which has no other way
+            values: channel[Any] = channel(max(1, len(result)), method)
+            for value in result:
+                values.try_send(value)
+            values.close()
+            return values.receiver
+        raise TypeError(f"{self._session.name}: {method} gives no stream, but {type(result).__name__}")
+
+    def notify(
+        self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, meta: Any = None
+    ) -> None:
+        """Call, and want no answer."""
+        session = self._session
+        while True:
+            session.check()
+            if kwargs or meta:
+                session.await_hello(f"{method} with keyword arguments or metadata")
+                name, params = CAST, [method, list(args), dict(kwargs or {}), dict(meta or {})]
+            else:
+                name, params = method, list(args)
+            try:
+                data = session.wire.notify(name, params)
+            except NotPlain as error:
+                if session.await_hello(error):
+                    continue
+                raise
+            session.send(data, session.take_fresh())
+            return
+
+    def answered(self, event: list[Any]) -> None:
+        """An answer has come."""
+        reply = self.pending.pop(event[1], None)
+        if reply is None:
+            return
+        error, result = event[2], event[3]
+        if error is not None:
+            result = bomb(rebuild(error))
+        elif type(result) is Unmade:
+            result = bomb(TypeError(f"{self._session.name}: the answer holds {result.error}"))
+        if reply._feeder is not None:
+            reply._feeder.answered(reply, result)
+        else:
+            reply.try_send(result)
+
+    def fail(self) -> None:
+        """The connection is over: whoever waits learns it now."""
+        pending, self.pending = self.pending, {}
+        for reply in pending.values():
+            failure = bomb(self._session.disconnected())
+            if reply._feeder is not None:
+                reply._feeder.answered(reply, failure)
+            else:
+                reply.try_send(failure)
+
+    # -- Sending a request
+
+    def _send(
+        self, reply: channel[Any], method: str, args: Any, kwargs: Any, deadline: float | None, meta: Any
+    ) -> int:
+        session = self._session
+        while True:
+            if session.fault is not None or session.early:
+                session.check(deadline)
+            name: str = method
+            params: Any = list(args)
+            if kwargs or meta or deadline is not None:
+                if session.await_hello(f"{method} with keyword arguments or metadata", deadline, kwargs or meta):
+                    name = CALL
+                    params = [method, params, dict(kwargs or {}), _with_deadline(meta, deadline)]
+            try:
+                msgid, data = session.wire.call(name, params)
+                break
+            except NotPlain as error:
+                if not session.await_hello(error, deadline):
+                    raise
+        self.pending[msgid] = reply
+        fresh = session.take_fresh() if session.streams.fresh else None
+        try:
+            if session.early and len(data) > EARLY:
+                session.await_settled(left(deadline))
+            session.hurry()  # the answer may be behind what holds the reader back
+            if deadline is None and fresh is None:
+                session.conn.send(data)
+            else:
+                session.conn.send(data, left(deadline))
+        except BaseException as error:  # then not a byte of it was taken
+            if fresh is not None:
+                session.streams.roll_back(fresh)
+            if self.pending.pop(msgid, None) is not None:
+                session.wire.take_back(msgid)
+            if isinstance(error, OSError | ChannelClosed) and not isinstance(error, TimeoutError):
+                raise session.disconnected(error, not_run=True) from error
+            raise
+        if fresh is not None:
+            session.streams.commit(fresh)
+        self.made += 1
+        return msgid
+
+    def _give_up(self, msgid: int, error: BaseException) -> None:
+        """Nobody waits for this answer any more: the peer may stop working on it."""
+        session = self._session
+        if msgid in self.pending and session.theirs is not None and session.fault is None:
+            why = "deadline" if isinstance(error, TimeoutError) else "cancelled"
+            session.outbox.post(session.wire.notify(CANCEL, [msgid, why]))
+
+    def _new_reply(self, method: str) -> channel[Any]:
+        reply: channel[Any] = channel(1, method)
+        reply._external = True
+        return reply
+
+
+class _Started:
+    """Behind the reply of a call that was begun: when it is closed by its receiver, or its time is over."""
+
+    __slots__ = ("_alarm", "_calls", "_msgid", "_text")
+
+    def __init__(self, calls: Calls, msgid: int, text: str) -> None:
+        self._calls = calls
+        self._msgid = msgid
+        self._text = text
+        self._alarm: Alarm | None = None
+
+    def watch(self, deadline: float) -> None:
+        self._alarm = Alarm(self._expire)
+        current_scheduler().set_alarm(self._alarm, deadline)
+
+    def on_low(self) -> None:
+        pass
+
+    def on_stop(self, reason: Any) -> None:
+        """The receiver gives up. In any thread."""
+        calls, msgid = self._calls, self._msgid
+        calls._session.here(lambda: calls._give_up(msgid, Cancelled()))
+
+    def answered(self, reply: channel[Any], result: Any) -> None:
+        if self._alarm is not None:
+            current_scheduler().clear_alarm(self._alarm)
+        try:
+            reply.try_send(result)
+        except ChannelClosed:  # nobody wants it
+            pass
+        reply.close()
+
+    def _expire(self, now: float) -> None:
+        calls = self._calls
+        reply = calls.pending.get(self._msgid)
+        if reply is not None and not reply.closing:
+            error = Timeout(f"{calls._session.name}: {self._text}")
+            calls._give_up(self._msgid, error)
+            reply.try_send(bomb(error))
+            reply.close()
+
+
+def _deadline(timeout: float | None) -> tuple[float | None, str]:
+    """When the call is over, on the scheduler's clock, and whose limit that is."""
+    timeout = check_timeout(timeout)
+    context = _current.get()
+    inherited = None if context is None else context.deadline
+    if timeout is None:
+        return inherited, "the time that our own caller gave"
+    own = current_scheduler().now() + timeout
+    if inherited is not None and inherited < own:
+        return inherited, "the time that our own caller gave"
+    return own, f"{timeout} s"
+
+
+def left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - current_scheduler().now())
+
+
+def _with_deadline(meta: Mapping[str, Any] | None, deadline: float | None) -> dict[str, Any]:
+    told = dict(meta or {})
+    if deadline is not None:
+        told["dl"] = int(1000 * (left(deadline) or 0.0)) + 1  # milliseconds, rounded up
+    return told
+
+

@@ -1,0 +1,102 @@
+"""The call that is being served, as its method sees it: `context`."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from flower.channels import move_on
+from flower.channels._scheduler import current_scheduler
+
+if TYPE_CHECKING:
+    from flower.rpc._session import Session
+
+
+class Context:
+    """One call that is being served. A method gets its own from `rpc.context`; tasklets that it starts see it, too.
+
+    ``method`` is the name that was called, ``meta`` a dict of what the caller sent along with it, ``deadline`` the
+    time on the scheduler's clock (`time.monotonic`, if no test has replaced it) when the caller stops waiting, or
+    None. Calls that the method makes in turn inherit the deadline.
+    """
+
+    __slots__ = ("_alarm", "_ended", "_reason", "_task", "deadline", "meta", "method", "session")
+
+    def __init__(self, session: Session, method: str, meta: dict[str, Any], deadline: float | None) -> None:
+        self.session = session
+        self.method = method
+        self.meta = meta
+        self.deadline = deadline
+        self._reason: str | None = None  # "cancelled" or "deadline", once it is that
+        self._ended = False
+        self._task: Any = None
+        self._alarm: Any = None
+
+    @property
+    def peer(self) -> Any:
+        """Who called: a `Peer`, which can be called in turn."""
+        return self.session.face
+
+    @property
+    def address(self) -> Any:
+        """The caller's address."""
+        return self.session.conn.remote_addr()
+
+    @property
+    def node(self) -> str:
+        """The name that the caller gave itself in the handshake; empty for a plain peer."""
+        return self.session.theirs.node if self.session.theirs is not None else ""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the caller said of itself in the handshake. It is what it claims, and proves nothing."""
+        return self.session.theirs.metadata if self.session.theirs is not None else {}
+
+    @property
+    def identity(self) -> Any:
+        """What `Settings.verify` gave when it let the caller in, or None."""
+        return self.session.identity
+
+    def remaining(self) -> float | None:
+        """Seconds that the caller will still wait, 0.0 if it does no longer; None if it waits for good."""
+        if self.deadline is None:
+            return None
+        return max(0.0, self.deadline - current_scheduler().now())
+
+    def _cancel(self, reason: str) -> None:
+        """Raise Cancelled in the method where it waits, or where it next would. The caller is still answered.
+
+        The scope for it is put around all that the tasklet is in only now: most calls never need one.
+        """
+        if self._ended or self._reason is not None:
+            return
+        self._reason = reason
+        task = self._task
+        if task is None or task.carrier is None:  # it has not begun, and will not
+            return
+        scope = move_on()
+        scope._task = task
+        if task.scope is None:
+            task.scope = scope
+        else:
+            outermost = task.scope
+            while outermost._parent is not None:
+                outermost = outermost._parent
+            outermost._parent = scope
+        scope.cancel()
+
+    def __repr__(self) -> str:
+        return f"<Context of {self.method}, called by {self.session.name}>"
+
+
+_current: ContextVar[Context | None] = ContextVar("flower.rpc.context", default=None)
+
+
+def context() -> Context | None:
+    """The call that is being served by this tasklet, or by one that started it; None where there is none.
+
+    >>> class Service:
+    ...     def whoami(self):
+    ...         return rpc.context().address
+    """
+    return _current.get()

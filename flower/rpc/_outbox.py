@@ -1,0 +1,136 @@
+"""What leaves without its maker waiting: control frames first, then the channels in turn.
+
+Requests and answers are sent by the tasklets that make them, each waiting for room in its turn. What must not wait
+(credit, ends, refusals, all that the reader or a finalizer has to say) is put here, and so are the values of channels,
+of which many go in one write. A tasklet, started when there is something, sends it; it asks for room first, and
+chooses then, so that a control frame that came meanwhile goes before values that came earlier.
+
+Invariants: a source is in ``sources`` at most once, and is while its ``queue`` has frames. ``writing`` is true
+while the tasklet lives.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from flower.channels import tasklet
+from flower.errors import ChannelClosed, Timeout
+
+# Bytes in one write: the connection takes as many at a time before it makes senders wait.
+BATCH = 64 * 1024
+
+
+class Source(Protocol):
+    """A channel whose values leave by here: ``(bytes, what to do once they have been taken, or None)``."""
+
+    queue: deque[tuple[bytes, Callable[[], object] | None]]
+    listed: bool
+
+
+class Outbox:
+    """The frames of one connection that wait to be sent. Nothing here blocks, but the tasklet."""
+
+    __slots__ = ("_conn", "_control", "_daemon", "_max_frame", "bytes", "closed", "on_sent", "sources", "writing")
+
+    def __init__(self, conn: Any) -> None:
+        self._conn = conn
+        self._control: deque[bytes] = deque()
+        self._daemon = True
+        self._max_frame = BATCH
+        self.sources: deque[Source] = deque()
+        self.bytes = 0  # of control frames
+        self.writing = False
+        self.closed = False
+        self.on_sent: Callable[[], object] | None = None
+
+    def start(self, daemon: bool) -> None:
+        """Nothing leaves before that."""
+        self._daemon = daemon
+
+    def post(self, data: bytes) -> None:
+        """Send a control frame as soon as there is room. In the connection's own thread."""
+        if not self.closed:
+            self._control.append(data)
+            self.bytes += len(data)
+            self._wake()
+
+    def offer(self, source: Source) -> None:
+        """The source has frames to send."""
+        if not source.listed and not self.closed:
+            source.listed = True
+            self.sources.append(source)
+            self._wake()
+
+    def _wake(self) -> None:
+        if not self.writing:
+            self.writing = True
+            tasklet(self._write, label="rpc writer", daemon=self._daemon)()
+
+    def close(self) -> None:
+        """Nothing more leaves."""
+        self.closed = True
+        self._control.clear()
+        self.bytes = 0
+        self.sources.clear()
+
+    def flush(self) -> None:
+        """Hand to the connection what it takes without waiting."""
+        try:
+            while (self._control or self.sources) and not self.closed:
+                self._conn.send(b"", 0)
+                batch, after = self._next_batch()
+                self._conn.send(batch, 0)
+                for callback in after:
+                    callback()
+        except Timeout:
+            pass  # no room; what was not chosen is sent by the tasklet
+        except (OSError, ChannelClosed):
+            self.close()
+
+    def _write(self) -> None:
+        try:
+            while (self._control or self.sources) and not self.closed:
+                self._conn.send(b"")  # waits for room
+                batch, after = self._next_batch()
+                self._conn.send(batch)
+                for callback in after:
+                    callback()
+                if self.on_sent is not None:
+                    self.on_sent()
+        except (OSError, ChannelClosed):
+            self.close()  # the reader learns of it, and tells everybody
+        finally:
+            self.writing = False
+            if (self._control or self.sources) and not self.closed:  # this tasklet was killed, or interrupted
+                self._wake()
+            elif self.on_sent is not None:
+                self.on_sent()
+
+    def _next_batch(self) -> tuple[bytes, list[Callable[[], object]]]:
+        pieces: list[bytes] = []
+        after: list[Callable[[], object]] = []
+        size = 0
+        while self._control and size < BATCH:
+            data = self._control.popleft()
+            self.bytes -= len(data)
+            pieces.append(data)
+            size += len(data)
+        while self.sources and size < BATCH:
+            source = self.sources.popleft()
+            queue = source.queue
+            mine = 0
+            while queue and mine < BATCH:
+                data, callback = queue.popleft()
+                pieces.append(data)
+                mine += len(data)
+                if callback is not None:
+                    after.append(callback)
+                    size = BATCH  # what it brings about comes behind this batch
+            size += mine
+            if queue:
+                self.sources.append(source)
+            else:
+                source.listed = False
+        return b"".join(pieces), after

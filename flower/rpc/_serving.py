@@ -1,0 +1,408 @@
+"""Serving what the peer calls: each request in a tasklet of its own, notifications one after the other.
+
+What is held for a peer is bounded in bytes: the requests that are being served, the notifications that wait
+to be served, and the answers that wait until the peer reads. Past ENOUGH bytes of the last two, the reader
+reads no more (TCP then stops the peer) and no further method is begun. While we wait for an answer of the
+peer's, which may come behind all that, the reader goes on up to AT_MOST, and then the connection is cut.
+
+Invariants
+
+- The reader sends nothing itself: an answer may have to wait for room, and the next message must not.
+- ``asked``, ``backlog`` and ``unsent`` are the bytes of the three kinds (of what was received, the memory that it
+  takes), MESSAGE_COST added for each message.
+- Whoever makes one of the last two smaller calls `go_on`, so that nobody waits in ``proceed`` (the reader)
+  or ``room`` (methods to be begun) without need. A method that is begun wakes the next, while there is room.
+- ``running`` has the calls that are served and not answered, by id; each can be cancelled.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from itertools import islice
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any
+
+from greenlet import GreenletExit
+
+from flower.channels import channel, getcurrent, schedule, tasklet
+from flower.channels._scheduler import current_scheduler
+from flower.channels._waiting import Alarm
+from flower.errors import Cancelled, ChannelClosed, Disconnected, ProtocolError, TaskletExit
+from flower.rpc._builtin import BUILTIN
+from flower.rpc._calls import CALL, CAST
+from flower.rpc._context import Context, _current
+from flower.rpc._faults import describe, describe_plain, fault, to_plain
+from flower.rpc._service import BadArguments, Method
+from flower.rpc._wire import MAX_MESSAGE, Unmade
+
+if TYPE_CHECKING:
+    from flower.rpc._session import Session
+
+# Bytes of answers, or of notifications, that wait: above that the peer is held back ...
+ENOUGH = 256 * 1024
+# ... and above that it is refused, or cut off. Twice the longest message.
+AT_MOST = 2 * MAX_MESSAGE
+# What a held message costs beside its bytes, so that a flood of tiny ones is bounded too.
+MESSAGE_COST = 256
+# Values of a generator that a plain peer gets, as an array: it has no streams.
+MAX_LISTED = 100_000
+# Milliseconds: the longest deadline that is watched, about three years.
+MAX_DEADLINE = 10**11
+
+# What ends a tasklet, and is nobody's failure. Any other error of a method is told to its caller, SystemExit too.
+_ENDS = (TaskletExit, GreenletExit, KeyboardInterrupt, Cancelled)
+
+log = logging.getLogger("flower.rpc")
+
+
+class Flood(ProtocolError):
+    """The peer sends more than we may hold."""
+
+
+class Serving:
+    """The peer's calls of a `Session`."""
+
+    __slots__ = (
+        "asked",
+        "backlog",
+        "inflight",
+        "last_id",
+        "noticing",
+        "notices",
+        "proceed",
+        "refused",
+        "room",
+        "running",
+        "served",
+        "session",
+        "unbegun",
+        "unsent",
+    )
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.running: dict[int, Context] = {}
+        self.inflight = 0
+        self.unbegun = 0  # of those in flight, the ones whose tasklet has not had its first turn
+        self.asked = 0
+        self.unsent = 0
+        self.notices: deque[tuple[str, Any, Any, Any, int]] = deque()
+        self.backlog = 0
+        self.noticing = False
+        self.served = 0
+        self.refused = 0
+        self.last_id = 0
+        self.proceed: channel[None] = channel(0, "the reader is held back")
+        self.proceed.preference = 0
+        self.room: channel[None] = channel(0, "answers wait to be sent")
+        self.room.preference = 0
+
+    # -- Requests
+
+    def on_request(self, event: list[Any]) -> None:
+        """A request has come."""
+        session = self.session
+        _, msgid, method, args, cost, _ = event
+        kwargs: Any = None
+        meta: Any = None
+        self.last_id = msgid
+        if session.is_locked:
+            self.refuse(msgid, "invalid", "the first message here is $/hello, with a token")
+            return
+        if type(args) is Unmade:
+            self.refuse(msgid, "invalid", f"the arguments hold {args.error}")
+            return
+        if method == CALL and session.theirs is not None:
+            method, args, kwargs, meta = _extended(args)
+            if method is None:
+                self.refuse(msgid, "invalid", "the params of $/call are a name, an array and two maps")
+                return
+        function = session.exports.get(method)
+        if function is None:
+            self._on_builtin(msgid, method, args)
+            return
+        limit = session.settings.max_inflight
+        if self.inflight >= limit and self.unbegun:
+            schedule()  # those that came in the same piece have not had a turn yet
+        if self.inflight >= limit:
+            self.refuse(msgid, "overloaded", f"overloaded: {limit} requests are being served")
+        elif self.inflight and self.asked + cost > AT_MOST:
+            self.refuse(msgid, "overloaded", f"overloaded: {self.asked} bytes of requests are being served")
+        elif session.draining:
+            self.refuse(msgid, "overloaded", "overloaded: about to leave, no new calls")
+        else:
+            self.inflight += 1
+            self.unbegun += 1
+            self.asked += cost + MESSAGE_COST
+            context = Context(session, method, meta or {}, None)
+            self.running[msgid] = context
+            if meta:
+                self._set_deadline(context, meta)
+            tasklet(self._serve, label=method, daemon=session.daemon)(msgid, function, args, kwargs, cost, context)
+
+    def cancel(self, msgid: int, reason: str) -> None:
+        """The peer does not want this answer any more. It gets one all the same."""
+        context = self.running.get(msgid)
+        if context is not None:
+            context._cancel(reason)
+
+    def _set_deadline(self, context: Context, meta: dict[str, Any]) -> None:
+        left = meta.pop("dl", None)
+        if type(left) is int and 0 <= left <= MAX_DEADLINE:
+            scheduler = current_scheduler()
+            context.deadline = scheduler.now() + left / 1000
+            context._alarm = Alarm(lambda now: context._cancel("deadline"))
+            scheduler.set_alarm(context._alarm, context.deadline)
+
+    def _serve(self, msgid: int, function: Any, args: Any, kwargs: Any, cost: int, context: Context) -> None:
+        self.unbegun -= 1
+        self.served += 1
+        context._task = getcurrent()
+        _current.set(context)
+        try:
+            self._answer(msgid, function, args, kwargs, context)
+        except Cancelled:
+            if context._reason is None:  # it is somebody else's
+                raise
+        finally:
+            context._ended = True
+            if context._alarm is not None:
+                current_scheduler().clear_alarm(context._alarm)
+            self.running.pop(msgid, None)
+            self.inflight -= 1
+            self.asked -= cost + MESSAGE_COST
+            self.session.answered()
+
+    def _answer(self, msgid: int, function: Any, args: Any, kwargs: Any, context: Context) -> None:
+        """Call the method, and answer, whatever happens."""
+        session = self.session
+        stream: channel[Any] | None = None
+        try:
+            if context._reason is not None:
+                raise Cancelled
+            if self.unsent > ENOUGH:
+                self._wait_for_room()
+            if type(function) is Method:
+                result = function.call(args, kwargs or {})
+            else:
+                result = function(*args, **(kwargs or {}))
+            if type(result) is GeneratorType:
+                if session.theirs is not None:
+                    stream = channel(1, context.method)
+                    values, result = result, stream.receiver
+                else:
+                    result = _listed(result)
+            data = session.wire.reply(msgid, result, AT_MOST - self.unsent)
+        except _ENDS as error:  # the caller learns of it, and our scheduler too
+            kind = context._reason or "cancelled"
+            self._send(session.wire.refuse(msgid, self._fault(kind, f"{kind}: {type(error).__name__}")))
+            raise
+        except BaseException as error:
+            log.debug("%s: %s failed", session.name, context.method, exc_info=error)
+            self._send(session.wire.refuse(msgid, self._told(error)))
+            return
+        if stream is None:
+            context._ended = True
+            if session.streams.fresh:
+                self._send(data, session.take_fresh())
+            else:
+                self._send(data)
+            return
+        self.running[msgid] = context
+        self._send(data, session.take_fresh())
+        del data, result
+        self._stream(values, stream, context)
+
+    def _stream(self, values: Any, stream: channel[Any], context: Context) -> None:
+        """Send what a generator gives, until it ends, or nobody wants more."""
+        try:
+            for value in values:
+                stream.send(value)
+        except (ChannelClosed, Disconnected) as error:
+            if not stream.closing:
+                self._fail_stream(stream, error, context)
+            return
+        except BaseException as error:
+            self._fail_stream(stream, error, context)
+            if isinstance(error, _ENDS):
+                raise
+            log.debug("%s: the stream of %s failed", self.session.name, context.method, exc_info=error)
+        finally:
+            values.close()
+            stream.close()
+
+    def _fail_stream(self, stream: channel[Any], error: BaseException, context: Context) -> None:
+        if isinstance(error, Cancelled) and context._reason is not None:
+            told = fault(context._reason, context._reason)
+        else:
+            told = describe(error, tracebacks=self.session.settings.tracebacks)
+        outlet = stream._outlet
+        if outlet is not None:
+            outlet.fail(told)
+
+    def _told(self, error: BaseException) -> Any:
+        if self.session.theirs is None:
+            return describe_plain(error)
+        kind = "invalid" if type(error) is BadArguments else "failed"
+        return describe(error, kind, self.session.settings.tracebacks)
+
+    def _fault(self, kind: str, text: str) -> Any:
+        told = fault(kind, text)
+        return to_plain(told) if self.session.theirs is None else told
+
+    def _wait_for_room(self) -> None:
+        """Wait until the peer has read of the answers before this one."""
+        while self.unsent > ENOUGH:
+            self.room.receive()
+        self._wake(self.room)  # the next may begin, too
+
+    def _send(self, data: bytes, fresh: Any = None) -> None:
+        size = len(data) + MESSAGE_COST
+        self.unsent += size
+        session = self.session
+        try:
+            session.conn.send(data)
+        except (OSError, ChannelClosed):  # the caller is gone, or we have hung up: there is nobody to tell
+            if fresh is not None:
+                session.streams.roll_back(fresh)
+        except BaseException:
+            if fresh is not None:
+                session.streams.roll_back(fresh)
+            raise
+        else:
+            if fresh is not None:
+                session.streams.commit(fresh)
+        finally:
+            self.unsent -= size
+            if self.unsent <= ENOUGH:
+                self.go_on()
+
+    def refuse(self, msgid: int, kind: str, text: str) -> None:
+        """Answer without a tasklet of its own: there may be very many."""
+        self.refused += 1
+        self._post(self.session.wire.refuse(msgid, self._fault(kind, text)))
+
+    def _on_builtin(self, msgid: int, method: str, args: Any) -> None:
+        session = self.session
+        function = BUILTIN.get(method)
+        if function is None:
+            self.refuse(msgid, "unimplemented", f"unknown method: {printable(method)}")
+            return
+        try:
+            data = session.wire.reply(msgid, function(session, *args))
+        except KeyError:
+            self.refuse(msgid, "unimplemented", f"unknown method: {printable(str(args[0]))}")
+        except Exception as error:
+            self.refuse(msgid, "invalid", f"{method}: {describe_plain(error)}")
+        else:
+            self._post(data)
+
+    def _post(self, data: bytes) -> None:
+        self.session.outbox.post(data)
+
+    # -- Notifications
+
+    def on_notification(self, event: list[Any]) -> None:
+        """A notification has come that is not one of the protocol's own."""
+        session = self.session
+        _, method, args, cost, _ = event
+        kwargs: Any = None
+        meta: Any = None
+        if type(args) is Unmade:
+            log.error("%s: the notification %s holds %s", session.name, printable(method), args.error)
+            return
+        if method == CAST and session.theirs is not None:
+            method, args, kwargs, meta = _extended(args)
+        function = session.exports.get(method)
+        if function is None:
+            log.debug("%s: unknown notification: %s", session.name, printable(str(method)))
+            return
+        self.notices.append((method, args, kwargs, meta, cost))
+        self.backlog += cost + MESSAGE_COST
+        if not self.noticing:
+            self._begin_noticing()
+
+    def _begin_noticing(self) -> None:
+        self.noticing = True
+        tasklet(self._serve_notices, label="notifications", daemon=self.session.daemon)()
+
+    def _serve_notices(self) -> None:
+        try:
+            notices = self.notices
+            while notices:
+                self._notice(*notices.popleft())
+        finally:
+            self.noticing = False
+            if self.notices:  # this tasklet was killed, or interrupted: the rest are served by another
+                self._begin_noticing()
+
+    def _notice(self, method: str, args: Any, kwargs: Any, meta: Any, cost: int) -> None:
+        session = self.session
+        _current.set(Context(session, method, meta or {}, None))
+        try:
+            function: Any = session.exports[method]
+            if type(function) is Method:
+                function.call(args, kwargs or {})
+            else:
+                function(*args, **(kwargs or {}))
+        except _ENDS:
+            raise
+        except BaseException as error:
+            log.error("%s: the notification %s failed", session.name, method, exc_info=error)
+        finally:
+            self.backlog -= cost + MESSAGE_COST
+            if self.backlog <= ENOUGH:
+                self.go_on()
+
+    # -- Holding back
+
+    @property
+    def waiting(self) -> int:
+        """Bytes of answers that wait to be sent, those included that nobody waits with."""
+        return self.unsent + self.session.outbox.bytes
+
+    def hold_back(self) -> None:
+        """Read no more until less waits, or until we wait for an answer, which may be behind it."""
+        session = self.session
+        while (self.backlog > ENOUGH or self.waiting > ENOUGH) and session.fault is None:
+            if session.calls.pending:
+                if self.backlog > AT_MOST:
+                    raise Flood(f"{session.name}: it sends notifications faster than they are served")
+                if self.waiting > AT_MOST:
+                    raise Flood(f"{session.name}: it sends requests and does not read the answers")
+                return
+            self.proceed.receive()
+
+    def go_on(self) -> None:
+        """Less waits than before."""
+        self._wake(self.proceed)
+        self._wake(self.room)
+
+    @staticmethod
+    def _wake(waiting: channel[None]) -> None:
+        if waiting.balance < 0:
+            waiting.try_send(None)
+
+
+def _extended(params: Any) -> tuple[Any, Any, Any, Any]:
+    """Method, arguments, keyword arguments and metadata of a `$/call`; the method is None if they are none."""
+    if isinstance(params, list) and len(params) == 4:
+        method, args, kwargs, meta = params
+        if type(method) is str and type(args) is list and type(kwargs) is dict and type(meta) is dict:
+            if all(type(key) is str for key in kwargs):
+                return method, args, kwargs, meta
+    return None, None, None, None
+
+
+def _listed(values: Any) -> list[Any]:
+    found = list(islice(values, MAX_LISTED + 1))
+    values.close()
+    if len(found) > MAX_LISTED:
+        raise ValueError(f"a stream of more than {MAX_LISTED} values can't be sent to a plain peer")
+    return found
+
+
+def printable(name: str) -> str:
+    """A name from the wire, for a text."""
+    return ascii(name[:100])[1:-1]
