@@ -1,20 +1,5 @@
 """Every public exception of Flower.
 
-==================  ===============================  ===========================================Exception           is also a                        raised when
-==================  ===============================  ==================================================
-``ChannelClosed``   ValueError                       the channel is closed (receive: and drained)
-``Timeout``         TimeoutError                     the time given to a call or a scope has passed
-``Cancelled``       BaseException                    the scope around a blocking call was cancelled
-``Deadlock``        RuntimeError                     nothing can ever wake the main tasklet again
-``IncompleteRead``  EOFError                         a connection ended within what was to be read
-``TooLong``         OSError                          what was to be read is longer than the limit
-``TaskletExit``     SystemExit                       inside a tasklet that is killed
-``TaskletKilled``   Exception                        at whoever joins a tasklet that was killed
-``RemoteError``     Exception                        a remote method failed, or is not known there
-``Disconnected``    ConnectionError                  the connection to a remote peer is lost or closed
-``ProtocolError``   Disconnected                     the remote peer broke the protocol, or its messages' format
-==================  ===============================  ==================================================
-=======
 ====================  ===============================  ====================================================
 Exception             is also a                        raised when
 ====================  ===============================  ====================================================
@@ -22,6 +7,8 @@ Exception             is also a                        raised when
 ``Timeout``           TimeoutError                     the time given to a call or a scope has passed
 ``Cancelled``         BaseException                    the scope around a blocking call was cancelled
 ``Deadlock``          RuntimeError                     nothing can ever wake the main tasklet again
+``IncompleteRead``    EOFError                         a connection ended within what was to be read
+``TooLong``           OSError                          what was to be read is longer than the limit
 ``TaskletExit``       SystemExit                       inside a tasklet that is killed
 ``TaskletKilled``     Exception                        at whoever joins a tasklet that was killed
 ``RemoteError``       Exception                        a remote method failed
@@ -218,6 +205,7 @@ class ProtocolError(Disconnected):
 
     With RPC it has cost the peer its connection; what `flower.net.framed` made is still open, for a last word.
     """
+
     """The peer broke the protocol, which has cost it its connection. The text says how."""
 
 

@@ -45,6 +45,10 @@ SHARED_PRIVATE = {
     ("time", "flower.channels._clock"),
     ("net", "flower.channels._scheduler"),
     ("net", "flower.channels._poller"),
+    ("rpc", "flower.channels._ends"),
+    ("rpc", "flower.channels._scheduler"),
+    ("rpc", "flower.channels._task"),
+    ("rpc", "flower.channels._waiting"),
     ("net", "flower.channels._task"),
     ("aio", "flower.net._loop"),
     ("__init__", "flower._pure"),
@@ -56,7 +60,8 @@ LOADED_BY_NAME = {("channels", "flower.net._loop"), ("channels", "flower.aio")}
 
 EVENT_LOOPS = {"asyncio", "uvloop", "winloop"}
 EVENT_LOOP_MODULE = "flower.net._loop"
-WIRE_MODULE = "flower.rpc._wire"
+# RPC's part without I/O and tasklets: it may import nothing of Flower but the errors, and each other.
+WIRE_MODULES = {f"flower.rpc.{name}" for name in ("_faults", "_hello", "_scan", "_types", "_wire")}
 
 
 def part_of(module: str) -> str:
@@ -102,7 +107,7 @@ def judge(importer: str, imported: str, by_name: bool) -> str | None:
     if imported.split(".")[0] != "flower":
         return None
     here, there = part_of(importer), part_of(imported)
-    if importer == WIRE_MODULE and there != "errors":
+    if importer in WIRE_MODULES and there != "errors" and imported not in WIRE_MODULES:
         return f"the wire protocol may not import {imported}"
     if here == there or (by_name and (here, imported) in LOADED_BY_NAME):
         return None

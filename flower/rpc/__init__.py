@@ -9,8 +9,22 @@
 from __future__ import annotations
 
 from flower.errors import RemoteError
+from flower.rpc._context import Context, context
+from flower.rpc._hello import Settings
 from flower.rpc._peer import Peer, connect
 from flower.rpc._server import Server, serve
 from flower.rpc._service import method
+from flower.rpc._types import register
 
-__all__ = ["Peer", "RemoteError", "Server", "connect", "method", "serve"]
+__all__ = [
+    "Context",
+    "Peer",
+    "RemoteError",
+    "Server",
+    "Settings",
+    "connect",
+    "context",
+    "method",
+    "register",
+    "serve",
+]

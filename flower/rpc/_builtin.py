@@ -48,10 +48,8 @@ BUILTIN: dict[str, Callable[..., Any]] = {
 
 def describe(function: Callable[..., Any]) -> dict[str, Any]:
     """The signature and documentation of an exported method."""
-    told = getattr(function, "describe", None)
-    if told is not None:
-        found: dict[str, Any] = told()
-        return {key: found[key] for key in ("signature", "doc", "streams") if key in found}
+    if isinstance(getattr(function, "signature", None), str):
+        return {key: getattr(function, key) for key in ("signature", "doc", "streams")}
     try:
         signature = str(inspect.signature(function))
     except (TypeError, ValueError):

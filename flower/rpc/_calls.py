@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from flower.channels import bomb, channel
 from flower.channels._ends import Receiver
-from flower.channels._scheduler import check_timeout, current_scheduler
+from flower.channels._scheduler import current_scheduler
+from flower.channels._task import check_timeout
 from flower.channels._waiting import Alarm
 from flower.errors import Cancelled, ChannelClosed, RemoteError, Timeout
 from flower.rpc._context import _current
@@ -180,9 +181,7 @@ class Calls:
 
     # -- Sending a request
 
-    def _send(
-        self, reply: channel[Any], method: str, args: Any, kwargs: Any, deadline: float | None, meta: Any
-    ) -> int:
+    def _send(self, reply: channel[Any], method: str, args: Any, kwargs: Any, deadline: float | None, meta: Any) -> int:
         session = self._session
         while True:
             if session.fault is not None or session.early:
@@ -299,5 +298,3 @@ def _with_deadline(meta: Mapping[str, Any] | None, deadline: float | None) -> di
     if deadline is not None:
         told["dl"] = int(1000 * (left(deadline) or 0.0)) + 1  # milliseconds, rounded up
     return told
-
-

@@ -99,7 +99,9 @@ def rebuild(told: Any, kind: type[RemoteError] | None = None) -> RemoteError:
     if not isinstance(told, dict):
         return (kind or RemoteError)(told)
     ours = kind or _OF_KIND.get(_str(told.get("k")), RemoteError)
-    its = registered_class(_str(told.get("t"))) or _BUILTIN.get(_str(told.get("t"))) or _BUILTIN.get(_str(told.get("b")))
+    its = (
+        registered_class(_str(told.get("t"))) or _BUILTIN.get(_str(told.get("t"))) or _BUILTIN.get(_str(told.get("b")))
+    )
     found = _both(ours, its, told) if its is not None and not issubclass(ours, its) else ours(told)
     cause = told.get("c")
     if isinstance(cause, dict):
@@ -114,14 +116,14 @@ def rebuild_abort(told: Any) -> RemoteError:
 
 def _both(ours: type[RemoteError], its: type[BaseException], told: dict[str, Any]) -> RemoteError:
     """An instance of both classes, that of ours made as ours is; one of ours where they don't go together."""
-    cls = _rebuilt.get((ours, its))
+    cls: Any = _rebuilt.get((ours, its))
     try:
         if cls is None:
             cls = type(its.__name__, (ours, its), {"__module__": its.__module__, "__init__": ours.__init__})
             _rebuilt[ours, its] = cls
         args = told.get("a")
         found: RemoteError = cls.__new__(cls, *(args if isinstance(args, list) else ()))
-        found.__init__(told)  # type: ignore[misc]
+        ours.__init__(found, told)
     except Exception:  # classes whose layouts conflict, or a __new__ of its own
         return ours(told)
     return found

@@ -7,11 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 from flower.channels import channel
-from flower.channels import timeout as time_limit
-from flower.errors import Timeout
 from flower.net import Conn, Dial
+from flower.rpc._hello import Settings
 from flower.rpc._service import exports
-from flower.rpc._session import Session
+from flower.rpc._session import DEFAULTS, Session
 from flower.rpc._url import parse, split
 
 
@@ -28,11 +27,14 @@ class Peer:
     3
     """
 
-    def __init__(self, conn: Conn, service: object = None) -> None:
+    def __init__(
+        self, conn: Conn, service: object = None, *, settings: Settings = DEFAULTS, dialed: bool = False
+    ) -> None:
         if not isinstance(conn, Conn):
             raise TypeError(f"a peer is at the end of a connection, not of {conn!r}")
         self._owner = service is None
-        self._session = Session(conn, exports(service), _nothing)
+        self._session = Session(conn, exports(service), _nothing, dialed=dialed, settings=settings)
+        self._session.face = Peer._of(self._session)
         self._session.start(daemon=service is None)
 
     @classmethod
@@ -53,14 +55,7 @@ class Peer:
         when the connection was lost or closed, at once also for calls that wait; Timeout after ``timeout``
         seconds; TypeError or ValueError, before anything is sent, for values that MessagePack can't carry.
         """
-        if timeout is None:
-            return self._session.call(method, params).receive()
-        try:
-            with time_limit(timeout):
-                result = self._session.call(method, params).receive()
-            return result
-        except Timeout:
-            raise Timeout(f"{self._session.name}: {method} gave no answer within {timeout} s") from None
+        return self._session.call(method, params, None, timeout)
 
     def start(self, method: str, *params: Any) -> channel[Any]:
         """Call a method of the peer, and give the channel on which its one answer comes.
@@ -71,7 +66,8 @@ class Peer:
         >>> reply = peer.start("add", 1, 2)
         >>> flower.select(reply, flower.after(1.0))
         """
-        return self._session.call(method, params)
+        reply: channel[Any] = self._session.begin(method, params)
+        return reply
 
     def notify(self, method: str, *params: Any) -> None:
         """Call a method of the peer and want no answer.
@@ -93,7 +89,7 @@ class Peer:
     @property
     def closed(self) -> bool:
         """Whether the connection is closed, by either side, or lost."""
-        return self._session._fault is not None
+        return self._session.fault is not None
 
     def remote_addr(self) -> Any:
         """The address of the peer."""
@@ -138,7 +134,9 @@ class Proxy:
         return f"<Proxy of {self._peer!r}>"
 
 
-def connect(url: str, service: object = None, *, timeout: float | None = None, **tls: Any) -> Peer:
+def connect(
+    url: str, service: object = None, *, timeout: float | None = None, settings: Settings = DEFAULTS, **tls: Any
+) -> Peer:
     """Connect to a MessagePack-RPC server, such as `serve` makes, or Neovim, and give the `Peer`.
 
     ``url`` is ``tcp://host:port``, ``unix:/path`` or ``tls://host:port``; for the last there are the options of
@@ -155,7 +153,7 @@ def connect(url: str, service: object = None, *, timeout: float | None = None, *
     if unknown:
         raise TypeError(f"connect has no option {', '.join(unknown)}")
     exports(service)  # a bad one is told of before the connection is made
-    return Peer(Dial(proto, address, timeout=timeout, **options), service)
+    return Peer(Dial(proto, address, timeout=timeout, **options), service, settings=settings, dialed=True)
 
 
 def _nothing(_: Session) -> None:

@@ -1,7 +1,7 @@
 # cython: language_level=3
 cimport cython
 
-cdef Py_ssize_t MAX_DEPTH, SLOT, NUMBER, TEXT, ARRAY, MAP, PAIR, EXT
+cdef Py_ssize_t SLOT, NUMBER, TEXT, ARRAY, MAP, PAIR, EXT
 cdef int FIXED, BYTES, EXTENDED, LIST, DICT
 
 cdef class Scanner:

@@ -6,19 +6,21 @@ from typing import Any
 
 from flower.channels import tasklet
 from flower.net import Conn, Listen, Listener
+from flower.rpc._hello import Settings
 from flower.rpc._peer import Peer
 from flower.rpc._service import exports
-from flower.rpc._session import Session
+from flower.rpc._session import DEFAULTS, Session
 from flower.rpc._url import parse, split, unparse
 
 
 class Server:
     """A service that is being served. Made by `serve`; closed by `close`, or as a context manager."""
 
-    def __init__(self, listener: Listener, proto: str, service: object) -> None:
+    def __init__(self, listener: Listener, proto: str, service: object, settings: Settings = DEFAULTS) -> None:
         self._listener = listener
         self._proto = proto
         self._exports = exports(service)
+        self._settings = settings
         self._sessions: set[Session] = set()
         tasklet(self._accept, label=f"rpc server {self.url}")()
 
@@ -57,7 +59,8 @@ class Server:
             del conn  # the session's alone
 
     def _begin(self, conn: Conn) -> None:
-        session = Session(conn, self._exports, self._sessions.discard)
+        session = Session(conn, self._exports, self._sessions.discard, settings=self._settings)
+        session.face = Peer._of(session)
         self._sessions.add(session)
         session.start(daemon=True)
 
@@ -71,7 +74,7 @@ class Server:
         return f"<Server {self.url}, {'closed' if self.closed else f'{len(self._sessions)} peers'}>"
 
 
-def serve(url: str, service: object, **tls: Any) -> Server:
+def serve(url: str, service: object, *, settings: Settings = DEFAULTS, **tls: Any) -> Server:
     """Serve an object's methods over MessagePack-RPC, and give the `Server`, which listens already.
 
     ``url`` is ``tcp://host:port``, where port 0 lets the system choose: ask ``server.url``; ``unix:/path``; or
@@ -93,4 +96,4 @@ def serve(url: str, service: object, **tls: Any) -> Server:
     if unknown:
         raise TypeError(f"serve has no option {', '.join(unknown)}")
     exports(service)  # a bad one is told of before the address is taken
-    return Server(Listen(address, proto, **options), proto, service)
+    return Server(Listen(address, proto, **options), proto, service, settings)

@@ -12,23 +12,21 @@ Invariants
 
 - `_finish` runs once, when the reader ends, for whatever reason. After that ``fault`` is set, nothing is pending,
   every call fails at once, and every channel that went through here is broken.
-- ``early`` is true while our hello has no answer: then the peer's limits, and whether it is a Flower peer, are not known.
+- ``early`` is true while our hello has no answer: the peer's limits, and whether it is a Flower peer, are not known.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import Any
 
 from flower.channels import channel, schedule, tasklet
-from flower.channels._ends import Receiver
 from flower.channels._scheduler import current_scheduler
 from flower.channels._waiting import Alarm
 from flower.errors import AuthError, ChannelClosed, Disconnected, Overloaded, ProtocolError, Timeout
-from flower.rpc._calls import CANCEL, EARLY, Calls, left
+from flower.rpc._calls import CANCEL, Calls, left
 from flower.rpc._faults import fault as make_fault
 from flower.rpc._hello import GREETING, HELLO, LOCKED, LOCKED_MESSAGE, BadHello, Handshake, Hello, Settings
 from flower.rpc._outbox import Outbox
@@ -301,7 +299,7 @@ class Session:
             if self.is_locked:
                 return
             method = event[1]
-            handler = self._control.get(method)
+            handler = _CONTROL.get(method)
             if handler is None:
                 self.serving.on_notification(event)
             elif self.theirs is not None:
@@ -378,16 +376,6 @@ class Session:
             if self.on_leaving is not None:
                 self.on_leaving(self)
 
-    _control: dict[str, Callable[[Session, list[Any]], None]] = {
-        CANCEL: _on_cancel,
-        BYE: _on_bye,
-        "$/d": lambda session, event: session.streams.on_data(event),
-        "$/w": lambda session, event: session.streams.on_credit(event[2]),
-        "$/end": lambda session, event: session.streams.on_end(event[2]),
-        "$/rst": lambda session, event: session.streams.on_reset(event[2]),
-        "$/stop": lambda session, event: session.streams.on_stop(event[2]),
-    }
-
     # -- The end
 
     def _finish(self, fault: BaseException | None) -> None:
@@ -447,6 +435,18 @@ class Session:
     def _wake_drain(self) -> None:
         if self._idle is not None:
             self._idle.try_send(None)
+
+
+# The protocol's own notifications, between Flower peers.
+_CONTROL: dict[str, Callable[[Session, list[Any]], None]] = {
+    CANCEL: Session._on_cancel,
+    BYE: Session._on_bye,
+    "$/d": lambda session, event: session.streams.on_data(event),
+    "$/w": lambda session, event: session.streams.on_credit(event[2]),
+    "$/end": lambda session, event: session.streams.on_end(event[2]),
+    "$/rst": lambda session, event: session.streams.on_reset(event[2]),
+    "$/stop": lambda session, event: session.streams.on_stop(event[2]),
+}
 
 
 def _methods(calls: Calls) -> tuple[Any, Any, Any, Any]:

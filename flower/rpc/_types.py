@@ -68,9 +68,10 @@ def register(
 ) -> Any:
     """Let objects of a class be sent to Flower peers, as arguments, results and values of channels.
 
-    Both sides register the class, under one name: ``name``, or else its qualified name. For a dataclass, an
-    enum or an exception nothing more is needed. For others, ``to(object)`` gives a value that can be sent, and ``of(value)`` makes
-    the object of it. A dataclass is made by calling it with its fields, so that its ``__post_init__`` checks them.
+    Both sides register the class, under one name: ``name``, or else its qualified name. For a dataclass, an enum or
+    an exception nothing more is needed. For others, ``to(object)`` gives a value that can be sent, and ``of(value)``
+    makes the object of it. A dataclass is made by calling it with its fields, so that its ``__post_init__`` checks
+    them.
 
     Raises TypeError for a class that needs ``to`` and ``of``; ValueError where the name is another class's.
 
@@ -282,8 +283,8 @@ def _unmade(tag: bytes, value: Any, error: Exception) -> Exception:
 def _cant(value: Any) -> str:
     kind = type(value).__name__
     if dataclasses.is_dataclass(value) or isinstance(value, enum.Enum):
-        return f"a {kind} can't be sent: register its class on both sides, with rpc.register"
-    return f"a {kind} can't be sent: {ascii(value)[:80]}"
+        return f"{kind} can't be sent: register the class on both sides, with rpc.register"
+    return f"an object of the class {kind} can't be sent: {ascii(value)[:80]}"
 
 
 def new_packer(codec: Codec) -> msgpack.Packer:

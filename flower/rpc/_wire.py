@@ -178,6 +178,8 @@ class Wire:
 
     def _check_request(self, message: list[Any]) -> None:
         _, msgid, method, params = message
+        if type(method) is bytes:  # pynvim sends its first
+            message[2] = method = method.decode("utf-8", "surrogateescape")
         _check(msgid, method, params)
         if msgid in self._serving:
             raise _Broken(f"id {msgid} is in use by a request that has no answer yet")
@@ -193,6 +195,8 @@ class Wire:
         self._calls.discard(msgid)
 
     def _check_notification(self, message: list[Any]) -> None:
+        if type(message[1]) is bytes:
+            message[1] = message[1].decode("utf-8", "surrogateescape")
         _check(0, message[1], message[2])
 
     def _violated(self, reason: str) -> Event:

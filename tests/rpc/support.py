@@ -12,9 +12,12 @@ import msgpack
 import flower
 from flower import rpc
 from flower.net import Dial, Listen
+from flower.rpc._hello import Settings
+from flower.rpc._session import DEFAULTS
 from tests.net.support import HOME, NEVER, until
 
 URL = "tcp://127.0.0.1:0"
+PLAIN = Settings(plain=True)
 
 
 class Calc:
@@ -53,11 +56,13 @@ class Calc:
 
 
 @contextmanager
-def served(service: object = None) -> Iterator[tuple[rpc.Server, rpc.Peer]]:
-    """A server, and a peer that is connected to it."""
+def served(
+    service: object = None, settings: Settings = DEFAULTS, ours: Settings = DEFAULTS
+) -> Iterator[tuple[rpc.Server, rpc.Peer]]:
+    """A server, with settings, and a peer that is connected to it."""
     with (
-        rpc.serve(URL, service if service is not None else Calc()) as server,
-        rpc.connect(server.url) as peer,
+        rpc.serve(URL, service if service is not None else Calc(), settings=settings) as server,
+        rpc.connect(server.url, settings=ours) as peer,
     ):
         yield server, peer
     settle()
@@ -108,11 +113,11 @@ def raw_client(server: rpc.Server) -> Iterator[Raw]:
 
 
 @contextmanager
-def raw_server(service: object = None) -> Iterator[tuple[rpc.Peer, Raw]]:
+def raw_server(service: object = None, settings: Settings = PLAIN) -> Iterator[tuple[rpc.Peer, Raw]]:
     """A peer whose other side we write by hand."""
     with Listen((HOME, 0)) as listener:
         host, port = listener.addr()
-        peer = rpc.connect(f"tcp://{host}:{port}", service)
+        peer = rpc.connect(f"tcp://{host}:{port}", service, settings=settings)
         conn = listener.receive(NEVER)
     with peer, conn:
         yield peer, Raw(conn)

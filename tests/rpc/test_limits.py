@@ -10,8 +10,10 @@ import pytest
 
 import flower
 from flower import rpc
-from flower.errors import ProtocolError, RemoteError
-from flower.rpc import _session
+from flower.errors import Overloaded, ProtocolError, RemoteError
+from flower.rpc import _serving
+from flower.rpc._hello import Settings
+from flower.rpc._session import DEFAULTS
 from tests.net.support import NEVER, in_thread, rounds, until
 from tests.rpc.support import Calc, pair, raw_client, raw_server, served, settle
 
@@ -39,13 +41,12 @@ def ask(address: Any, requests: list[Any]) -> list[Any]:
 # -- Requests
 
 
-def test_too_many_requests_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_session, "MAX_INFLIGHT", 3)
+def test_too_many_requests_at_once_are_refused() -> None:
     calc = Calc()
-    with served(calc) as (_, peer):
+    with served(calc, Settings(max_inflight=3)) as (_, peer):
         replies = [peer.start("wait", i) for i in range(5)]
         for reply in replies[3:]:
-            with pytest.raises(RemoteError, match="overloaded"):
+            with pytest.raises(Overloaded, match="overloaded"):
                 reply.receive(NEVER)
         for _ in range(3):
             calc.gate.send(None, NEVER)
@@ -62,24 +63,24 @@ def test_requests_that_came_in_one_piece_are_served() -> None:
 def test_refusals_reach_a_peer_that_ended_its_sending() -> None:
     calc = Calc()
     with served(calc) as (server, _):
-        count = _session.MAX_INFLIGHT + 300
+        count = DEFAULTS.max_inflight + 300
         finish = in_thread(ask, server.address, [[0, i, "wait", []] for i in range(count)])
-        until(lambda: calc.gate.balance == -_session.MAX_INFLIGHT and len(server.peers) == 2)
-        for _ in range(_session.MAX_INFLIGHT):
+        until(lambda: calc.gate.balance == -DEFAULTS.max_inflight and len(server.peers) == 2)
+        for _ in range(DEFAULTS.max_inflight):
             calc.gate.send(None, NEVER)
         found = finish()
         assert len(found) == count
-        assert sum(error is None for _, _, error, _ in found) == _session.MAX_INFLIGHT
+        assert sum(error is None for _, _, error, _ in found) == DEFAULTS.max_inflight
         assert all(error is None or error.startswith("overloaded") for _, _, error, _ in found)
 
 
 def test_requests_are_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_session, "AT_MOST", 10_000)
+    monkeypatch.setattr(_serving, "AT_MOST", 10_000)
     calc = Calc()
     with served(calc) as (_, peer):
         replies = [peer.start("wait", "x" * 4000) for _ in range(4)]
         for reply in replies[2:]:
-            with pytest.raises(RemoteError, match=r"overloaded: 8.* bytes"):
+            with pytest.raises(RemoteError, match=r"overloaded: 9.* bytes"):
                 reply.receive(NEVER)
         for _ in range(2):
             calc.gate.send(None, NEVER)
@@ -106,10 +107,10 @@ def test_no_more_answers_are_made_than_the_peer_reads() -> None:
     with served(blobs) as (server, peer):
         with socket.create_connection(server.address, NEVER) as sock:
             sock.sendall(b"".join(msgpack.packb([0, i, "blob", []]) for i in range(500)))
-            until(lambda: any(session._room.balance < 0 for session in server._sessions))
+            until(lambda: any(session.serving.room.balance < 0 for session in server._sessions))
             rounds(20)
             assert blobs.made < 300
-            assert max(session._unsent for session in server._sessions) < 2 * _session.ENOUGH
+            assert max(session.serving.unsent for session in server._sessions) < 2 * _serving.ENOUGH
             assert peer.call("add", 1, 1) == 2  # nobody else is held back
             sock.shutdown(socket.SHUT_WR)
             finish = in_thread(answers, sock)  # and now it reads
@@ -121,7 +122,7 @@ def test_a_peer_that_never_reads_is_held_back_and_costs_nobody_else() -> None:
         with raw_client(server) as raw:
             message = msgpack.packb([2, "no such", ["x" * 100_000]])
             raw.send(*[msgpack.packb([0, i, "echo", ["x" * 50_000]]) for i in range(1, 200)])
-            until(lambda: any(session._proceed.balance < 0 for session in server._sessions))
+            until(lambda: any(session.serving.proceed.balance < 0 for session in server._sessions))
             sender = flower.go(lambda: [raw.conn.send(message) for _ in range(1000)])
             rounds(50)
             assert sender.blocked
@@ -132,7 +133,7 @@ def test_a_peer_that_never_reads_is_held_back_and_costs_nobody_else() -> None:
 
 
 def test_answers_that_are_all_ready_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_session, "AT_MOST", 1_000_000)
+    monkeypatch.setattr(_serving, "AT_MOST", 1_000_000)
     calc = Calc()
     with served(calc) as (server, _), socket.create_connection(server.address, NEVER) as sock:
         until(lambda: len(server.peers) == 2)
@@ -140,19 +141,20 @@ def test_answers_that_are_all_ready_at_once_are_bounded(monkeypatch: pytest.Monk
         sock.sendall(b"".join(msgpack.packb([0, i, "wait", ["x" * 9_000]]) for i in range(100)))
         sock.shutdown(socket.SHUT_WR)
         until(lambda: calc.gate.balance == -100)
-        session._unsent += 900_000  # as if these waited for the peer to read
+        session.serving.unsent += 900_000  # as if these waited for the peer to read
         for _ in range(100):
             calc.gate.send(None, NEVER)
-        session._unsent -= 900_000
+        session.serving.unsent -= 900_000
         finish = in_thread(answers, sock)
         found = finish()
     assert len(found) == 100
     settle()
 
 
+@pytest.mark.slow
 def test_while_we_wait_for_an_answer_a_peer_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_session, "ENOUGH", 1_000)
-    monkeypatch.setattr(_session, "AT_MOST", 50_000)
+    monkeypatch.setattr(_serving, "ENOUGH", 1_000)
+    monkeypatch.setattr(_serving, "AT_MOST", 50_000)
     with raw_server(Calc()) as (peer, raw):
         t = flower.go(peer.call, "question")
         assert raw.receive()[2] == "question"
@@ -174,9 +176,9 @@ def test_a_backlog_of_notifications_holds_back_its_sender() -> None:
         peer.notify("wait")
         data = "x" * 10_000
         sender = flower.go(lambda: [peer.notify("note", data) for _ in range(3000)])
-        until(lambda: session._proceed.balance == -1)
+        until(lambda: session.serving.proceed.balance == -1)
         rounds(20)
-        assert session._backlog < 3 * _session.ENOUGH
+        assert session.serving.backlog < 3 * _serving.ENOUGH
         assert sender.blocked
         with rpc.connect(server.url) as other:
             assert other.call("add", 1, 1) == 2  # nobody else is held back
@@ -190,7 +192,7 @@ def test_behind_a_backlog_answers_still_arrive() -> None:
     with raw_server(calc) as (peer, raw):
         note = msgpack.packb([2, "note", ["x" * 10_000]])
         raw.send([2, "wait", []], *[note] * 60)
-        until(lambda: peer._session._proceed.balance == -1)
+        until(lambda: peer._session.serving.proceed.balance == -1)
         t = flower.go(peer.call, "question")
         assert raw.receive()[2] == "question"
         raw.send(*[note] * 60, [1, 1, None, "answer"])
@@ -260,7 +262,7 @@ def test_a_notification_that_ends_its_tasklet_does_not_stop_the_rest(how: str) -
     with served(ending) as (server, peer):
         (session,) = server._sessions
         sender = flower.go(lambda: [peer.notify("note", b"x" * 30_000) for _ in range(20)])
-        until(lambda: session._proceed.balance == -1)
+        until(lambda: session.serving.proceed.balance == -1)
         if how == "cancel":
             with pytest.raises(flower.Cancelled):
                 ending.gate.send(None, NEVER)

@@ -14,7 +14,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flower.rpc import _wire
-from flower.rpc._scan import MAX_DEPTH
 from flower.rpc._wire import ENDED, FAILED, MAX_ID, OPEN
 
 
@@ -346,6 +345,7 @@ def test_a_string_of_4_gb_is_refused_after_the_most_that_a_message_may_be(header
     assert fed <= 1001
 
 
+@pytest.mark.slow
 def test_small_messages_in_one_large_piece_are_no_large_message() -> None:
     data = pack([2, "m", [0]])
     assert len(Wire(1000).feed(data * 100_000)) == 100_000

@@ -1,0 +1,530 @@
+"""The handshake, and what Flower peers do beyond plain MessagePack-RPC."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import msgpack
+import pytest
+
+import flower
+from flower import rpc
+from flower.errors import (
+    AuthError,
+    DeadlineExceeded,
+    Disconnected,
+    InvalidArguments,
+    Overloaded,
+    RemoteCancelled,
+    RemoteError,
+    Timeout,
+    UnknownMethod,
+)
+from flower.rpc import Settings
+from flower.rpc._hello import FLOWER, GREETING, LOCKED, PLAIN, REFUSED, WAITING, BadHello, Handshake, read_hello
+from tests.net.support import NEVER, rounds, until
+from tests.rpc.support import URL, Calc, raw_client, raw_server, served
+
+pytestmark = pytest.mark.usefixtures("loop")
+
+HELLO = [0, 1, "$/hello", [{"v": 1, "node": "raw", "ext": 70, "feat": []}]]
+
+
+# -- The states
+
+
+def test_who_says_hello_to_whom() -> None:
+    caller, callee = Handshake(Settings(node="a"), dialed=True), Handshake(Settings(node="b"), dialed=False)
+    assert (caller.state, callee.state) == (GREETING, WAITING)
+    answer = callee.greeted([caller.settings.announce(True)])
+    caller.answered(None, answer)
+    assert (caller.state, callee.state) == (FLOWER, FLOWER)
+    assert caller.theirs is not None
+    assert callee.theirs is not None
+    assert (caller.theirs.node, callee.theirs.node) == ("b", "a")
+
+
+def test_an_error_means_a_plain_peer() -> None:
+    caller = Handshake(Settings(), dialed=True)
+    caller.answered("unknown method", None)
+    assert caller.state is PLAIN
+    assert Handshake(Settings(plain=True), dialed=True).state is PLAIN
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "state"),
+    [("secret", "secret", FLOWER), (b"secret", "secret", FLOWER), ("secret", "Secret", REFUSED), ("s", None, REFUSED)],
+)
+def test_a_token(wanted: Any, given: Any, state: str) -> None:
+    callee = Handshake(Settings(token=wanted), dialed=False)
+    assert callee.state is LOCKED
+    hello = Settings(token=given).announce(with_token=True)
+    if state is REFUSED:
+        with pytest.raises(AuthError):
+            callee.greeted([hello])
+    else:
+        assert "auth" not in callee.greeted([hello])
+    assert callee.state is state
+
+
+def test_a_second_hello_and_one_from_the_wrong_side() -> None:
+    callee = Handshake(Settings(), dialed=False)
+    callee.greeted([{"v": 1}])
+    with pytest.raises(BadHello):
+        callee.greeted([{"v": 1}])
+    with pytest.raises(BadHello):
+        Handshake(Settings(), dialed=True).greeted([{"v": 1}])
+
+
+BAD = [None, [], 5, {}, {"v": "1"}, {"v": 0}, {"v": 1, "max_msg": 1}, {"v": 1, "chan_items": -1}, {"v": 1, "node": 5}]
+BAD += [{"v": 1, "feat": "x"}, {"v": 1, "auth": 5}, {"v": 1, "auth": "x" * 10_000}, {"v": 1, "max_chans": 1.5}]
+
+
+@pytest.mark.parametrize("told", BAD, ids=repr)
+def test_a_hello_that_cant_stand(told: Any) -> None:
+    with pytest.raises(BadHello):
+        read_hello(told)
+
+
+def test_unknown_keys_of_a_hello_are_ignored() -> None:
+    hello, token = read_hello({"v": 9, "shoe size": 43})
+    assert hello.features == frozenset()
+    assert token is None
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_message": 5}, {"max_inflight": -1}, {"handshake_timeout": 0}, {"token": "x" * 5000}]
+)
+def test_settings_that_cant_be(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"at least|above 0|at most"):
+        Settings(**wrong)
+    with pytest.raises(TypeError):
+        Settings(max_inflight="5")  # type: ignore[arg-type]
+
+
+# -- Over a connection
+
+
+def test_two_flower_peers_know_each_other() -> None:
+    class Who:
+        def who(self) -> Any:
+            context = rpc.context()
+            assert context is not None
+            return [context.node, context.metadata, context.method, context.peer.call("$/ping")]
+
+    ours = Settings(node="client", metadata={"version": 3})
+    with served(Who(), ours=ours) as (_, peer):
+        assert peer.call("who") == ["client", {"version": 3}, "who", None]
+        assert peer._session.peer_is == "flower"
+        assert rpc.context() is None
+
+
+def test_calls_go_before_the_reply_and_wait_for_it_only_where_they_must() -> None:
+    with raw_server_with_hello() as (peer, raw):
+        plain = flower.go(peer.call, "plain", 1)
+        extended = flower.go(peer._session.call, "extended", (), {"key": 1})
+        assert raw.receive()[2] == "$/hello"
+        assert raw.receive() == [0, 2, "plain", [1]]
+        rounds(5)
+        raw.send([1, 1, None, {"v": 1}])
+        assert raw.receive() == [0, 3, "$/call", ["extended", [], {"key": 1}, {}]]
+        raw.send([1, 2, None, "p"], [1, 3, None, "e"])
+        assert [plain.join(NEVER), extended.join(NEVER)] == ["p", "e"]
+
+
+def raw_server_with_hello() -> Any:
+    return raw_server(settings=Settings())
+
+
+def test_a_plain_peer_is_taken_as_one() -> None:
+    with raw_server_with_hello() as (peer, raw):
+        t = flower.go(peer._session.call, "m", (), {"key": 1})
+        assert raw.receive()[2] == "$/hello"
+        raw.send([1, 1, [0, "Invalid method: $/hello"], None])
+        with pytest.raises(TypeError, match="Flower peers only"):
+            t.join(NEVER)
+        assert peer._session.peer_is == "plain"
+        with pytest.raises(TypeError, match="set can be sent to a Flower peer"):
+            peer.call("m", {1, 2})
+
+
+def test_hello_twice_costs_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "flower.rpc"), served() as (server, _), raw_client(server) as raw:
+        raw.send(HELLO, [0, 2, *HELLO[2:]])
+        assert raw.receive()[2] is None
+        assert raw.receive() is None
+    assert "a hello where none is due" in caplog.text
+
+
+def test_nothing_is_served_before_the_token() -> None:
+    calc = Calc()
+    with rpc.serve(URL, calc, settings=Settings(token="secret")) as server:
+        with raw_client(server) as raw:
+            raw.send([2, "note", [1]], [0, 1, "echo", ["hi"]])
+            _, msgid, error, result = raw.receive()
+            assert (msgid, result) == (1, None)
+            assert "first message" in error
+            raw.send([0, 2, "$/hello", [{"v": 1, "auth": "wrong"}]])
+            assert raw.receive()[2]["auth"] is True
+            assert raw.receive() is None
+        with rpc.connect(server.url, settings=Settings(token="wrong")) as peer:
+            with pytest.raises(AuthError, match="refused"):
+                peer.call("echo", 1)
+            with pytest.raises(AuthError):
+                peer._session.ready()
+        with rpc.connect(server.url, settings=Settings(token=b"secret")) as peer:
+            assert peer.call("echo", 1) == 1
+    assert calc.log == []
+
+
+def test_verify_decides_and_says_who_it_is() -> None:
+    class Who:
+        def who(self) -> Any:
+            context = rpc.context()
+            assert context is not None
+            return context.identity
+
+    def verify(token: bytes | None, hello: Any) -> Any:
+        return {"user": hello.node} if token == b"ok" else None
+
+    with rpc.serve(URL, Who(), settings=Settings(verify=verify)) as server:
+        with rpc.connect(server.url, settings=Settings(token="ok", node="ada")) as peer:
+            assert peer.call("who") == {"user": "ada"}
+        with rpc.connect(server.url) as peer, pytest.raises(AuthError):
+            peer.call("who")
+
+
+def test_who_says_no_hello_in_time_is_cut_off() -> None:
+    with rpc.serve(URL, Calc(), settings=Settings(token="secret", handshake_timeout=0.01)) as server:
+        with raw_client(server) as raw, pytest.raises(ConnectionResetError):
+            assert raw.receive() is None
+            raise ConnectionResetError
+
+
+def test_a_peer_that_answers_no_hello_is_a_plain_one() -> None:
+    with raw_server(settings=Settings(handshake_timeout=0.01)) as (peer, raw):
+        peer._session.ready()
+        assert peer._session.peer_is == "plain"
+        assert raw.receive()[2] == "$/hello"
+        raw.send([1, 1, None, {"v": 1}])  # too late
+        t = flower.go(peer.call, "m")
+        assert raw.receive() == [0, 2, "m", []]
+        raw.send([1, 2, None, 5])
+        assert t.join(NEVER) == 5
+
+
+@pytest.mark.parametrize("size", [14_000, 20_000])
+def test_a_stranger_may_send_little(size: int) -> None:
+    with rpc.serve(URL, Calc(), settings=Settings(token="secret")) as server, raw_client(server) as raw:
+        raw.send([0, 1, "echo", ["x" * size]])
+        answer = raw.receive()
+        assert (answer is None) is (size > 16_384)
+
+
+def test_we_keep_to_the_peers_limits() -> None:
+    with served(Calc(), Settings(max_message=2000)) as (_, peer):
+        peer.call("echo", 1)
+        with pytest.raises(ValueError, match="2000 is the most"):
+            peer.call("echo", "x" * 3000)
+        assert peer.call("echo", "x" * 1000) == "x" * 1000
+
+
+# -- Keyword arguments, metadata, errors
+
+
+def test_keyword_arguments_and_metadata() -> None:
+    class Service:
+        def show(self, a: int, *, b: int = 0) -> Any:
+            context = rpc.context()
+            assert context is not None
+            return [a, b, context.meta]
+
+    with served(Service()) as (_, peer):
+        call = peer._session.call
+        assert call("show", (1,), {"b": 2}, None, {"tp": "00-ab"}) == [1, 2, {"tp": "00-ab"}]
+        assert call("show", (), {"a": 1}) == [1, 0, {}]
+        with pytest.raises(InvalidArguments, match="unexpected"):
+            call("show", (1,), {"c": 1})
+        with pytest.raises(InvalidArguments):
+            call("show", ())
+
+
+def test_notifications_with_keyword_arguments() -> None:
+    calc = Calc()
+    with served(calc) as (_, peer):
+        peer._session.notify("note", (), {"value": 5})
+        until(lambda: calc.log == [5])
+
+
+class Strange(Exception):
+    pass
+
+
+class NoSuchKey(KeyError):
+    pass
+
+
+def test_what_a_remote_error_tells() -> None:
+    class Failing(Calc):
+        def key(self) -> None:
+            raise NoSuchKey("k", 5)
+
+        def strange(self) -> None:
+            try:
+                raise OSError(2, "not there")
+            except OSError as error:
+                raise Strange("odd") from error
+
+        def unicode(self) -> None:
+            b"\xff".decode()
+
+        def stop(self) -> None:
+            raise StopIteration(5)
+
+    with served(Failing()) as (_, peer):
+        with pytest.raises(KeyError) as caught:
+            peer.call("key")
+        error: Any = caught.value
+        assert isinstance(error, RemoteError)
+        assert error.args == ("k", 5)
+        assert error.type.endswith("NoSuchKey")
+        assert error.kind == "failed"
+        assert not error.not_run
+        assert "raise NoSuchKey" in error.traceback
+        with pytest.raises(RemoteError, match="Strange: odd") as other:
+            peer.call("strange")
+        cause: Any = other.value.__cause__
+        assert isinstance(cause, FileNotFoundError)
+        assert cause.errno == 2
+        with pytest.raises(UnicodeError):
+            peer.call("unicode")
+        with pytest.raises(RemoteError, match="StopIteration"):
+            peer.call("stop")
+
+
+def test_tracebacks_are_told_only_where_that_is_allowed() -> None:
+    with served(Calc(), Settings(tracebacks=False)) as (_, peer):
+        with pytest.raises(ValueError, match="no") as caught:
+            peer.call("fail", "no")
+        assert caught.value.traceback is None  # type: ignore[attr-defined]
+
+
+# -- Cancellation and deadlines
+
+
+class Slow(Calc):
+    def __init__(self) -> None:
+        super().__init__()
+        self.other: Any = None
+
+    def slow(self) -> None:
+        try:
+            self.gate.receive(NEVER)
+        except flower.Cancelled:
+            self.log.append("cancelled")
+            raise
+        except Timeout:
+            self.log.append("timeout")
+            raise
+
+    def forward(self) -> Any:
+        return self.other.call("slow")
+
+    def stubborn(self) -> str:
+        with flower.move_on(None):
+            try:
+                self.gate.receive(NEVER)
+            except flower.Cancelled:
+                pass
+        return "done"
+
+    def left(self) -> Any:
+        context = rpc.context()
+        assert context is not None
+        return context.remaining()
+
+
+@pytest.mark.parametrize("how", ["kill", "scope", "timeout", "close the reply"])
+def test_cancellation_reaches_the_method(how: str) -> None:
+    slow = Slow()
+    with served(slow) as (_, peer):
+        peer.call("add", 1, 2)
+        if how == "close the reply":
+            reply = peer.start("slow")
+            until(lambda: slow.gate.balance == -1)
+            reply.receiver.close("enough")
+        elif how == "timeout":
+            with pytest.raises(Timeout, match=r"slow gave no answer within 0.01 s"):
+                peer.call("slow", timeout=0.01)
+        else:
+            scope = flower.move_on()
+
+            def run() -> None:
+                with scope:
+                    peer.call("slow")
+
+            t = flower.go(run)
+            until(lambda: slow.gate.balance == -1)
+            t.kill() if how == "kill" else scope.cancel()
+        until(lambda: slow.log == ["cancelled"])
+        until(lambda: not peer._session.calls.pending)
+        assert peer.call("add", 1, 2) == 3
+
+
+def test_a_cancelled_call_is_still_answered() -> None:
+    slow = Slow()
+    with served(slow) as (server, _), raw_client(server) as raw:
+        raw.send(HELLO, [0, 7, "slow", []], [0, 8, "stubborn", []], [0, 9, "echo", [1]])
+        assert raw.receive()[1] == 1
+        assert raw.receive() == [1, 9, None, 1]
+        raw.send([2, "$/cancel", [7, "cancelled"]], [2, "$/cancel", [8, "deadline"]], [2, "$/cancel", [99, ""]])
+        answers = {m[1]: m for m in (raw.receive(), raw.receive())}
+        assert answers[7][2]["k"] == "cancelled"
+        assert answers[8] == [1, 8, None, "done"]
+
+
+def test_a_deadline_is_kept_where_the_method_runs() -> None:
+    slow = Slow()
+    with served(slow) as (server, _), raw_client(server) as raw:
+        raw.send(HELLO, [0, 7, "$/call", ["slow", [], {}, {"dl": 5}]])
+        raw.receive()
+        assert raw.receive()[2]["k"] == "deadline"
+        assert slow.log == ["cancelled"]
+
+
+def test_a_deadline_that_passed_before_the_method_began() -> None:
+    slow = Slow()
+    with served(slow) as (server, _), raw_client(server) as raw:
+        raw.send(HELLO, [0, 7, "slow", []], [2, "$/cancel", [7, "cancelled"]])
+        raw.receive()
+        assert raw.receive()[2]["k"] == "cancelled"
+        assert slow.log == []
+
+
+def test_nested_calls_inherit_the_deadline() -> None:
+    inner, outer = Slow(), Slow()
+    with served(inner) as (_, far), served(outer) as (_, peer):
+        outer.other = far
+        far.call("add", 1, 1)
+        assert peer.call("left") is None
+        assert 0 < peer.call("left", timeout=50.0) <= 50.1
+        with pytest.raises(Timeout):
+            peer.call("forward", timeout=0.02)
+        until(lambda: inner.log == ["cancelled"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("overloaded", Overloaded),
+        ("unimplemented", UnknownMethod),
+        ("cancelled", RemoteCancelled),
+        ("deadline", DeadlineExceeded),
+        ("invalid", InvalidArguments),
+        ("failed", RemoteError),
+        ("disconnected", RemoteError),
+        ("no such kind", RemoteError),
+    ],
+)
+def test_each_kind_has_its_error(kind: str, error: type[Exception]) -> None:
+    with raw_server() as (peer, raw):
+        t = flower.go(peer.call, "m")
+        raw.receive()
+        raw.send([1, 1, {"k": kind, "t": "", "m": "text"}, None])
+        with pytest.raises(RemoteError, match="text") as caught:
+            t.join(NEVER)
+        assert type(caught.value) is error
+        assert caught.value.not_run is (kind == "overloaded")
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"m": 5}, {"k": [], "t": 5, "a": {}}, {"t": "builtins.KeyboardInterrupt"}, {1: 2}]
+)
+def test_errors_that_make_no_sense(told: Any) -> None:
+    with raw_server() as (peer, raw):
+        t = flower.go(peer.call, "m")
+        raw.receive()
+        raw.send([1, 1, {**told, 7: 7}, None])
+        with pytest.raises(RemoteError):
+            t.join(NEVER)
+
+
+# -- What every peer answers, and leaving
+
+
+def test_what_every_peer_answers() -> None:
+    with served() as (_, peer), rpc.connect(_.url, settings=Settings(plain=True)) as plain:
+        for each in (peer, plain):
+            assert each.call("$/ping") is None
+            assert each.call("$/list")["add"]["signature"].startswith("(a")
+            assert each.call("$/help", "wait")["doc"].startswith("Blocks")
+            assert each.call("$/health") == {"status": "serving"}
+            assert each.call("$/stats")["served"] == 0
+            with pytest.raises(RemoteError, match="unknown method: nothing"):
+                each.call("$/help", "nothing")
+            with pytest.raises(RemoteError):
+                each.call("$/help")
+        assert peer._session.ping() > 0
+
+
+def test_draining() -> None:
+    calc = Calc()
+    with served(calc) as (server, peer):
+        reply = peer.start("wait", "x")
+        until(lambda: calc.gate.balance == -1)
+        (session,) = server._sessions
+        seen = []
+        peer._session.on_leaving = seen.append
+        assert session.drain(grace=0.005) is False
+        until(lambda: seen)
+        with pytest.raises(Overloaded, match="leave") as caught:
+            peer.call("add", 1, 2)
+        assert caught.value.not_run
+        t = flower.go(session.drain)
+        rounds(3)
+        assert t.alive
+        calc.gate.send(None, NEVER)
+        assert t.join(NEVER) is True
+        assert reply.receive(NEVER) == "x"
+
+
+def test_a_request_to_one_who_drains_is_refused() -> None:
+    with served() as (server, peer), raw_client(server) as raw:
+        until(lambda: len(server.peers) == 2)
+        peer.call("add", 1, 2)
+        for session in server._sessions:
+            session.draining = True
+        raw.send(HELLO, [0, 2, "add", [1, 2]])
+        raw.receive()
+        assert raw.receive()[2]["k"] == "overloaded"
+
+
+def test_a_call_that_was_never_sent_says_so() -> None:
+    with served() as (_, peer):
+        peer.close()
+        with pytest.raises(Disconnected) as caught:
+            peer.call("add", 1, 2)
+        assert caught.value.not_run
+
+
+def test_unknown_control_messages() -> None:
+    with served() as (server, _), raw_client(server) as raw:
+        raw.send(HELLO, [2, "$/nothing", [1]], [0, 5, "$/nothing", []], [2, "$/cancel", [5, "x"]])
+        raw.receive()
+        assert raw.receive()[2]["k"] == "unimplemented"
+
+
+@pytest.mark.parametrize("message", [[2, "$/cancel", []], [2, "$/cancel", [[], 1]]])
+def test_control_messages_that_cant_stand(message: Any) -> None:
+    with served() as (server, _), raw_client(server) as raw:
+        raw.send(HELLO)
+        raw.receive()
+        raw.send(message)
+        raw.receive()
+
+
+def test_a_plain_peer_may_say_what_it_likes_with_a_dollar() -> None:
+    with served() as (server, _), raw_client(server) as raw:
+        raw.send([2, "$/d", [1, 2]], [2, "$/cancel", "x".split()], msgpack.packb([0, 1, "echo", [1]]))
+        assert raw.receive() == [1, 1, None, 1]
