@@ -37,7 +37,7 @@ MAY_IMPORT["cli"] = MAY_IMPORT["testing"] = set(MAY_IMPORT) - {"_pure"}
 MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["__init__"] = {"_pure", "errors", "channels", "time"}  # `import flower` stays quick
 
-_CORE = "_blocking _channel _deadlock _failures _hub _lifecycle _scheduler _task"
+_CORE = "_blocking _channel _deadlock _failures _hub _lifecycle _scheduler _task _waiting"
 
 # Private modules that another part may use: the poller interface, which the I/O tasklet implements, and the
 # core's clocks, whose public face flower.time is, ...
@@ -54,6 +54,7 @@ SHARED_PRIVATE = {
     ("__init__", "flower._pure"),
     # The testing kit puts itself in the place of a thread's scheduler.
     *(("testing", f"flower.channels.{name}") for name in _CORE.split()),
+    *(("testing", f"flower.net.{name}") for name in "_acceptor _address _conn _listener _stream".split()),
 }
 # ... and the other way round: the I/O tasklet, and the bridge to asyncio, loaded by name when they are first needed.
 LOADED_BY_NAME = {("channels", "flower.net._loop"), ("channels", "flower.aio")}

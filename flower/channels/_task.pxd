@@ -16,7 +16,7 @@ cdef class Task(Waiter):
     cdef public object pending
     cdef list cases
     cdef public object scope
-    cdef object context
+    cdef readonly object context
     cdef public object label
     cdef public WaitQueue joiners
     cdef public object owner

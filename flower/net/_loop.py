@@ -278,6 +278,8 @@ def io_poller() -> LoopPoller:
     scheduler = current_scheduler()
     poller = scheduler.poller
     if not isinstance(poller, LoopPoller):
+        if getattr(poller, "network", None) is not None:
+            raise RuntimeError("this needs an event loop, and a World has none: its network and its time are simulated")
         if running is not None:
             raise RuntimeError(f"an event loop is already running in this thread ({running!r}): {_ADVICE}")
         poller = LoopPoller()

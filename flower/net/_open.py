@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal, overload
 
+from flower.channels._scheduler import current_scheduler
 from flower.net._conn import Conn
 from flower.net._given import dial_sockpipe, dial_socktcp, listen_sockpipe, listen_socktcp
 from flower.net._listener import Listener
@@ -69,7 +71,7 @@ def Listen(addr: Any = ("0.0.0.0", 0), proto: str = "tcp", **options: Any) -> An
     ...     for conn in listener:
     ...         flower.go(handle, conn)
     """
-    return _row(_LISTEN, "Listen", proto, options)(addr, **options)
+    return _opener(_LISTEN, "Listen", proto, options)(addr, **options)
 
 
 @overload
@@ -107,7 +109,14 @@ def Dial(proto: str, addr: Any, **options: Any) -> Any:
 
     >>> conn = Dial("tcp", ("127.0.0.1", 8000), timeout=5.0)
     """
-    return _row(_DIAL, "Dial", proto, options)(addr, **options)
+    return _opener(_DIAL, "Dial", proto, options)(addr, **options)
+
+
+def _opener(table: dict[str, Any], name: str, proto: Any, options: dict[str, Any]) -> Callable[..., Any]:
+    """The protocol's function; or, inside of a `flower.testing.World`, its simulated network's."""
+    function: Callable[..., Any] = _row(table, name, proto, options)
+    network = getattr(current_scheduler().poller, "network", None)
+    return function if network is None else functools.partial(network.open, name, proto)
 
 
 def _row(table: dict[str, Any], name: str, proto: Any, options: dict[str, Any]) -> Any:

@@ -10,6 +10,7 @@ virtual time and a simulated network, and a failing one can be replayed.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from flower.testing._choices import Replay
@@ -37,6 +38,11 @@ from flower.testing._world import World, on_fault
 
 if TYPE_CHECKING:
     from flower.testing._machine import machine
+    from flower.testing._network import Host, Network
+
+# Loaded when they are asked for: a subclass of Hypothesis's, which is not needed to replay a schedule; and the
+# network, without which most tests do.
+_LATE = {"machine": "_machine", "Host": "_network", "Network": "_network"}
 
 __all__ = [
     "BalanceMismatch",
@@ -46,6 +52,8 @@ __all__ = [
     "FifoViolation",
     "Finding",
     "GhostWaiter",
+    "Host",
+    "Network",
     "Nondeterministic",
     "Operation",
     "Replay",
@@ -67,8 +75,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "machine":  # a subclass of Hypothesis's, which is not needed to replay a schedule
-        from flower.testing._machine import machine
-
-        return machine
+    if name in _LATE:
+        return getattr(importlib.import_module(f"flower.testing.{_LATE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

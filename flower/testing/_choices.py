@@ -8,7 +8,8 @@ r     the running tasklet waits or has ended: which of the runnable ones is next
 s     which of a select's ready cases happens
 t     whether time jumps to the next timer although somebody can run
 f     whether a fault happens (`flower.testing.on_fault`)
-n     what the simulated network does
+n     whether the simulated network does something out of the ordinary
+v     which of several things it is
 ====  ==============================================================================================
 
 Alternative 0 is the plain one, which costs nothing to choose: a schedule is written down as its other choices.
@@ -80,6 +81,8 @@ class _Drawing(Strategy):
             return self.draw(size)
         if kind in ("p", "r"):
             return self.schedule(kind, size, tasks)
+        if kind == "v":
+            return self.draw(size)
         return 1 + self.draw(size - 1) if self.due(kind, 5) else 0
 
     def schedule(self, kind: str, size: int, tasks: Any) -> int:

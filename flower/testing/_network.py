@@ -1,12 +1,345 @@
-"""placeholder"""
+"""The simulated network: byte streams between named hosts, under unmodified `flower.net` and `flower.rpc`.
+
+In a world, `flower.net.Listen` and `Dial` come here. What they give are the real `Listener` and `Conn`, on the real
+stream; simulated are the socket and the event loop's transport below (`_wire`). A stream never reorders, loses or
+doubles a byte, as TCP never does; what may happen is chosen, "nothing" being the plain choice:
+
+- a write arrives in pieces, or later than others; the write buffer is full for a while;
+- if the test allows it (`Network.faults`): a reset in the middle of a write, a refused or a slow connect.
+
+Partitions, crashes and the like are the test's to order.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import contextvars
+import errno
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import flower
+from flower.channels._waiting import Alarm
+from flower.net._acceptor import Acceptor
+from flower.net._address import format_address
+from flower.net._conn import Conn
+from flower.net._listener import Listener
+from flower.net._stream import HIGH_WATER, INCOMING_LIMIT, Stream, check_bounds
+from flower.testing._wire import ListeningSocket, Transport, connect
+
+if TYPE_CHECKING:
+    from flower.testing._world import World
+
+HOME = "local"  # the host that a test's own code is on
+FIRST_PORT = 49_152  # of those that are given to who asks for port 0 (IANA's dynamic ports)
+CONNECT_TIME = 120.0  # seconds until a connect that nothing answers fails, as Linux's does
+SLOW = 1.0  # seconds that a slow connect takes
+DELAYS = (0.001, 0.01, 0.1, 1.0)  # seconds by which a write may be late
+FAULTS = ("reset", "refuse", "slow")
+
+_host: contextvars.ContextVar[str] = contextvars.ContextVar("flower.testing.host", default=HOME)
 
 
 class Network:
-    """The simulated network of a world."""
+    """The simulated network of a world, ``w.net``.
 
-    def __init__(self, world: Any) -> None:
-        self._world = world
+    A host is a name. The test's own code is on the host ``"local"``; `at` puts code, and what it starts, elsewhere.
+
+    >>> w.net.at("server").go(serve)
+    >>> w.net.partition("client", "server")
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.loop = SimulatedLoop(self)
+        self.transports: list[Transport] = []
+        self._listeners: dict[Any, Acceptor] = {}
+        self._ports: dict[str, int] = {}
+        self._latency: dict[tuple[str, str], float] = {}
+        self._cut: set[tuple[str, str]] = set()
+        self._held: set[tuple[str, str]] = set()
+        self._faults: set[str] = set()
+        self._news: flower.channel[None] = flower.channel(label="the network to heal")
+
+    # -- what tests use
+
+    def at(self, host: str) -> Host:
+        """The host of that name, on which code can be put."""
+        return Host(self, host)
+
+    def faults(self, *names: str) -> None:
+        """Let these happen, from now on: ``"reset"`` in a write, ``"refuse"`` and ``"slow"`` of a connect."""
+        for name in names:
+            if name not in FAULTS:
+                raise ValueError(f"unknown fault {name!r}: give some of {', '.join(FAULTS)}")
+        self._faults |= set(names)
+
+    def link(self, a: str, b: str, latency: float) -> None:
+        """Bytes take so many seconds between the two hosts, each way."""
+        self._latency[a, b] = self._latency[b, a] = float(latency)
+
+    def partition(self, a: str, b: str, both: bool = True) -> None:
+        """Nothing gets through from a to b any more (``both``: nor back). Streams wait; they do not break."""
+        self._cut.add((a, b))
+        if both:
+            self._cut.add((b, a))
+        self._say(f"{a} {'<-/->' if both else '-/->'} {b}: partitioned")
+
+    def heal(self, a: str | None = None, b: str | None = None) -> None:
+        """End the partition of the two hosts, or all partitions. What waits gets through, in order."""
+        if a is None or b is None:
+            self._cut.clear()
+        else:
+            self._cut -= {(a, b), (b, a)}
+        self._say("healed" if a is None else f"{a} <-> {b}: healed")
+        self._pump()
+
+    def hold(self, a: str, b: str) -> None:
+        """Hold back what is sent from a to b, until `release`; connects get through."""
+        self._held.add((a, b))
+        self._say(f"{a} -> {b}: held back")
+
+    def release(self, a: str, b: str) -> None:
+        """Let what was held back get through."""
+        self._held.discard((a, b))
+        self._say(f"{a} -> {b}: released")
+        self._pump()
+
+    def crash(self, host: str) -> None:
+        """End everything on the host: its connections are reset, its listeners gone, its tasklets killed."""
+        self._say(f"{host}: crashes")
+        for key in [key for key in self._listeners if key[0] == host]:
+            self._listeners[key].close()
+        for transport in self.transports:
+            if transport.host == host:
+                transport.crash()
+        me = flower.getcurrent()
+        for t in list(self.world._names):
+            if t.alive and t is not me and not t.is_main and host_of(t) == host:
+                t.kill()
+
+    def restart(self, host: str, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+        """Start ``fn(*args)`` on the host that has crashed; returns the tasklet. Options as of ``w.go``."""
+        self._say(f"{host}: restarts")
+        return self.at(host).go(fn, *args, **options)
+
+    # -- used by flower.net
+
+    def open(self, what: str, proto: str, addr: Any, **options: Any) -> Any:
+        """`Listen` or `Dial`, in a world."""
+        if proto not in ("tcp", "tls", "pipe"):
+            raise RuntimeError(f"{what}: {proto} is not simulated, and a World has no other network")
+        bounds = check_bounds(options.get("read_buffer", INCOMING_LIMIT), options.get("write_buffer", HIGH_WATER))
+        host, port = self._address(proto, addr)
+        if what == "Listen":
+            return self._listen(proto, host, port, bounds)
+        timeout = options.get("timeout")
+        name = f"{proto} {format_address(addr)}"
+        if timeout is None:
+            return self._dial(proto, host, port, bounds, name)
+        try:
+            with flower.timeout(timeout) as scope:
+                return self._dial(proto, host, port, bounds, name)
+        except flower.Timeout:
+            if not scope.expired:
+                raise
+            raise flower.Timeout(f"{name}: not connected within {timeout} s") from None
+
+    def _address(self, proto: str, addr: Any) -> tuple[str, Any]:
+        if proto == "pipe":
+            return _host.get(), addr
+        host, port = addr[0], addr[1]
+        if host in ("", "0.0.0.0", "::", "localhost", "::1") or host.startswith("127."):
+            host = _host.get()
+        return host, port
+
+    def _listen(self, proto: str, host: str, port: Any, bounds: Any) -> Listener:
+        if port == 0:
+            port = self._new_port(host)
+        known = self._listeners.get((host, port))
+        if known is not None and not known.closed:
+            raise OSError(errno.EADDRINUSE, f"Address already in use: can't listen on {proto} {host}:{port}")
+        sock: Any = ListeningSocket(host, port, (host, port) if proto != "pipe" else port)
+        acceptor = Acceptor(self.poller(host), sock, proto, bounds)  # type: ignore[arg-type]
+        acceptor.connections.label = f"listener {host}:{port}"
+        self._listeners[host, port] = acceptor
+        sock.acceptor = acceptor
+        return Listener(acceptor)
+
+    def _dial(self, proto: str, host: str, port: Any, bounds: Any, name: str) -> Conn:
+        near = _host.get()
+        wait = self.latency(near, host) + self.latency(host, near)
+        if self._happens("slow"):
+            wait += SLOW
+        flower.time.sleep(wait)
+        until = self.world.now + CONNECT_TIME
+        while (near, host) in self._cut or (host, near) in self._cut:
+            try:
+                self._news.receive(timeout=until - self.world.now)
+            except flower.Timeout:
+                raise TimeoutError(errno.ETIMEDOUT, f"Connection timed out: can't connect to {name}") from None
+        acceptor = self._listeners.get((host, port))
+        if acceptor is None or acceptor.closed or self._happens("refuse"):
+            raise ConnectionRefusedError(errno.ECONNREFUSED, f"Connection refused: can't connect to {name}")
+        listening: Any = acceptor._sock
+        local = (near, self._new_port(near)) if proto != "pipe" else ""
+        ours, theirs = connect(self, near, local, host, listening.getsockname())
+        stream = Stream(self.poller(near), ours, proto, bounds)  # type: ignore[arg-type]
+        ours.transport.start(stream)
+        listening.arrive(theirs)
+        return Conn(stream)
+
+    def _new_port(self, host: str) -> int:
+        port = self._ports[host] = self._ports.get(host, FIRST_PORT - 1) + 1
+        return port
+
+    def poller(self, host: str) -> SimulatedPoller:
+        return SimulatedPoller(self)
+
+    # -- used by the wire
+
+    def latency(self, a: str, b: str) -> float:
+        return self._latency.get((a, b), 0.0)
+
+    def blocked(self, a: str, b: str) -> bool:
+        """Whether nothing gets from a to b now."""
+        return (a, b) in self._cut or (a, b) in self._held
+
+    def cuts(self, size: int) -> list[int]:
+        """The sizes of the pieces in which so many bytes arrive."""
+        if size < 2 or not self.world.choose("n", 2):
+            return [size]
+        first = 1 + self.world.choose("v", min(size - 1, 64))
+        if size - first > 1 and self.world.choose("n", 2):
+            return [first, *[1] * min(size - first - 1, 8), max(size - first - 8, 1)]
+        return [first, size - first]
+
+    def delay(self) -> float:
+        """How much later than others a write arrives."""
+        return DELAYS[self.world.choose("v", len(DELAYS))] if self.world.choose("n", 2) else 0.0
+
+    def fills(self) -> bool:
+        """Whether the write buffer counts as full until the bytes have arrived."""
+        return self.world.choose("n", 2) == 1
+
+    def reset_at(self, size: int) -> int | None:
+        """After how many bytes of a write the connection is reset, if it is."""
+        return self.world.choose("v", size + 1) if self._happens("reset") else None
+
+    def _happens(self, fault: str) -> bool:
+        if fault in self._faults and self.world.choose("n", 2):
+            self._say(f"fault: {fault}")
+            return True
+        return False
+
+    def _say(self, text: str) -> None:
+        self.world.log_line("the network", text, True)
+
+    def _pump(self) -> None:
+        for transport in self.transports:
+            transport.pump()
+        while self._news.balance < 0:
+            self._news.try_send(None)
+
+    def shut_down(self) -> None:
+        """The world is over: nothing of the network is left."""
+        for acceptor in list(self._listeners.values()):
+            acceptor.close()
+        for transport in self.transports:
+            transport.vanish()
+
+
+class Host:
+    """One host of the simulated network."""
+
+    def __init__(self, network: Network, name: str) -> None:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"a host is a name, not {name!r}")
+        self._network = network
+        self.name = name
+
+    def go(self, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
+        """``w.go``, on this host. What the tasklet starts is on this host too."""
+        with self:
+            return self._network.world.go(fn, *args, **options)
+
+    @contextmanager
+    def _here(self) -> Iterator[None]:
+        token = _host.set(self.name)
+        try:
+            yield
+        finally:
+            _host.reset(token)
+
+    def __enter__(self) -> Host:
+        """The body of ``with w.net.at("server"):`` runs on the host."""
+        self._inside = self._here()
+        self._inside.__enter__()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._inside.__exit__(*exc)
+
+
+def host_of(t: Any) -> str:
+    """The host that a tasklet, which is not running, is on."""
+    context = t.context if t.carrier is None else t.carrier.gr_context
+    return HOME if context is None else context.get(_host, HOME)
+
+
+class SimulatedPoller:
+    """What `flower.net`'s streams and acceptors know of the I/O tasklet."""
+
+    def __init__(self, network: Network) -> None:
+        self.loop = network.loop
+        self.scheduler = network.world._scheduler
+        self.thread = self.scheduler.thread_id
+        self.resources: set[Any] = set()
+
+    def call_here(self, function: Callable[[], object]) -> None:
+        function()
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Run a coroutine that waits for nothing: the simulated loop does at once whatever it is asked for."""
+        try:
+            coroutine.send(None)
+        except StopIteration:
+            return
+        coroutine.close()
+        raise RuntimeError("a coroutine of flower.net waits for something that is not simulated")
+
+
+class SimulatedLoop:
+    """What `flower.net` uses of an event loop, on the world's clock."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+
+    def call_later(self, seconds: float, function: Callable[[], object]) -> Handle:
+        return Handle(self._network.world._scheduler, seconds, function)
+
+    def call_soon(self, function: Callable[[], object]) -> Handle:
+        return Handle(self._network.world._scheduler, 0.0, function)
+
+    def add_reader(self, sock: Any, function: Callable[[], object]) -> None:
+        sock.reader = function
+        if sock.pending:
+            self.call_soon(sock.read)
+
+    def remove_reader(self, sock: Any) -> None:
+        sock.reader = None
+
+    async def connect_accepted_socket(self, factory: Callable[[], Any], sock: Any) -> None:
+        sock.transport.start(factory())
+
+
+class Handle:
+    """A call that is still to be made."""
+
+    def __init__(self, scheduler: Any, seconds: float, function: Callable[[], object]) -> None:
+        self._scheduler = scheduler
+        self._alarm = Alarm(lambda now: function())
+        scheduler.set_alarm(self._alarm, scheduler.now() + seconds)
+
+    def cancel(self) -> None:
+        self._scheduler.clear_alarm(self._alarm)

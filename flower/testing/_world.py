@@ -294,6 +294,7 @@ class World:
         left = [t for t in self._names if t.state != 0 and not t.daemon and t is not self._main]
         if any(t in self._actors for t in left):
             return self._deadlock(left, "the test has ended, and these wait for good")
+        left = [t for t in left if not self._waits_outside(t)]
         if left:
             lines = "\n".join(f"  {self._describe(t)}" for t in left)
             return TaskletLeak(f"everything else is done, and these are left, blocked for good:\n{lines}")
@@ -307,6 +308,8 @@ class World:
         s.main_errors.clear()
         s.main.alert = 0
         try:
+            if self._network is not None:
+                self._network.shut_down()
             for t in list(self._names):
                 for _ in range(MOST_KILLS):
                     if t is self._main or not t.alive:
@@ -394,7 +397,7 @@ class World:
             chosen = others[min(self._forced, len(others)) - 1] if others else me
             self._forced = 0
             return chosen
-        if self._early_timers > 0 and self._may_jump(candidates):
+        if self._may_jump(candidates):
             return None
         index = self.choose("r", len(candidates), candidates)
         if self._error is not None:
@@ -409,7 +412,9 @@ class World:
         when = self._scheduler.deadline()
         if when == math.inf or candidates[0] in self._settling or when >= min(self._limits, default=math.inf):
             return False
-        if self.choose("t", 2) == 0:
+        if when <= self._now:  # of the network: no time need pass
+            return self.choose("n", 2) == 1
+        if self._early_timers <= 0 or self.choose("t", 2) == 0:
             return False
         self._early_timers -= 1
         self._now = max(self._now, when)
@@ -554,6 +559,10 @@ class World:
                 what += f" (balance {balances})"
         site = _site(t)
         return f"{self.name_of(t)} waits in {what}" + (f", at {site[0]}:{site[1]} in {site[2]}" if site else "")
+
+    def _waits_outside(self, t: Any) -> bool:
+        """Whether the tasklet waits for the network, as a server's does: that is not for good."""
+        return any(ch._external and t in ch._waiting()[1] for ch, _ in self.tap.live())
 
     def _deadlock(self, blocked: list[Any], what: str) -> Finding:
         sites = frozenset((t.blocked_in, _site(t)) for t in blocked if t.state == BLOCKED)

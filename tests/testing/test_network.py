@@ -1,0 +1,349 @@
+"""The simulated network, under unmodified flower.net and flower.rpc."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+import flower
+import flower.testing as ft
+from flower import rpc
+from flower.net import Dial, Listen
+from tests.testing.support import found, holds, notes
+
+SERVER = ("server", 80)
+
+
+def echo(conn: Any) -> None:
+    for chunk in conn:
+        conn.send(chunk)
+
+
+def serve(handler: Any = echo, **options: Any) -> None:
+    with Listen(SERVER) as listener:
+        listener.serve(handler, **options)
+
+
+@pytest.mark.slow
+def test_bytes_arrive_in_order_however_they_are_cut() -> None:
+    def test(w: ft.World, data: bytes = st.binary(min_size=1, max_size=40)) -> None:  # type: ignore[assignment]
+        w.net.at("server").go(serve, daemon=True)
+        w.settle()
+        with w.net.at("client"):
+            conn = Dial("tcp", SERVER)
+        assert conn.remote_addr() == SERVER and conn.local_addr()[0] == "client"
+        conn.send(data)
+        conn.send(data)
+        conn.close_write()
+        assert b"".join(conn) == data + data
+        conn.close()
+
+    holds(test, max_examples=200)
+
+
+@pytest.mark.slow
+def test_a_reader_that_trusts_one_read_is_found() -> None:
+    def test(w: ft.World) -> None:
+        got = []
+        w.net.at("server").go(serve, lambda conn: got.append(conn.read()), daemon=True)
+        w.settle()
+        conn = Dial("tcp", SERVER)
+        conn.send(b"hello")
+        conn.close()
+        w.advance(5)
+        assert got == [b"hello"]
+
+    found(AssertionError, test)
+
+
+def test_refused_unknown_and_busy() -> None:
+    def test(w: ft.World) -> None:
+        with pytest.raises(ConnectionRefusedError, match="can't connect to tcp server:80"):
+            Dial("tcp", SERVER)
+        with Listen(("127.0.0.1", 0)) as listener:
+            assert listener.addr()[0] == "local"
+            with pytest.raises(OSError, match="already in use"):
+                Listen(listener.addr())
+            with Dial("tcp", listener.addr()) as conn, listener.receive() as other:
+                assert conn.local_addr() == other.remote_addr()
+        with pytest.raises(ValueError, match="unknown protocol"):
+            Dial("sctp", SERVER)
+        with pytest.raises(RuntimeError, match="not simulated"):
+            Listen(("127.0.0.1", 0), "udp")
+        with pytest.raises(ValueError, match="unknown fault"):
+            w.net.faults("flood")
+
+    holds(test, max_examples=5)
+
+
+def test_a_real_event_loop_is_refused() -> None:
+    async def nothing() -> None:
+        pass
+
+    def test(w: ft.World) -> None:
+        from flower.net._loop import wait
+
+        with pytest.raises(RuntimeError, match="a World has none"):
+            wait(nothing())
+
+    holds(test, max_examples=2)
+
+
+@pytest.mark.slow
+def test_resets_and_refusals_when_allowed() -> None:
+    outcomes: set[str] = set()
+
+    def test(w: ft.World) -> None:
+        w.net.faults("reset", "refuse", "slow")
+        w.net.at("server").go(serve, daemon=True)
+        w.settle()
+        try:
+            with Dial("tcp", SERVER) as conn:
+                for _ in range(3):
+                    conn.send(b"0123456789")
+                    assert conn.read_exactly(10) == b"0123456789"
+            outcomes.add("done")
+        except (OSError, EOFError) as error:
+            outcomes.add(type(error).__name__)
+
+    holds(test, max_examples=300)
+    assert {"done", "ConnectionRefusedError", "ConnectionResetError"} <= outcomes
+
+
+def test_latency_partition_hold() -> None:
+    def test(w: ft.World) -> None:
+        w.net.link("client", "server", 0.5)
+        w.net.at("server").go(serve, daemon=True)
+        w.settle()
+        with w.net.at("client"):
+            conn = Dial("tcp", SERVER)
+            assert w.now >= 1.0
+            w.net.partition("client", "server")
+            conn.send(b"late")
+            with pytest.raises(flower.Timeout):
+                conn.read(timeout=10)
+            with pytest.raises(flower.Timeout):
+                Dial("tcp", SERVER, timeout=5)
+            with pytest.raises(TimeoutError, match="timed out"):
+                Dial("tcp", SERVER)
+            w.net.heal()
+            assert conn.read_exactly(4) == b"late"
+            w.net.hold("server", "client")
+            conn.send(b"held")
+            with pytest.raises(flower.Timeout):
+                conn.read(timeout=10)
+            w.net.release("server", "client")
+            assert conn.read_exactly(4) == b"held"
+            conn.close()
+
+    holds(test, max_examples=30, early_timers=0)
+
+
+def test_crash_and_restart() -> None:
+    def test(w: ft.World) -> None:
+        ended: list[str] = []
+
+        def server() -> None:
+            try:
+                serve()
+            finally:
+                ended.append("end")
+
+        w.net.at("server").go(server, daemon=True)
+        w.settle()
+        conn = Dial("tcp", SERVER)
+        conn.send(b"x")
+        assert conn.read() == b"x"
+        w.net.crash("server")
+        w.settle()
+        assert ended == ["end"]
+        with pytest.raises(ConnectionResetError):
+            conn.read()
+        conn.close()
+        with pytest.raises(ConnectionRefusedError):
+            Dial("tcp", SERVER)
+        w.net.restart("server", server, daemon=True)
+        w.settle()
+        with Dial("tcp", SERVER) as conn:
+            conn.send(b"y")
+            assert conn.read() == b"y"
+
+    holds(test, max_examples=30)
+
+
+@pytest.mark.slow
+def test_backpressure() -> None:
+    def test(w: ft.World) -> None:
+        def slow(conn: Any) -> None:
+            flower.time.sleep(5)
+            got.append(len(b"".join(conn)))
+
+        got: list[int] = []
+        with Listen(SERVER, read_buffer=100) as listener:
+            w.go(lambda: slow(listener.receive()))
+            conn = Dial("tcp", SERVER, write_buffer=100)
+            for n in range(10):
+                conn.send(b"x" * 60)
+                if n == 8:
+                    assert w.now >= 5
+            conn.close()
+            w.advance(1)
+        assert got == [600]
+
+    holds(test, max_examples=30)
+
+
+@pytest.mark.slow
+def test_serve_with_a_limit_and_a_graceful_stop() -> None:
+    def test(w: ft.World) -> None:
+        running = [0, 0]
+
+        def handler(conn: Any) -> None:
+            running[0] += 1
+            running[1] = max(running)
+            try:
+                for chunk in conn:
+                    flower.time.sleep(1)
+                    conn.send(chunk)
+            finally:
+                running[0] -= 1
+
+        listener = Listen(SERVER)
+        w.go(lambda: listener.serve(handler, limit=2), name="serve")
+
+        def client(n: int) -> None:
+            try:
+                with Dial("tcp", SERVER) as conn:
+                    conn.send(b"%d" % n)
+                    assert conn.read() in (b"%d" % n, b"")
+            except OSError:
+                pass
+
+        for n in range(4):
+            w.go(client, n, name=f"client-{n}")
+        w.advance(w.draw(st.sampled_from([0.5, 1.5, 3])))
+        late = listener.stop(grace=2)
+        w.advance(60)
+        assert late <= 2 and running == [0, running[1]] and running[1] <= 2
+
+    holds(test, max_examples=100)
+
+
+class Account:
+    """A service that counts what it has carried out."""
+
+    def __init__(self) -> None:
+        self.done: list[int] = []
+
+    def add(self, n: int) -> int:
+        self.done.append(n)
+        flower.time.sleep(0.1)
+        return sum(self.done)
+
+    def count(self, n: int) -> Any:
+        yield from range(n)
+
+
+def rpc_world(w: ft.World, service: Any) -> Any:
+    def server() -> None:
+        with rpc.serve("tcp://server:80", service) as s:
+            assert s.url
+            flower.never().receive()
+
+    w.net.at("server").go(server, daemon=True)
+    w.settle()
+    with w.net.at("client"):
+        return rpc.connect("tcp://server:80")
+
+
+@pytest.mark.slow
+def test_rpc_over_the_simulated_network() -> None:
+    def test(w: ft.World) -> None:
+        account = Account()
+        peer = rpc_world(w, account)
+        results: list[int] = []
+        for n in (1, 2):
+            w.go(lambda n=n: results.append(peer.call("add", n)), name=f"caller-{n}")
+        w.advance(9)
+        assert sorted(account.done) == [1, 2] and max(results) == 3
+        peer.close()
+
+    holds(test, max_examples=150)
+
+
+@pytest.mark.slow
+def test_the_reply_is_lost_after_the_call_was_carried_out() -> None:
+    """At most once: the caller gets an error, and must not conclude that nothing has happened."""
+    seen: set[tuple[int, str]] = set()
+
+    def test(w: ft.World) -> None:
+        account = Account()
+        w.net.faults("reset")
+        try:
+            peer = rpc_world(w, account)
+        except OSError:
+            return
+        try:
+            peer.call("add", 1, timeout=5)
+            outcome = "done"
+        except (flower.Timeout, OSError) as error:
+            outcome = type(error).__name__
+        w.advance(5)
+        assert len(account.done) <= 1
+        assert outcome != "done" or account.done == [1]
+        seen.add((len(account.done), "done" if outcome == "done" else "error"))
+        peer.close()
+
+    holds(test, max_examples=400)
+    assert {(1, "done"), (1, "error"), (0, "error")} <= seen
+
+
+@pytest.mark.slow
+def test_every_call_ends_through_partitions_and_crashes() -> None:
+    def test(w: ft.World) -> None:
+        account = Account()
+        peer = rpc_world(w, account)
+        outcomes: list[str] = []
+
+        def call(n: int) -> None:
+            try:
+                peer.call("add", n, timeout=20)
+                outcomes.append("done")
+            except (flower.Timeout, OSError) as error:
+                outcomes.append(type(error).__name__)
+
+        for n in range(3):
+            w.go(call, n, name=f"caller-{n}")
+        trouble = w.draw(st.sampled_from(["partition", "crash", "close", "one way"]))
+        flower.time.sleep(w.draw(st.sampled_from([0, 0.05, 0.15])))
+        if trouble == "partition":
+            w.net.partition("client", "server")
+            w.advance(5)
+            w.net.heal()
+        elif trouble == "one way":
+            w.net.partition("server", "client", both=False)
+        elif trouble == "crash":
+            w.net.crash("server")
+        else:
+            peer.close()
+        w.advance(60)
+        assert len(outcomes) == 3
+        peer.close()
+
+    holds(test, max_examples=150)
+
+
+def test_the_log_speaks_of_hosts() -> None:
+    def test(w: ft.World) -> None:
+        w.net.at("server").go(serve, daemon=True)
+        w.settle()
+        with w.net.at("client"), Dial("tcp", SERVER) as conn:
+            conn.send(b"x")
+            w.net.partition("client", "server")
+            assert conn.read() == b"y"
+
+    text = notes(found(ft.Finding, test, max_examples=20))
+    assert "client <-/-> server: partitioned" in text
+    assert "'server -> client'" in text
