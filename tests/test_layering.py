@@ -2,9 +2,9 @@
 
     errors < channels < {net, actor, debug} < rpc < {cli, testing}
 
-`time`, `local` and `stackless` need only channels, `io` and `aio` need net. Only `flower.net._loop` knows asyncio and
-uvloop; rpc's wire protocol does no I/O and knows no tasklet. A module whose name begins with an underscore
-belongs to its package.
+`time`, `local` and `stackless` need only channels, `io`, `aio` and `process` need net. Only `flower.net._loop`
+knows asyncio and uvloop; rpc's wire protocol does no I/O and knows no tasklet. A module whose name begins with an
+underscore belongs to its package.
 """
 
 import ast
@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "debug": _ABOVE_CHANNELS,
     "io": _ABOVE_CHANNELS | {"net"},
     "aio": _ABOVE_CHANNELS | {"net"},
+    "process": _ABOVE_CHANNELS | {"net"},
     "rpc": _ABOVE_CHANNELS | {"net", "actor", "debug"},
 }
 MAY_IMPORT["cli"] = MAY_IMPORT["testing"] = set(MAY_IMPORT) - {"_pure"}
@@ -51,6 +52,10 @@ SHARED_PRIVATE = {
     ("rpc", "flower.channels._waiting"),
     ("net", "flower.channels._task"),
     ("aio", "flower.net._loop"),
+    ("io", "flower.net._loop"),
+    ("io", "flower.net._descriptor"),
+    ("process", "flower.net._loop"),
+    ("process", "flower.net._descriptor"),
     ("__init__", "flower._pure"),
     # The testing kit puts itself in the place of a thread's scheduler.
     *(("testing", f"flower.channels.{name}") for name in _CORE.split()),

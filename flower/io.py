@@ -1,0 +1,483 @@
+"""Descriptors and files: waiting for any descriptor, its bytes as a channel, and files that stall nobody.
+
+>>> import flower
+>>> with flower.io.open("notes.txt", "w") as file:
+...     file.write("Remember the milk\\n")
+>>> for line in flower.io.open("notes.txt"):
+...     print(line, end="")
+Remember the milk
+"""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import os
+import select
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator
+from io import TextIOBase
+from typing import Any
+
+from flower.channels import blocking, channel, shield
+from flower.errors import ChannelClosed, Timeout
+from flower.net import Conn
+from flower.net._descriptor import reading_end
+from flower.net._loop import LoopPoller, io_poller
+
+__all__ = ["READABLE", "WRITABLE", "File", "IOChannel", "open", "reader", "wait_read", "wait_write"]
+
+READABLE = 1
+WRITABLE = 2
+
+# Characters or bytes that are read ahead for an iteration over a file: a trip to a worker thread costs some 50 us.
+READ_AHEAD = 256 * 1024
+
+
+# -- Readiness
+
+
+class IOChannel:
+    """IOChannel(io, events=READABLE | WRITABLE, label="")
+
+    A channel of what a descriptor is ready for: `receive` gives READABLE, WRITABLE, or both.
+
+    ``io`` is a descriptor's number, or what has a ``fileno`` (a socket, a pipe, a device). `receive` and
+    ``flower.select`` look at it each time, and wait until it is ready; nothing is read or written. A descriptor that
+    failed, or whose other end is gone, is ready for all that was asked: to use it says why. Close the channel before
+    the descriptor.
+
+    Raises TypeError or ValueError for what is no descriptor or no events, OSError for one that is not open.
+
+    >>> import os
+    >>> near, far = os.pipe()
+    >>> readable = IOChannel(near, READABLE)
+    >>> os.write(far, b"hello")
+    5
+    >>> readable.receive() == READABLE
+    True
+    >>> readable.close()
+    """
+
+    __slots__ = ("__weakref__", "_ready", "_watch")
+
+    def __init__(self, io: Any, events: int = READABLE | WRITABLE, label: str = "") -> None:
+        fd = _fileno(io)
+        if isinstance(events, bool) or events not in (READABLE, WRITABLE, READABLE | WRITABLE):
+            raise ValueError(f"the events are READABLE, WRITABLE or both, not {events!r}")
+        _look(fd, events)
+        self._ready: channel[int] = channel(0, label=label or f"descriptor {fd}")
+        self._ready._external = True
+        self._watch = _Watch(io_poller(), fd, events, self._ready)
+        self._ready._on_wait = self._watch.begin
+
+    @property
+    def _receive_channel(self) -> channel[int]:
+        """What `flower.select` receives from, asked for at each select."""
+        if not self._ready.closing and (found := _look(self._watch.fd, self._watch.events)):
+            now: channel[int] = channel(1)
+            now.try_send(found)
+            return now
+        return self._ready
+
+    def receive(self, timeout: float | None = None) -> int:
+        """Wait until the descriptor is ready; for what it is.
+
+        Blocks until then. It may have ceased to be by the time that you use it, if others use it too. Raises
+        ChannelClosed when the channel is closed here, meanwhile too; Timeout; OSError when the descriptor was closed.
+        """
+        try:
+            return self._receive_channel.receive(timeout)
+        except Timeout:
+            raise Timeout(f"descriptor {self._watch.fd} was not ready within {timeout} s") from None
+        finally:
+            if self._ready.balance == 0:
+                self._watch.end()
+
+    def __iter__(self) -> Iterator[int]:
+        """Each time that it is ready, until the channel is closed."""
+        while True:
+            try:
+                found = self.receive()
+            except ChannelClosed:
+                return
+            yield found
+
+    def close(self) -> None:
+        """Watch no more; the descriptor stays open. Blocked receivers get ChannelClosed. Never blocks."""
+        self._ready.close()
+        self._watch.end()
+
+    stop = close
+
+    def __enter__(self) -> IOChannel:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<IOChannel of descriptor {self._watch.fd}, {'closed' if self._ready.closing else 'open'}>"
+
+    def __del__(self) -> None:
+        watch = getattr(self, "_watch", None)
+        if watch is not None:
+            watch.end()
+
+
+def wait_read(io: Any, timeout: float | None = None) -> None:
+    """Wait until there is something to read from a descriptor, or from what has a ``fileno``.
+
+    The end of file is something, too. Blocks only the tasklet; cancelled, it has changed nothing. Several may wait for
+    one descriptor: all of them wake. Raises Timeout; TypeError or ValueError for what is no descriptor, OSError for
+    one that is not open.
+
+    >>> import socket
+    >>> near, far = socket.socketpair()
+    >>> far.send(b"hello")
+    5
+    >>> wait_read(near)
+    >>> near.recv(100)
+    b'hello'
+    """
+    with IOChannel(io, READABLE) as ready:
+        ready.receive(timeout)
+
+
+def wait_write(io: Any, timeout: float | None = None) -> None:
+    """Wait until a descriptor has room to be written to. Otherwise as `wait_read`.
+
+    >>> import socket
+    >>> near, far = socket.socketpair()
+    >>> wait_write(near)
+    """
+    with IOChannel(io, WRITABLE) as ready:
+        ready.receive(timeout)
+
+
+class _Watch:
+    """One `IOChannel`'s interest in its descriptor, while somebody waits. It does not know the `IOChannel`."""
+
+    __slots__ = ("channel", "events", "fd", "poller", "watching")
+
+    def __init__(self, poller: LoopPoller, fd: int, events: int, ready: channel[int]) -> None:
+        self.poller = poller
+        self.fd = fd
+        self.events = events
+        self.channel = ready
+        self.watching = False
+
+    def begin(self) -> None:
+        """Somebody is about to wait. May run in another thread."""
+        self.poller.call_here(self._begin)
+
+    def _begin(self) -> None:
+        if self.watching or self.channel.closing:
+            return
+        self.watching = True
+        self.poller.resources.add(self)
+        try:
+            for event in (READABLE, WRITABLE):
+                if self.events & event:
+                    _add(self, event)
+        except BaseException:  # a descriptor that the loop can't watch, or that one of its transports has
+            self._end()
+            raise
+
+    def end(self) -> None:
+        if self.watching:
+            self.poller.call_here(self._end)
+
+    def _end(self) -> None:
+        if self.watching:
+            self.watching = False
+            self.poller.resources.discard(self)
+            for event in (READABLE, WRITABLE):
+                _remove(self, event)
+
+    def ready(self, event: int) -> None:
+        """On the hub: the descriptor is ready, or somebody has closed it."""
+        try:
+            found = _look(self.fd, self.events) or event
+        except OSError:
+            found = event  # whoever uses it will see
+        self._end()
+        while self.channel.balance < 0:
+            self.channel.try_send(found)
+
+    def finish(self, late: bool) -> bool:
+        self._end()
+        return False
+
+    def disown(self) -> Any:
+        """In a forked child: whoever waited, waits in the parent."""
+        self.watching = False
+        self.channel._on_wait = None
+        self.channel.close()
+        return None
+
+
+# The watches of each descriptor and event: the loop takes one callback for all of them.
+_Table = dict[tuple[int, int], list[_Watch]]
+_tables: weakref.WeakKeyDictionary[LoopPoller, _Table] = weakref.WeakKeyDictionary()
+
+
+def _add(watch: _Watch, event: int) -> None:
+    table = _tables.setdefault(watch.poller, {})
+    watches = table.get((watch.fd, event))
+    if watches is None:
+        loop: Any = watch.poller.loop
+        (loop.add_reader if event == READABLE else loop.add_writer)(watch.fd, _on_ready, table, watch.fd, event)
+        watches = table[watch.fd, event] = []
+    watches.append(watch)
+
+
+def _remove(watch: _Watch, event: int) -> None:
+    table = _tables.get(watch.poller, {})
+    watches = table.get((watch.fd, event), [])
+    if watch in watches:
+        watches.remove(watch)
+        if not watches:
+            del table[watch.fd, event]
+            loop: Any = watch.poller.loop
+            (loop.remove_reader if event == READABLE else loop.remove_writer)(watch.fd)
+
+
+def _on_ready(table: _Table, fd: int, event: int) -> None:
+    for watch in table.get((fd, event), [])[:]:
+        watch.ready(event)
+
+
+def _fileno(io: Any) -> int:
+    fd = io if isinstance(io, int) else getattr(io, "fileno", None)
+    if callable(fd):
+        fd = fd()
+    if isinstance(fd, bool) or not isinstance(fd, int):
+        raise TypeError(f"a descriptor's number is needed, or what has a fileno, not {io!r}")
+    if fd < 0:
+        raise ValueError(f"{io!r} is no open descriptor")
+    return fd
+
+
+def _look(fd: int, events: int) -> int:
+    """What the descriptor is ready for now."""
+    if not hasattr(select, "poll"):  # Windows
+        no: list[int] = []
+        both = select.select([fd] if events & READABLE else no, [fd] if events & WRITABLE else no, no, 0)
+        return (READABLE if both[0] else 0) | (WRITABLE if both[1] else 0)
+    poll = select.poll()
+    poll.register(fd, (select.POLLIN if events & READABLE else 0) | (select.POLLOUT if events & WRITABLE else 0))
+    for _, found in poll.poll(0):
+        if found & select.POLLNVAL:
+            raise OSError(errno.EBADF, f"{os.strerror(errno.EBADF)}: {fd}")
+        if found & (select.POLLERR | select.POLLHUP):
+            return events
+        return (READABLE if found & select.POLLIN else 0) | (WRITABLE if found & select.POLLOUT else 0)
+    return 0
+
+
+# -- Bytes
+
+
+def reader(io: Any) -> Conn:
+    """The bytes that come on a descriptor: a `Conn` that only receives.
+
+    ``io`` is a pipe, a terminal, a device, or a file; it stays open, and what is read here is read by nobody else.
+    ``reader(sys.stdin)`` is what is typed, for a ``flower.select`` or for `flower.net.framed`. A file is read as
+    well, though in the loop's own thread: `open` is better for large ones. Does not block.
+
+    Raises TypeError or ValueError for what is no descriptor, OSError for one that is not open.
+
+    >>> import os
+    >>> near, far = os.pipe()
+    >>> os.write(far, b"hello")
+    5
+    >>> conn = reader(near)
+    >>> conn.read()
+    b'hello'
+    >>> conn.close()
+    """
+    poller = io_poller()
+    fd = _fileno(io)
+    return reading_end(poller, os.dup(fd), f"descriptor {fd}")
+
+
+# -- Files
+
+
+def open(path: Any, mode: str = "r", **options: Any) -> File:
+    """Open a file as ``open`` does, with the same options, and give it as a `File`.
+
+    Blocks only the tasklet: what may wait for a disk is done in a worker thread. Raises what the built-in raises.
+    """
+    opened: list[Any] = []
+    given_up = False
+
+    def job() -> None:
+        opened.append(builtins.open(path, mode, **options))
+        if given_up:
+            _close_all(opened)
+
+    try:
+        blocking(job)
+    except BaseException:
+        given_up = True
+        _close_all(opened)
+        raise
+    return File(opened.pop())
+
+
+def _close_all(files: list[Any]) -> None:
+    """Of a file that nobody wants any more; the worker and the tasklet may both come here."""
+    while files:
+        try:
+            files.pop().close()
+        except IndexError:
+            pass
+
+
+class File:
+    """A file whose methods block only the calling tasklet; `open` gives it, and ``File(file)`` makes one of any file.
+
+    The methods do what the built-in file's do, each in a worker thread, one after the other in the order of their
+    calls. Iteration gives lines, and reads many of them at a time; the other methods know nothing of that, and go on
+    behind the last line that was given. An operation that has begun can't be cancelled: it goes on to its end, and the
+    cancellation comes at the next call that waits. A kill does not wait for it; its result is dropped.
+
+    For files, that is. A pipe or a terminal may keep a worker thread for ever: see `reader`.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        """The built-in file."""
+        self._turn: channel[None] = channel(1, label=f"turn at {getattr(file, 'name', file)!r}")
+        self._turn._external = True
+        self._turn.send(None)
+        self._ahead: deque[Any] = deque()  # lines read and not given
+        self._mark: Any = None  # where they began ...
+        self._given = 0  # ... and how many since then were given
+
+    def read(self, size: int = -1) -> Any:
+        """At most ``size`` characters or bytes; by default all that is left."""
+        return self._do(self.file.read, size)
+
+    def readline(self) -> Any:
+        """The next line, with its end; empty at the end of the file."""
+        return next(self, "" if isinstance(self.file, TextIOBase) else b"")
+
+    def write(self, data: Any) -> int:
+        """Write the str or bytes; their number. They may be in the file's buffer yet: see `flush`."""
+        count: int = self._do(self.file.write, data)
+        return count
+
+    def writelines(self, lines: Any) -> None:
+        """Write each of them."""
+        self._do(self.file.writelines, list(lines))
+
+    def flush(self) -> None:
+        """Hand what was written to the system."""
+        self._do(self.file.flush)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place; which one."""
+        place: int = self._do(self.file.seek, offset, whence)
+        return place
+
+    def tell(self) -> int:
+        """The place where it stands."""
+        place: int = self._do(self.file.tell)
+        return place
+
+    def truncate(self, size: int | None = None) -> int:
+        """Cut the file to so many bytes; by default at the place where it stands."""
+        length: int = self._do(self.file.truncate, size)
+        return length
+
+    def close(self) -> None:
+        """Write what is left and close the file. To close it twice is allowed."""
+        self._do(self._close, rewind=False)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been closed."""
+        return bool(self.file.closed)
+
+    def fileno(self) -> int:
+        """The descriptor's number."""
+        number: int = self.file.fileno()
+        return number
+
+    def __enter__(self) -> File:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __iter__(self) -> File:
+        return self
+
+    def __next__(self) -> Any:
+        if self._ahead and self._turn.try_receive(False) is None:  # it is there, and nobody is at it
+            try:
+                if self._ahead:
+                    return self._give()
+            finally:
+                self._turn.send(None)
+        line = self._do(self._next_line, rewind=False)
+        if line is None:
+            raise StopIteration
+        return line
+
+    def __repr__(self) -> str:
+        return f"<File {self.file!r}>"
+
+    def _do(self, func: Callable[..., Any], *args: Any, rewind: bool = True) -> Any:
+        """Call the function in a worker, in its turn."""
+        self._turn.receive()
+
+        def job() -> Any:
+            try:
+                if rewind and self._mark is not None:
+                    self._rewind()
+                return func(*args)
+            finally:
+                self._turn.send(None)
+
+        with shield():
+            return blocking(job)
+
+    def _give(self) -> Any:
+        self._given += 1
+        return self._ahead.popleft()
+
+    # In a worker:
+
+    def _next_line(self) -> Any:
+        if not self._ahead:
+            most = READ_AHEAD
+            if self.file.seekable():
+                self._mark = self.file.tell()
+            else:
+                most = 1
+            self._given = 0
+            while most > 0 and (line := self.file.readline()):
+                self._ahead.append(line)
+                most -= len(line)
+        return self._give() if self._ahead else None
+
+    def _rewind(self) -> None:
+        """Go back to the line behind the last that was given."""
+        if self._ahead:
+            self._ahead.clear()
+            self.file.seek(self._mark)
+            for _ in range(self._given):
+                self.file.readline()
+        self._mark = None
+
+    def _close(self) -> None:
+        self._ahead.clear()
+        self.file.close()

@@ -1,0 +1,227 @@
+"""Connections over one end of a pipe, or another descriptor that is no socket: `Conn`s that go one way.
+
+A `OneWay` behaves to `Stream` as the loop's transport, as a TLS layer does, and as its socket. The loops' own
+transports for pipes are not used: uvloop's and the standard one differ in how they tell of a reader that is gone, and
+neither takes a file or /dev/null, which standard input may well be.
+
+Invariants of `OneWay`: ``_watched`` is set while the loop watches the descriptor for reading: at a reading end unless
+it is paused or at its end, at a writing end always, since that is how the kernel tells that nobody reads any more.
+``_buffer`` is what the kernel has not taken; the loop watches for room while it is not empty. ``_fd`` is -1 once it is
+closed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any
+
+from flower.net._conn import Conn
+from flower.net._stream import Bounds, Stream
+
+if TYPE_CHECKING:
+    from flower.net._loop import LoopPoller
+
+CHUNK = 64 * 1024  # bytes read at a time: what a pipe holds on Linux
+
+
+def reading_end(poller: LoopPoller, fd: int, name: str) -> Conn:
+    """A connection that only receives: what comes out of the descriptor, which it owns from now on. Does not block."""
+    return _open(poller, fd, name, False)
+
+
+def writing_end(poller: LoopPoller, fd: int, name: str) -> Conn:
+    """A connection that only sends: into the descriptor, which it owns from now on. Does not block."""
+    os.set_blocking(fd, False)
+    return _open(poller, fd, name, True)
+
+
+def _open(poller: LoopPoller, fd: int, name: str, writes: bool) -> Conn:
+    end = OneWay(poller, fd, name, writes)
+    stream = Stream(poller, end, "pipe", Bounds())  # type: ignore[arg-type]
+    if writes:
+        stream.eof_received()
+    else:
+        stream.half = True
+    end.start(stream)
+    return Conn(stream)
+
+
+class OneWay:
+    """One end of a pipe, as the transport of a `Stream`, and as what it takes for its socket."""
+
+    def __init__(self, poller: LoopPoller, fd: int, name: str, writes: bool) -> None:
+        self._loop: Any = poller.loop
+        self._fd = fd
+        self._name = name
+        self._writes = writes
+        self._stream: Any = None
+        self._watched = False
+        self._pollable = True
+        self._buffer = bytearray()
+        self._high = self._low = 0
+        self._full = False
+        self._closing = False
+
+    def start(self, stream: Stream) -> None:
+        self._stream = stream
+        stream.connection_made(self)
+        self._watch()
+
+    def _watch(self) -> None:
+        if self._watched or self._fd < 0 or self._closing:
+            return
+        self._watched = True
+        if self._pollable:
+            try:
+                self._loop.add_reader(self._fd, self._on_readable)
+                return
+            except OSError as error:
+                if error.errno != errno.EPERM:
+                    raise
+            self._pollable = False  # a file, or /dev/null: it is always ready
+        if not self._writes:
+            self._loop.call_soon(self._on_readable)
+
+    def _unwatch(self) -> None:
+        if self._watched:
+            self._watched = False
+            if self._pollable:
+                self._loop.remove_reader(self._fd)
+
+    # -- Reading
+
+    def _on_readable(self) -> None:
+        if not self._watched:
+            return
+        if self._writes:  # it is never readable: the other end is closed
+            self._lose(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+            return
+        try:
+            data = os.read(self._fd, CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            if error.errno != errno.EIO:  # what a terminal says when its other side is gone
+                self._lose(error)
+                return
+            data = b""
+        if data:
+            self._stream.data_received(data)
+            if self._watched and not self._pollable:
+                self._loop.call_soon(self._on_readable)
+        else:
+            self._unwatch()
+            self._stream.eof_received()
+            self.close()
+
+    def pause_reading(self) -> None:
+        self._unwatch()
+
+    def resume_reading(self) -> None:
+        self._watch()
+
+    # -- Writing
+
+    def write(self, data: bytes) -> None:
+        if self._closing or self._fd < 0:
+            return
+        count = 0
+        if not self._buffer:
+            count = self._give(data)
+            if count < 0 or count == len(data):
+                return
+            if self._pollable:
+                self._loop.add_writer(self._fd, self._on_writable)
+            else:
+                self._loop.call_soon(self._on_writable)
+        self._buffer += memoryview(data)[count:]
+        self._pause_if_full()
+
+    def _give(self, data: Any) -> int:
+        """Write what the kernel takes: so many bytes; -1 when it failed, for good."""
+        try:
+            return os.write(self._fd, data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            self._lose(error)
+            return -1
+
+    def _on_writable(self) -> None:
+        if self._fd < 0 or not self._buffer:
+            return
+        count = self._give(self._buffer)
+        if count < 0:
+            return
+        del self._buffer[:count]
+        if not self._buffer:
+            if self._pollable:
+                self._loop.remove_writer(self._fd)
+        elif not self._pollable:
+            self._loop.call_soon(self._on_writable)
+        if self._full and len(self._buffer) <= self._low:
+            self._full = False
+            self._stream.resume_writing()
+        if self._closing and not self._buffer:
+            self._lose(None)
+
+    def write_eof(self) -> None:
+        self.close()
+
+    def get_write_buffer_size(self) -> int:
+        return len(self._buffer)
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        self._high = high
+        self._low = high // 4  # as asyncio's transports
+        self._pause_if_full()
+
+    def _pause_if_full(self) -> None:
+        if not self._full and len(self._buffer) > self._high:
+            self._full = True
+            self._stream.pause_writing()
+
+    # -- The end
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        if not self._closing:
+            if not self._writes:
+                self._unwatch()
+            self._closing = True
+            if not self._buffer:
+                self._lose(None)
+
+    def abort(self) -> None:
+        self._lose(None)
+
+    def _lose(self, error: BaseException | None) -> None:
+        """Close the descriptor now, and tell the stream soon, as the loop's own transports do."""
+        if self._fd < 0:
+            return
+        self._unwatch()
+        if self._buffer:
+            if self._pollable:
+                self._loop.remove_writer(self._fd)
+            self._buffer.clear()
+        self._closing = True
+        os.close(self.detach())
+        self._loop.call_soon(self._stream.connection_lost, error)
+
+    # -- What a stream asks of its socket
+
+    def getsockname(self) -> str:
+        return "here"
+
+    def getpeername(self) -> str:
+        return self._name
+
+    def setsockopt(self, *option: object) -> None:
+        """There is no reset in a pipe: who is at the other end sees it closed."""
+
+    def detach(self) -> int:
+        fd, self._fd = self._fd, -1
+        return fd

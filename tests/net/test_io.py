@@ -1,0 +1,479 @@
+"""flower.io: readiness of real descriptors, their bytes, and files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flower
+import flower.io
+from flower.channels._scheduler import current_scheduler
+from flower.io import READABLE, WRITABLE, IOChannel, wait_read, wait_write
+from flower.net import Lines, framed
+from tests.net.support import NEVER, in_thread, output, rounds
+
+pytestmark = pytest.mark.usefixtures("loop")
+
+
+@contextmanager
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    near, far = socket.socketpair()
+    with near, far:
+        near.setblocking(False)
+        yield near, far
+
+
+@contextmanager
+def pipe() -> Iterator[list[int]]:
+    ends = list(os.pipe())
+    try:
+        yield ends
+    finally:
+        for fd in ends:
+            if fd >= 0:
+                os.close(fd)
+
+
+def waiting(function: Any, *args: Any) -> flower.tasklet:
+    t = flower.go(function, *args)
+    rounds(2)
+    assert t.blocked
+    return t
+
+
+def fill(sock: socket.socket) -> None:
+    while True:
+        try:
+            sock.send(b"x" * 65_536)
+        except BlockingIOError:
+            return
+
+
+# -- Readiness
+
+
+def test_wait_read() -> None:
+    with pair() as (near, far):
+        t = waiting(wait_read, near)
+        far.send(b"x")
+        t.join(NEVER)
+        wait_read(near.fileno())  # still ready
+        assert near.recv(1) == b"x"
+        t = waiting(wait_read, near)
+        far.close()
+        t.join(NEVER)  # the end of file is something to read, too
+
+
+def test_wait_write() -> None:
+    with pair() as (near, far):
+        wait_write(near)
+        fill(near)
+        t = waiting(wait_write, near)
+        finish = in_thread(lambda: far.recv(1 << 20))
+        t.join(NEVER)
+        finish()
+
+
+def test_timeouts_and_cancellation_change_nothing() -> None:
+    with pair() as (near, far):
+        with pytest.raises(flower.Timeout, match=r"descriptor \d+ was not ready within 0\.002 s"):
+            wait_read(near, timeout=0.002)
+        with flower.move_on(0.002) as scope:
+            wait_read(near)
+        assert scope.expired
+        t = waiting(wait_read, near)
+        t.kill()
+        with pytest.raises(flower.TaskletKilled):
+            t.join()
+        far.send(b"x")
+        wait_read(near, timeout=NEVER)
+
+
+def test_several_wait_for_one_descriptor() -> None:
+    with pair() as (near, far):
+        tasklets = [waiting(wait_read, near) for _ in range(5)]
+        tasklets.pop(0).kill()
+        far.send(b"x")
+        for t in tasklets:
+            t.join(NEVER)
+
+
+def test_reading_and_writing_are_waited_for_at_a_time() -> None:
+    with pair() as (near, far):
+        fill(near)
+        reading = waiting(wait_read, near)
+        writing = waiting(wait_write, near)
+        both = waiting(IOChannel(near).receive)
+        far.send(b"x")
+        reading.join(NEVER)
+        assert both.join(NEVER) == READABLE
+        assert writing.blocked
+        finish = in_thread(lambda: far.recv(1 << 20))
+        writing.join(NEVER)
+        finish()
+        assert IOChannel(near).receive() == READABLE | WRITABLE
+
+
+def test_select() -> None:
+    with pair() as (near, far), IOChannel(near, READABLE) as readable:
+        quit = flower.channel()
+        assert flower.select(readable, default="nothing") == (None, "nothing")
+        t = waiting(flower.select, quit, readable)
+        far.send(b"x")
+        assert t.join(NEVER) == (readable, READABLE)
+        assert flower.select(quit, readable) == (readable, READABLE)
+        near.recv(1)
+        t = waiting(flower.select, readable, quit)
+        quit.send("quit")
+        assert t.join(NEVER) == (quit, "quit")
+        far.send(b"x")  # nobody waits: nothing is kept
+        rounds(3)
+        near.recv(1)
+        assert flower.select(readable, default=None).index == -1
+
+
+def test_iteration_and_close() -> None:
+    with pair() as (near, far):
+        readable = IOChannel(near, READABLE)
+        got = []
+
+        def read() -> None:
+            for _ in readable:
+                got.append(near.recv(100))
+
+        t = waiting(read)
+        for data in b"one", b"two":
+            far.send(data)
+            rounds(3)
+        readable.close()
+        readable.stop()  # the seed's word for it
+        t.join(NEVER)
+        assert got == [b"one", b"two"]
+        with pytest.raises(flower.ChannelClosed):
+            readable.receive()
+        assert "closed" in repr(readable)
+        far.send(b"three")
+        with pytest.raises(flower.ChannelClosed):
+            flower.select(readable)
+
+
+def test_a_descriptor_whose_other_end_is_gone_is_ready() -> None:
+    with pipe() as ends:
+        os.set_blocking(ends[1], False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                os.write(ends[1], b"x" * 65_536)
+        t = waiting(wait_write, ends[1])
+        os.close(ends[0])
+        ends[0] = -1
+        t.join(NEVER)
+        with pytest.raises(BrokenPipeError):
+            os.write(ends[1], b"x")
+
+
+def test_a_file_is_always_ready(tmp_path: Path) -> None:
+    with open(tmp_path / "file", "w+") as file:
+        wait_read(file)
+        wait_write(file)
+
+
+@pytest.mark.parametrize("thing", [None, "3", 1.5, True, object()])
+def test_what_is_no_descriptor(thing: Any) -> None:
+    with pytest.raises(TypeError, match="a descriptor's number is needed"):
+        wait_read(thing)
+
+
+def test_a_descriptor_that_is_closed() -> None:
+    with pair() as (near, _far):
+        fd = near.fileno()
+        readable = IOChannel(near, READABLE)
+    for attempt in (lambda: wait_read(fd)), readable.receive, (lambda: flower.select(readable)):
+        with pytest.raises(OSError) as caught:
+            attempt()
+        assert caught.value.errno == errno.EBADF
+    with pytest.raises(ValueError, match="no open descriptor"):
+        wait_read(near)
+
+
+@pytest.mark.parametrize("events", [0, 4, True, None])
+def test_bad_events(events: Any) -> None:
+    with pair() as (near, _far), pytest.raises(ValueError, match="the events are"):
+        IOChannel(near, events)
+
+
+def test_a_dropped_channel_watches_no_more() -> None:
+    with pair() as (near, _far):
+        poller = current_scheduler().poller
+        before = len(poller.resources)
+        readable = IOChannel(near, READABLE)
+        with pytest.raises(flower.Timeout):
+            flower.select(readable, timeout=0.001)
+        assert len(poller.resources) == before + 1
+        del readable
+        assert len(poller.resources) == before
+
+
+def test_from_another_thread() -> None:
+    with pair() as (near, far), IOChannel(near, READABLE) as readable:
+        finish = in_thread(readable.receive, NEVER)
+        rounds(3)
+        far.send(b"x")
+        assert finish() == READABLE
+        near.recv(1)
+        finish = in_thread(wait_read, near, NEVER)  # a loop of its own
+        far.send(b"x")
+        finish()
+
+
+@pytest.mark.slow
+def test_a_fork_leaves_the_parent_s_watches_alone() -> None:
+    code = """
+        import os, socket, flower
+        from flower.io import IOChannel, READABLE, wait_read
+        near, far = socket.socketpair()
+        readable = IOChannel(near, READABLE)
+        t = flower.go(readable.receive)
+        flower.time.sleep(0.01)
+        if os.fork() == 0:
+            try:
+                readable.receive()
+            except flower.ChannelClosed:
+                wait_read(near)
+                print("child", flush=True)
+            os._exit(0)
+        far.send(b"x")
+        t.join()
+        os.wait()
+        near.close()
+        far.close()
+        print("parent")
+        """
+    assert sorted(output(code).split()) == ["child", "parent"]
+
+
+# -- Bytes
+
+
+def test_a_reader() -> None:
+    with pipe() as ends:
+        with flower.io.reader(ends[0]) as conn:
+            t = waiting(conn.receive)
+            os.write(ends[1], b"hello")
+            assert t.join(NEVER) == b"hello"
+            os.write(ends[1], b"one\ntwo\n")
+            lines = framed(conn, Lines())
+            assert flower.select(lines, flower.after(NEVER))[1] == "one"
+            os.close(ends[1])
+            ends[1] = -1
+            assert list(lines) == ["two"]
+        os.read(ends[0], 1)  # the descriptor itself is still open
+
+
+def test_a_reader_sends_nothing() -> None:
+    with pipe() as ends, flower.io.reader(ends[0]) as conn:
+        with pytest.raises(flower.ChannelClosed):
+            conn.send(b"x")
+        assert conn.status == "readonly"
+
+
+def test_a_reader_holds_a_flood_back() -> None:
+    with pipe() as ends, flower.io.reader(ends[0]) as conn:
+        os.set_blocking(ends[1], False)
+        sent = idle = 0
+        while idle < 10:
+            try:
+                sent += os.write(ends[1], b"x" * 4096)
+                idle = 0
+            except BlockingIOError:
+                idle += 1
+                rounds(1)
+        assert sent < 2 * 1024 * 1024
+        got = 0
+        while got < sent:
+            got += len(conn.receive(NEVER))
+        assert got == sent
+
+
+@pytest.mark.parametrize("size", [0, 1, 3_000_000])
+def test_a_reader_of_a_file(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * size)
+    with open(path) as file, flower.io.reader(file) as conn:
+        assert sum(map(len, conn)) == size
+
+
+def test_a_reader_of_dev_null() -> None:
+    with open(os.devnull) as file, flower.io.reader(file) as conn:
+        assert conn.read() == b""
+
+
+# -- Files
+
+
+def test_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with flower.io.open(path, "w+", encoding="utf-8") as file:
+        assert file.write("grün\n") == 5
+        file.writelines(f"{n}\n" for n in range(3))
+        file.flush()
+        assert path.read_text("utf-8") == "grün\n0\n1\n2\n"
+        assert file.seek(0) == 0
+        assert file.read(4) == "grün"
+        assert file.readline() == "\n"
+        assert file.read() == "0\n1\n2\n"
+        assert file.read() == file.readline() == ""
+        assert file.tell() == 12
+        assert file.truncate(6) == 6
+        assert not file.closed
+        assert file.fileno() > 2
+        assert str(path) in repr(file)
+    assert file.closed
+    file.close()
+    assert path.read_text("utf-8") == "grün\n"
+    with pytest.raises(ValueError, match="closed file"):
+        file.read()
+
+
+def test_errors_are_the_built_in_s(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        flower.io.open(tmp_path / "missing")
+    with pytest.raises(ValueError, match="invalid mode"):
+        flower.io.open(tmp_path / "file", "nonsense")
+    with flower.io.open(tmp_path / "file", "w") as file, pytest.raises(OSError, match="not readable"):
+        file.read()
+
+
+@pytest.mark.parametrize("mode", ["r", "rb"])
+def test_iteration(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "file"
+    path.write_text("".join(f"{n:06} grün\n" for n in range(50_000)), "utf-8")
+    with open(path, mode, encoding=None if "b" in mode else "utf-8") as plain:
+        expected = plain.readlines()
+    with flower.io.open(path, mode, encoding=None if "b" in mode else "utf-8") as file:
+        assert list(file) == expected
+        assert list(file) == []
+
+
+@pytest.mark.parametrize("mode", ["r+", "rb+"])
+def test_what_iteration_read_ahead_does_not_show(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "file"
+    path.write_text("".join(f"{n} grün\n" for n in range(10)), "utf-8")
+    options = {} if "b" in mode else {"encoding": "utf-8"}
+    with open(path, mode, **options) as plain, flower.io.open(path, mode, **options) as file:  # type: ignore[call-overload]
+        for n, line in enumerate(file):
+            assert line == plain.readline()
+            if n == 4:
+                break
+        assert file.readline() == plain.readline()
+        assert file.tell() == plain.tell()
+        assert next(file) == plain.readline()
+        assert file.read(3) == plain.read(3)
+        assert list(file) == plain.readlines()
+        file.seek(0)
+        next(file)
+        file.seek(file.tell())  # as Python's own text files need between reading and writing
+        file.write("X" if mode == "r+" else b"X")
+    assert path.read_text("utf-8").splitlines()[1] == "X grün"
+
+
+def test_only_the_caller_waits(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    t = waiting(flower.io.open, fifo)  # opens when somebody writes
+    with flower.io.open(fifo, "w") as out:
+        file = t.join(NEVER)
+        t = waiting(file.readline)
+        out.write("hello\n")
+        out.flush()
+        assert t.join(NEVER) == "hello\n"
+    assert file.readline() == ""
+    file.close()
+
+
+def test_operations_go_in_turn(tmp_path: Path) -> None:
+    with flower.io.open(tmp_path / "file", "w+") as file:
+        tasklets = [flower.go(file.write, f"{n}\n") for n in range(50)]
+        assert [t.join(NEVER) for t in tasklets] == [2] * 10 + [3] * 40
+        file.seek(0)
+        readers = [flower.go(next, file) for _ in range(50)]
+        assert [t.join(NEVER) for t in readers] == [f"{n}\n" for n in range(50)]
+
+
+def test_a_cancelled_read_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("0123456789")
+    got = []
+
+    def read() -> None:
+        with flower.move_on() as scope:
+            scopes.append(scope)
+            got.append(file.read(1))
+            flower.channel().receive()
+
+    with flower.io.open(path) as file:
+        for _ in range(10):
+            scopes: list[Any] = []
+            t = flower.go(read)
+            flower.schedule()
+            scopes[0].cancel()
+            t.join(NEVER)
+        assert "".join(got) == "0123456789"
+
+
+def test_a_kill_does_not_wait_and_leaves_the_file_in_order(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    t = waiting(flower.io.open, fifo)
+    with open(fifo, "w") as out:
+        file = t.join(NEVER)
+        t = waiting(file.readline)
+        second = waiting(file.readline)
+        t.kill()
+        with pytest.raises(flower.TaskletKilled):
+            t.join(NEVER)
+        out.write("one\ntwo\n")
+        out.flush()
+        assert second.join(NEVER) == "two\n"  # what the killed one had asked for is gone
+        file.close()
+
+
+def test_an_open_that_is_given_up_closes_the_file(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    t = waiting(flower.io.open, fifo)
+    t.kill()
+    with pytest.raises(flower.TaskletKilled):
+        t.join(NEVER)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with open(fifo, "w"):
+            pass
+        while any(thread.name.startswith("flower-worker") and _busy() for thread in threading.enumerate()):
+            rounds(1)
+
+
+def _busy() -> int:
+    from flower.channels import _deadlock
+
+    return _deadlock.jobs_given
+
+
+def test_run_waits_for_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+
+    def work() -> None:
+        with flower.io.open(path, "w") as file:
+            file.write("done")
+
+    flower.go(work)
+    flower.run()
+    assert path.read_text() == "done"
