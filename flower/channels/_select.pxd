@@ -124,7 +124,7 @@ cdef object perform(Waiter w, PyObject **cases, Py_ssize_t count)
 cdef int tell_channels(list waiters) except -1
 @cython.locals(i=Py_ssize_t, count=Py_ssize_t, first=Py_ssize_t, ch=channel, w=Waiter, outside=bint)
 cdef bint link_all(Scheduler s, list waiters) except -1
-@cython.locals(i=Py_ssize_t, w=Waiter)
-cdef object name_channel(object error, PyObject **cases, Py_ssize_t count)
+@cython.locals(i=Py_ssize_t)
+cdef object name_channel(object error, list waiters, PyObject **cases)
 @cython.locals(i=Py_ssize_t, w=Waiter)
 cdef int forget(Task t, list waiters) except -1

@@ -132,7 +132,7 @@ def choose_case(cases: Any, count: int, timeout: Any, default: Any) -> Any:
             value = wait(t, SELECT, outside)
             t.cases = None
             if t.error is not None:
-                raise name_channel(_scheduler.cold.take_error(t), cases, count)
+                raise name_channel(_scheduler.cold.take_error(t), waiters, cases)
             i = t.chosen
             forget(t, waiters)
             if isinstance(value, bomb):
@@ -218,7 +218,9 @@ def perform(w: Waiter, cases: Any, count: int) -> Any:
     index = w.index
     value = None
     if ch.shut and (w.sends or not (ch.held or ch.senders.first is not None)):
-        raise name_channel(ch._refusal(), cases, count)
+        error = ch._refusal()
+        error.channel = named(cython.cast(object, cases[index]))
+        raise error
     if w.sends:
         ch.put(w.value)
     else:
@@ -258,13 +260,14 @@ def link_all(s: Scheduler, waiters: Any) -> bool:
     return outside
 
 
-def name_channel(error: BaseException, cases: Any, count: int) -> BaseException:
-    """The error of a select: a ChannelClosed names the connection or the end that stands for its channel."""
+def name_channel(error: BaseException, waiters: Any, cases: Any) -> BaseException:
+    """The error of a select: a ChannelClosed names the connection or the end that stands for its channel.
+
+    The waiters know which channel that was: what is asked for one again may have another by now.
+    """
     if isinstance(error, ChannelClosed):
-        w = Waiter()
-        for i in range(count):
-            aim(w, cython.cast(object, cases[i]), i, None)
-            if w.channel is error.channel:
+        for i in range(len(waiters)):
+            if cython.cast(Waiter, waiters[i]).channel is error.channel:
                 error.channel = named(cython.cast(object, cases[i]))
                 break
     return error

@@ -93,3 +93,13 @@ def test_a_close_with_unread_data_loses_nothing_that_was_written() -> None:
         finish = in_thread(receive_all, sock)
         assert len(finish()) == total
     until(lambda: conn._stream._transport is None)
+
+
+def test_a_parked_select_names_the_connection_that_ends() -> None:
+    with plain_peer() as (conn, sock):
+        t = flower.go(flower.select, flower.channel(), conn)
+        rounds(2)
+        sock.close()
+        with pytest.raises(flower.ChannelClosed) as caught:
+            t.join(NEVER)
+        assert caught.value.channel is conn
