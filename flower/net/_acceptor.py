@@ -73,7 +73,7 @@ class Acceptor:
         secure: Callable[[Stream], TlsLayer] | None = None,
         path: str = "",
     ) -> None:
-        """``setup`` is called with each accepted socket; ``path`` is removed when the listener is closed."""
+        """``setup`` is called with each accepted socket, when the loop has it; ``path`` is removed at the end."""
         self.poller = poller
         self.proto = proto
         self._bounds = bounds
@@ -137,11 +137,11 @@ class Acceptor:
         try:
             try:
                 sock.setblocking(False)
-                if self._setup is not None:
-                    self._setup(sock)
                 stream = Stream(self.poller, sock, self.proto, self._bounds)
                 layer = None if self._secure is None else self._secure(stream)
                 await self.poller.loop.connect_accepted_socket((layer or stream).as_protocol, sock)
+                if self._setup is not None:
+                    self._setup(sock)
             finally:
                 self._opening -= 1
             if layer is not None:

@@ -44,7 +44,9 @@ def listen_socktcp(
         )
     poller = io_poller()
     given = _listening("socktcp", address if sock is None else sock, _INET, backlog)
-    return Listener(Acceptor(poller, given, "socktcp", bounds, setup=Settings(nodelay, keepalive).apply))
+    settings = Settings(nodelay, keepalive)
+    settings.apply(given)
+    return Listener(Acceptor(poller, given, "socktcp", bounds, setup=settings.setup))
 
 
 def listen_sockpipe(
@@ -98,7 +100,8 @@ def _dial(proto: str, given: Any, families: set[Any], bounds: Any, settings: Set
         _give_back(sock, given)
         raise explain(error, "can't use", proto, f"socket {given!r}") from None
     sock.setblocking(False)
-    return Conn(wait(open_stream(poller, sock, proto, bounds, None), Stream.abort))
+    setup = None if settings is None else settings.setup
+    return Conn(wait(open_stream(poller, sock, proto, bounds, None, setup), Stream.abort))
 
 
 def _listening(proto: str, given: Any, families: set[Any], backlog: int) -> socket.socket:

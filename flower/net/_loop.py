@@ -42,6 +42,7 @@ T = TypeVar("T")
 LOOP_VARIABLE = "FLOWER_LOOP"
 TIMER_GRAIN = 0.001  # seconds: libuv counts whole milliseconds; a shorter wait is rounded up to one
 LONGEST_SLEEP = 86_400.0  # seconds: one timer waits at most this long, and is then armed again
+STARVED = 0.01  # seconds between two attempts to enter the loop, where the process has no descriptor left for it
 CLOSING_TIME = 2.0  # seconds: at the end, what was written and not yet sent has this long to leave
 
 
@@ -88,6 +89,9 @@ class LoopPoller:
             self._signals.start()
         try:
             while not self._leaving:
+                if not self._may_start():
+                    self._go_without(turn)
+                    continue
                 try:
                     self.loop.run_forever()
                 except KeyboardInterrupt:  # a callback's, or of a signal handler that ran on the hub
@@ -163,6 +167,26 @@ class LoopPoller:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    # -- Without a descriptor
+
+    def _may_start(self) -> bool:
+        """Whether the loop can be entered: uvloop's asks for a pair of sockets, and where there is none it is lost."""
+        if self._signals is not None or threading.current_thread() is not threading.main_thread():
+            return True
+        try:
+            _probe()
+        except OSError:
+            return False
+        return True
+
+    def _go_without(self, turn: Callable[[], float]) -> None:
+        """The process has no descriptors left for now: tasklets and timers go on, and what is outside waits."""
+        delay = turn()
+        if delay < 0.0:
+            self._leaving = True
+        else:
+            time.sleep(min(delay, STARVED))
 
     # -- Turns
 
@@ -257,7 +281,14 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
                 raise
         else:
             return uvloop.new_event_loop()
+    _probe()  # where this fails, the loop's own failure would be told of once more when it is collected
     return asyncio.SelectorEventLoop()
+
+
+def _probe() -> None:
+    """Raise OSError where the process can't open a pair of sockets, as every loop needs one."""
+    for sock in socket.socketpair():
+        sock.close()
 
 
 def _watches_signals(loop: asyncio.AbstractEventLoop) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from flower.channels._task import check_timeout
@@ -67,15 +68,29 @@ def make_context(
         raise ValueError("key belongs to a cert, which was not given")
     if isinstance(alpn, str | bytes) or not all(isinstance(name, str) for name in alpn):
         raise TypeError(f"alpn is a sequence of protocols' names, not {alpn!r}")
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH if server_side else ssl.Purpose.SERVER_AUTH)
+    if not server_side and ca is None and cert is None:
+        return _system_context(tuple(alpn))
+    if server_side:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    elif ca is not None:  # these authorities, and no others
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    else:
+        context = ssl.create_default_context()
     if ca is not None:
-        if not server_side:  # these authorities, and no others
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         _load("the authorities' file", ca, lambda: context.load_verify_locations(os.fspath(ca)))
         context.verify_mode = ssl.CERT_REQUIRED
     if cert is not None:
         what = "the certificate's file" if key is None else f"the certificate's file, with the key {os.fspath(key)!r},"
         _load(what, cert, lambda: context.load_cert_chain(os.fspath(cert), None if key is None else os.fspath(key)))
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
+    return context
+
+
+@cache
+def _system_context(alpn: tuple[str, ...]) -> ssl.SSLContext:
+    """Made once: to load the system's authorities takes some 20 milliseconds."""
+    context = ssl.create_default_context()
     if alpn:
         context.set_alpn_protocols(list(alpn))
     return context

@@ -473,7 +473,12 @@ class Stream:
 
 
 async def open_stream(
-    poller: LoopPoller, sock: socket.socket, proto: str, bounds: Bounds, secure: Callable[[Stream], TlsLayer] | None
+    poller: LoopPoller,
+    sock: socket.socket,
+    proto: str,
+    bounds: Bounds,
+    secure: Callable[[Stream], TlsLayer] | None = None,
+    setup: Callable[[socket.socket], object] | None = None,
 ) -> Stream:
     """Make a stream of a connected socket that does not block, which is the stream's from the first line on."""
     stream = None
@@ -481,6 +486,8 @@ async def open_stream(
         stream = Stream(poller, sock, proto, bounds)
         layer = None if secure is None else secure(stream)
         await poller.loop.connect_accepted_socket((layer or stream).as_protocol, sock)
+        if setup is not None:
+            setup(sock)
     except BaseException:
         sock.close()
         poller.resources.discard(stream)  # uvloop forgets a connection that is cancelled just after it was made

@@ -33,11 +33,19 @@ class Settings(NamedTuple):
     keepalive: bool = True
 
     def apply(self, sock: socket.socket) -> None:
-        """No waiting to fill packets, and notice of a peer that is gone, unless the user wants it otherwise."""
-        if self.nodelay:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        """Notice of a peer that is gone, unless the user does not want it. Accepted sockets inherit this."""
         if self.keepalive:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    @property
+    def setup(self) -> Callable[[socket.socket], None] | None:
+        """What is still to be done when the loop has taken the socket: every loop sets TCP_NODELAY then."""
+        return None if self.nodelay else _let_fill
+
+
+def _let_fill(sock: socket.socket) -> None:
+    """Small writes may wait until a packet is full (Nagle's algorithm)."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
 
 
 # -- Listening
@@ -76,11 +84,12 @@ def listen_on(
     where = resolve(proto, host or "0.0.0.0", port, passive=True)
     sock = bound_socket(proto, where[0], (host, port), reuse_port=reuse_port)
     try:
+        settings.apply(sock)
         sock.listen(backlog)
     except OSError as error:
         sock.close()
         raise explain(error, "can't listen on", proto, (host, port)) from None
-    return Listener(Acceptor(poller, sock, proto, bounds, setup=settings.apply, secure=secure))
+    return Listener(Acceptor(poller, sock, proto, bounds, setup=settings.setup, secure=secure))
 
 
 def bound_socket(
@@ -155,7 +164,7 @@ def dial_to(
         async def connect() -> Stream:
             more = "" if local is None else f" from {format_address(local)}"
             sock = await connect_first(poller, proto, theirs, ours, settings, (host, port), more)
-            return await open_stream(poller, sock, proto, bounds, secure)
+            return await open_stream(poller, sock, proto, bounds, secure, settings.setup)
 
         return Conn(wait(connect(), Stream.abort))
 

@@ -106,6 +106,7 @@ class TlsLayer:
         if self._fault is None:
             if isinstance(error, ssl.SSLError):
                 error.strerror = f"{error.strerror}: {self._stream.describe()}"
+                error.args = (error.errno, error.strerror)
                 error._flower_conn = True  # type: ignore[attr-defined]
             self._fault = error
             if not self._waiter.done():
@@ -180,12 +181,13 @@ class TlsLayer:
         self._stream.resume_writing()
 
     def connection_lost(self, error: BaseException | None) -> None:
+        self._stream.connection_lost(self._fault or error)
         self._transport = None
         if not self._waiter.done():
             text = f"{self._stream.describe()}: the connection was lost in the TLS handshake"
             self._waiter.set_exception(error or ConnectionResetError(text))
-        self._waiter.exception()  # it has been looked at, whoever waits or does not
-        self._stream.connection_lost(self._fault or error)
+        if not self._waiter.cancelled():
+            self._waiter.exception()  # it has been looked at, whoever waits or does not
 
     # -- A transport, to the stream
 

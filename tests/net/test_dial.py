@@ -11,7 +11,7 @@ import flower
 from flower.errors import Timeout
 from flower.net import Dial, Listen
 from flower.net._loop import io_poller, wait
-from flower.net._tcp import Settings, connect_first
+from flower.net._tcp import Settings, connect_first, in_turn
 from tests.net.support import HOME, NEVER, in_thread, listening, output, rounds
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -135,6 +135,136 @@ def test_dial_from_several_tasklets_at_once() -> None:
         assert {c.local_addr() for c in near} == {c.remote_addr() for c in far}
         for conn in near + far:
             conn.close()
+
+
+# -- Several addresses, RFC 8305
+
+
+def infos_of(*addresses: tuple[Any, ...]) -> list[Any]:
+    six = [socket.AF_INET6 if ":" in address[0] else socket.AF_INET for address in addresses]
+    return [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", a) for family, a in zip(six, addresses, strict=True)]
+
+
+def test_the_families_take_turns() -> None:
+    a, b, c, d = ("::1", 1), ("::2", 1), ("127.0.0.1", 1), ("::3", 1)
+    assert [info[4] for info in in_turn(infos_of(a, b, c, d))] == [a, c, b, d]
+    assert [info[4] for info in in_turn(infos_of(c, a))] == [c, a]
+
+
+def test_an_address_that_refuses_costs_no_time() -> None:
+    with listening() as listener:
+        infos = infos_of(("::1", listener.addr()[1]), listener.addr())  # nobody listens on ::1
+        with flower.timeout(NEVER), wait(connect_first(io_poller(), "tcp", infos, [], Settings(), HOME)) as sock:
+            assert sock.getpeername() == listener.addr()
+        listener.receive(NEVER).close()
+
+
+def test_an_address_that_does_not_answer_is_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flower.net._tcp.STAGGER", SOON)
+    silent, fill = full_backlog()
+    try:
+        with listening() as listener:
+            infos = infos_of(silent.getsockname(), listener.addr())
+            with wait(connect_first(io_poller(), "tcp", infos, [], Settings(), HOME)) as sock:
+                assert sock.getpeername() == listener.addr()
+            listener.receive(NEVER).close()
+        rounds(3)
+    finally:
+        silent.close()
+        for filler in fill:
+            filler.close()
+
+
+def test_when_all_fail_all_are_named() -> None:
+    port = free_port()
+    infos = infos_of(("127.0.0.1", port), ("127.0.0.2", port))
+    with pytest.raises(ConnectionRefusedError) as caught:
+        wait(connect_first(io_poller(), "tcp", infos, [], Settings(), ("somewhere", port)))
+    assert f"tcp somewhere:{port} (tried 127.0.0.1:{port}, 127.0.0.2:{port})" in str(caught.value)
+
+
+def test_a_name_is_looked_up_beside_other_tasklets(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = flower.channel(1)
+    answer = flower.channel(1)
+    real = socket.getaddrinfo
+
+    def slow(host: str, *args: Any, flags: int = 0, **kwargs: Any) -> Any:
+        if host == "slow.example" and not flags & socket.AI_NUMERICHOST:
+            asked.send(None)
+            host = answer.receive()
+        return real(host, *args, flags=flags, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with listening() as listener:
+        t = flower.go(Dial, "tcp", ("slow.example", listener.addr()[1]))
+        asked.receive(NEVER)
+        with Dial("tcp", listener.addr()), listener.receive(NEVER):  # the network goes on meanwhile
+            pass
+        with flower.move_on(SOON) as scope:
+            Dial("tcp", ("slow.example", 9))
+        assert scope.expired
+        answer.send(HOME)
+        with t.join(NEVER) as conn:
+            assert conn.remote_addr() == listener.addr()
+        answer.send(HOME)
+        asked.receive(NEVER)
+
+
+# -- Options
+
+
+def test_local_addr() -> None:
+    with listening() as listener, Dial("tcp", listener.addr(), local_addr=("127.0.0.2", 0)) as conn:
+        assert conn.local_addr()[0] == "127.0.0.2"
+        with listener.receive(NEVER) as far:
+            assert far.remote_addr() == conn.local_addr()
+        with pytest.raises(OSError, match=r"from 192\.0\.2\.77:0"):
+            Dial("tcp", listener.addr(), local_addr=("192.0.2.77", 0))
+        with pytest.raises(OSError, match=r"from \[::1\]:0"):
+            Dial("tcp", listener.addr(), local_addr=("::1", 0))
+        with pytest.raises(TypeError, match="local_addr"):
+            Dial("tcp", listener.addr(), local_addr=5)
+
+
+def test_options_can_be_declined() -> None:
+    declined = {"nodelay": False, "keepalive": False}
+    with Listen((HOME, 0), **declined) as listener, Dial("tcp", listener.addr(), **declined) as near:
+        with listener.receive(NEVER) as far:
+            for conn in (near, far):
+                sock = conn._stream._sock
+                assert not sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+                assert not sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+def test_reuse_port() -> None:
+    with Listen((HOME, 0), reuse_port=True) as one, Listen(one.addr(), reuse_port=True) as other:
+        assert one.addr() == other.addr()
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"backlog": -1}, ValueError),
+        ({"backlog": "5"}, TypeError),
+        ({"read_buffer": 0}, ValueError),
+        ({"read_buffer": 1.5}, TypeError),
+        ({"write_buffer": -1}, ValueError),
+    ],
+)
+def test_bad_options(options: dict[str, Any], error: Any) -> None:
+    (name,) = options
+    with pytest.raises(error, match=name):
+        Listen((HOME, 0), **options)
+    if name != "backlog":
+        with pytest.raises(error, match=name):
+            Dial("tcp", (HOME, 9), **options)
+
+
+def test_an_unknown_option_names_the_known_ones() -> None:
+    with pytest.raises(TypeError, match="Dial has no option 'timout' for tcp: it has timeout, local_addr"):
+        Dial("tcp", (HOME, 9), timout=5)
+    with pytest.raises(TypeError, match="Listen has no option 'certs' for tls: it has cert, key"):
+        Listen((HOME, 0), "tls", certs="x")
 
 
 def test_a_plain_server() -> None:

@@ -1,0 +1,278 @@
+"""Peers that are killed, that flood, that never read; a process that has nothing left."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import socket
+from contextlib import ExitStack
+
+import pytest
+
+import flower
+from flower.net import Conn, Dial, Listen
+from tests.net.support import (
+    HOME,
+    NEVER,
+    Program,
+    echo_server,
+    fill,
+    in_thread,
+    listening,
+    output,
+    plain_peer,
+    read_all,
+    receive_all,
+    reset,
+    rounds,
+    until,
+)
+
+pytestmark = pytest.mark.usefixtures("loop")
+
+TALKER = """
+    import socket, sys
+    sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    print("connected")
+    while True:
+        sock.sendall(b"x" * 65536)
+"""
+LISTENER = """
+    import socket, sys, time
+    sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    print("connected")
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("code", [TALKER, LISTENER])
+def test_a_peer_that_is_killed_in_the_middle(code: str) -> None:
+    with listening() as listener, Program(code, str(listener.addr()[1])) as peer:
+        assert in_thread(peer.line)() == "connected"
+        with listener.receive(NEVER) as conn:
+            if code is TALKER:
+                assert len(conn.read_exactly(1_000_000, timeout=NEVER)) == 1_000_000
+                peer.kill()
+                read_all(conn)  # the system closes for it: all it had sent, then the end
+            else:
+                blocked = flower.go(lambda: (fill(conn), conn.flush()))
+                until(lambda: blocked.blocked)
+                peer.kill()
+                with pytest.raises(ConnectionError, match=f":{listener.addr()[1]}"):
+                    blocked.join(NEVER)
+
+
+def test_a_server_that_is_killed_in_the_middle() -> None:
+    code = """
+        import flower
+        from flower.net import Listen
+        listener = Listen(("127.0.0.1", 0))
+        print(listener.addr()[1])
+        conn = listener.receive()
+        while True:
+            conn.write(b"x" * 65536)
+    """
+    with Program(code) as server:
+        with Dial("tcp", (HOME, int(in_thread(server.line)()))) as conn:
+            assert len(conn.read_exactly(1_000_000, timeout=NEVER)) == 1_000_000
+            server.kill(signal.SIGKILL)
+            read_all(conn)
+
+
+def memory() -> int:
+    """The most that this process has had in memory, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@pytest.mark.slow
+def test_peers_that_flood_and_peers_that_never_read_hold_a_bounded_amount() -> None:
+    """Forty of each; each could hold what its bounds say, and the kernel's buffers are not ours."""
+    with listening() as listener, ExitStack() as stack:
+        before = memory()
+        for _ in range(40):
+            sock = stack.enter_context(socket.create_connection(listener.addr(), NEVER))
+            sock.setblocking(False)
+            conn = stack.enter_context(listener.receive(NEVER))
+            for _ in range(10):
+                try:
+                    while True:
+                        sock.send(b"x" * 100_000)
+                except BlockingIOError:
+                    rounds(1)
+            fill(conn)
+        assert memory() - before < 40 * 1_000_000
+
+
+def test_a_peer_that_never_reads_does_not_hold_up_the_others() -> None:
+    with echo_server() as listener, socket.create_connection(listener.addr(), NEVER) as silent:
+        silent.setblocking(False)
+        try:
+            while True:
+                silent.send(b"x" * 65_536)
+        except BlockingIOError:
+            pass
+        for i in range(5):
+            with Dial("tcp", listener.addr()) as conn:
+                conn.write(str(i))
+                assert conn.read(timeout=NEVER) == str(i).encode()
+
+
+def test_a_full_backlog_turns_nobody_away_for_good() -> None:
+    """More connections than the kernel queues, before anybody accepts."""
+    with Listen((HOME, 0), backlog=2) as listener, ExitStack() as stack:
+        socks = []
+        for _ in range(8):
+            sock = stack.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(listener.addr())
+            socks.append(sock)
+        conns = [stack.enter_context(listener.receive(NEVER)) for _ in socks[:3]]
+        assert all(conn.status == "open" for conn in conns)
+
+
+@pytest.mark.parametrize("when", ["idle", "sending", "receiving"])
+def test_a_reset_names_the_connection(when: str) -> None:
+    with plain_peer() as (conn, sock):
+        where = f"tcp {HOME}:{conn.local_addr()[1]} -> {HOME}:{conn.remote_addr()[1]}"
+        if when == "sending":
+            fill(conn)
+            t = flower.go(conn.send, b"x")
+        else:
+            t = flower.go(conn.receive)
+        if when != "idle":
+            rounds(1)
+        reset(sock)
+        with pytest.raises(ConnectionResetError, match=where) as caught:
+            t.join(NEVER)
+        assert caught.value.errno is not None
+        with pytest.raises(ConnectionError, match=where):
+            conn.send(b"x")
+
+
+def test_a_peer_that_still_pushes_when_we_have_answered_gets_the_answer() -> None:
+    """As a web server that refuses an upload: the client must see why, and not a reset."""
+    with plain_peer() as (conn, sock):
+
+        def upload() -> bytes:
+            try:
+                sock.sendall(b"x" * 10_000_000)
+                sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
+            return receive_all(sock)
+
+        finish = in_thread(upload)
+        assert len(conn.read_exactly(100, timeout=NEVER)) == 100
+        conn.write("413 too large")
+        conn.close()
+        assert finish() == b"413 too large"
+
+
+def test_a_peer_that_pushes_without_end_is_cut_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flower.net._stream.PARTING", 0.02)
+    with plain_peer() as (conn, sock):
+
+        def push() -> None:
+            while True:
+                sock.sendall(b"x" * 65_536)
+
+        finish = in_thread(push)
+        conn.write("enough")
+        conn.close()
+        with pytest.raises(ConnectionError):
+            finish()
+    flower.run()
+
+
+def test_without_a_descriptor_for_the_loop_the_rest_goes_on() -> None:
+    """The first wait of all comes when nothing is left: uvloop's loop can't be entered then."""
+    assert (
+        output("""
+        import logging, os, resource, socket
+        import flower
+        from flower.net import Listen
+
+        logging.disable()  # the listener says that it can accept nobody for now
+
+        with Listen(("127.0.0.1", 0)) as listener:
+            peer = socket.create_connection(listener.addr())
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+            taken = []
+            try:
+                while True:
+                    taken.append(os.dup(0))
+            except OSError:
+                pass
+            ch = flower.channel()
+            flower.go(ch.send, "tasklets run")
+            print(ch.receive())
+            flower.time.sleep(0.02)
+            try:
+                listener.receive(0.02)
+            except flower.Timeout:
+                print("time passes")
+            for fd in taken:
+                os.close(fd)
+            listener.receive(30).close()
+            print("works")
+        peer.close()
+        """)
+        == "tasklets run\ntime passes\nworks\n"
+    )
+
+
+def test_a_thread_that_can_not_have_a_loop_says_so() -> None:
+    """Without a descriptor, the first use of the network in a thread fails, and a later one works."""
+    assert (
+        output("""
+        import errno, os, resource, threading
+        import flower
+        from flower.net import Listen
+
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+
+        def body():
+            taken = []
+            try:
+                while True:
+                    taken.append(os.dup(0))
+            except OSError:
+                pass
+            for attempt in (lambda: Listen(("127.0.0.1", 0)), lambda: flower.net.Dial("tcp", ("127.0.0.1", 9))):
+                try:
+                    attempt()
+                except OSError as error:
+                    print(errno.errorcode[error.errno])
+            flower.time.sleep(0.001)
+            for fd in taken:
+                os.close(fd)
+            with Listen(("127.0.0.1", 0)):
+                print("works")
+
+        thread = threading.Thread(target=body)
+        thread.start()
+        thread.join()
+        """)
+        == "EMFILE\nEMFILE\nworks\n"
+    )
+
+
+def test_many_short_connections_by_many_peers() -> None:
+    def client() -> int:
+        total = 0
+        for _ in range(20):
+            with socket.create_connection(address, NEVER) as sock:
+                sock.sendall(b"hello")
+                total += len(sock.recv(100))
+        return total
+
+    def greet(conn: Conn) -> None:
+        conn.write(conn.read())
+
+    with listening() as listener:
+        address = listener.addr()
+        server = flower.go(listener.serve, greet)
+        clients = [in_thread(client) for _ in range(4)]
+        assert [finish() for finish in clients] == [100] * 4
+        listener.close()
+        server.join(NEVER)

@@ -1,0 +1,149 @@
+"""serve with a limit, and a graceful stop."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+import flower
+from flower.errors import ChannelClosed
+from flower.net import Conn, Dial
+from tests.net.support import NEVER, echo, listening, rounds, until
+
+pytestmark = pytest.mark.usefixtures("loop")
+
+SOON = 0.005  # seconds; a time limit that a test waits for
+
+
+def test_no_more_than_the_limit_run_at_a_time() -> None:
+    running: list[Conn] = []
+    most = 0
+
+    def handler(conn: Conn) -> None:
+        nonlocal most
+        running.append(conn)
+        most = max(most, len(running))
+        conn.read()
+        running.remove(conn)
+
+    with listening() as listener, ExitStack() as stack:
+        server = flower.go(lambda: listener.serve(handler, limit=3))
+        conns = [stack.enter_context(Dial("tcp", listener.addr())) for _ in range(10)]
+        until(lambda: len(running) == 3)
+        rounds(5)
+        assert len(running) == 3
+        for conn in conns:  # each that ends makes room for one
+            conn.write("x")
+            assert conn.read(timeout=NEVER) == b""
+        assert most == 3
+        listener.close()
+        server.join(NEVER)
+
+
+def test_a_limit_of_one_serves_in_order() -> None:
+    order: list[bytes] = []
+    with listening() as listener, ExitStack() as stack:
+        server = flower.go(lambda: listener.serve(lambda conn: order.append(conn.read()), limit=1))
+        for i in range(5):
+            stack.enter_context(Dial("tcp", listener.addr())).write(b"%d" % i)
+        until(lambda: len(order) == 5)
+        assert order == [b"0", b"1", b"2", b"3", b"4"]
+        listener.close()
+        server.join(NEVER)
+
+
+@pytest.mark.parametrize(("limit", "error"), [(0, ValueError), (-1, ValueError), (True, TypeError), ("3", TypeError)])
+def test_bad_limits(limit: Any, error: Any) -> None:
+    with listening() as listener, pytest.raises(error, match="limit"):
+        listener.serve(echo, limit=limit)
+
+
+def test_stop_lets_handlers_end() -> None:
+    with listening() as listener:
+        server = flower.go(listener.serve, echo)
+        with Dial("tcp", listener.addr()) as conn:
+            conn.write("x")
+            assert conn.read(timeout=NEVER) == b"x"
+            stopping = flower.go(listener.stop, NEVER)
+            server.join(NEVER)
+            with pytest.raises(ConnectionRefusedError):
+                Dial("tcp", listener.addr())
+            conn.write("still served")
+            assert conn.read_exactly(12, timeout=NEVER) == b"still served"
+            assert not stopping.ended
+            conn.close_write()
+            assert stopping.join(NEVER) == 0
+            assert conn.read(timeout=NEVER) == b""
+
+
+def test_stop_cuts_those_that_take_too_long() -> None:
+    seen: list[BaseException] = []
+
+    def stubborn(conn: Conn) -> None:
+        try:
+            flower.channel().receive()
+        except BaseException as error:
+            seen.append(error)
+            raise
+
+    with listening() as listener, ExitStack() as stack:
+        server = flower.go(listener.serve, stubborn)
+        conns = [stack.enter_context(Dial("tcp", listener.addr())) for _ in range(3)]
+        until(lambda: len(listener._handlers._running) == 3)
+        rounds(1)
+        assert listener.stop(SOON) == 3
+        for conn in conns:
+            with pytest.raises(ConnectionResetError):
+                conn.read(timeout=NEVER)
+        server.join(NEVER)
+        assert [type(error) for error in seen] == [flower.TaskletExit] * 3
+        assert not listener._handlers._running
+
+
+def test_stop_with_no_grace_and_no_handler() -> None:
+    with listening() as listener:
+        assert listener.stop(0) == 0
+        assert listener.stop() == 0
+        with pytest.raises(ChannelClosed):
+            listener.receive()
+        with pytest.raises(ValueError, match="timeout"):
+            listener.stop(-1)
+
+
+def test_a_handler_may_stop_its_own_server() -> None:
+    cut: list[int] = []
+
+    def handler(conn: Conn) -> None:
+        if conn.read() == b"stop":
+            cut.append(listener.stop(NEVER))
+            conn.write("stopped")
+
+    with listening() as listener:
+        server = flower.go(listener.serve, handler)
+        with Dial("tcp", listener.addr()) as other, Dial("tcp", listener.addr()) as conn:
+            until(lambda: len(listener._handlers._running) == 2)
+            conn.write("stop")
+            server.join(NEVER)
+            rounds(3)
+            assert cut == []  # it waits for the other
+            other.write("go on")
+            assert conn.read_exactly(7, timeout=NEVER) == b"stopped"
+            assert cut == [0]
+
+
+def test_a_stop_that_is_cancelled_leaves_the_handlers() -> None:
+    with listening() as listener:
+        server = flower.go(listener.serve, echo)
+        with Dial("tcp", listener.addr()) as conn:
+            conn.write("x")
+            assert conn.read(timeout=NEVER) == b"x"
+            with flower.move_on(SOON) as scope:
+                listener.stop(NEVER)
+            assert scope.expired
+            assert listener.closed
+            conn.write("y")
+            assert conn.read(timeout=NEVER) == b"y"
+        server.join(NEVER)
+        until(lambda: not listener._handlers._running)

@@ -1,0 +1,481 @@
+"""TLS: who is believed, what a peer of another make sees, and what a peer that breaks the rules costs."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+import flower
+from flower.errors import ChannelClosed, Timeout
+from flower.net import Conn, Dial, Listen, Listener
+from tests.net.certificates import certificates
+from tests.net.support import (
+    HOME,
+    NEVER,
+    connected,
+    echo,
+    in_thread,
+    plain_peer,
+    receive_all,
+    receive_exactly,
+    reset,
+    rounds,
+    until,
+)
+
+pytestmark = pytest.mark.usefixtures("loop")
+
+SOON = 0.05  # seconds; a time limit that a test waits for
+
+
+@contextmanager
+def listening(**options: Any) -> Iterator[Listener]:
+    made = certificates()
+    with Listen((HOME, 0), "tls", cert=made.server, key=made.server_key, **options) as listener:
+        yield listener
+
+
+@contextmanager
+def serving(**options: Any) -> Iterator[Listener]:
+    """A TLS server that echoes."""
+    with listening(**options) as listener:
+        t = flower.go(listener.serve, echo)
+        yield listener
+        listener.close()
+        t.join(NEVER)
+
+
+def client_context() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=certificates().ca)
+
+
+def alive(listener: Listener) -> bool:
+    """Whether the server still serves."""
+    with Dial("tls", listener.addr(), ca=certificates().ca) as conn:
+        conn.write("alive?")
+        return conn.read_exactly(6, timeout=NEVER) == b"alive?"
+
+
+# -- Who is believed
+
+
+@pytest.mark.parametrize("name", [None, "localhost"])
+def test_the_servers_certificate_is_verified(name: str | None) -> None:
+    with serving() as listener, Dial("tls", listener.addr(), ca=certificates().ca, server_name=name) as conn:
+        conn.write("hello")
+        assert conn.read(timeout=NEVER) == b"hello"
+        assert conn.certificate is not None
+        assert ("DNS", "localhost") in conn.certificate["subjectAltName"]
+        assert conn.tls_version == "TLSv1.3"
+        assert conn.protocol is None
+
+
+@pytest.mark.parametrize("why", ["an unknown authority", "another name", "signed by itself"])
+def test_a_certificate_that_is_not_right(why: str, caplog: pytest.LogCaptureFixture) -> None:
+    made = certificates()
+    cert, key = (made.stranger, made.stranger_key) if why == "signed by itself" else (made.server, made.server_key)
+    options = {} if why == "an unknown authority" else {"ca": made.ca}
+    name = "example.org" if why == "another name" else None
+    with Listen((HOME, 0), "tls", cert=cert, key=key) as listener:
+        address = f"{HOME}:{listener.addr()[1]}"
+        with pytest.raises(ssl.SSLCertVerificationError, match=address) as caught:
+            Dial("tls", listener.addr(), server_name=name, **options)
+        assert caught.value.verify_message
+        assert isinstance(caught.value, OSError)
+        until(lambda: caplog.records)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "while accepting" in record.getMessage()
+
+
+def test_mutual_tls() -> None:
+    made = certificates()
+    with listening(ca=made.ca) as listener:
+        with Dial("tls", listener.addr(), ca=made.ca, cert=made.client, key=made.client_key) as near:
+            with listener.receive(NEVER) as far:
+                assert far.certificate is not None
+                assert far.certificate["subject"] == ((("commonName", "Flower tests client"),),)
+                far.write("known")
+                assert near.read(timeout=NEVER) == b"known"
+
+
+@pytest.mark.parametrize("who", ["nobody", "a stranger"])
+def test_a_client_without_a_right_certificate(who: str, caplog: pytest.LogCaptureFixture) -> None:
+    made = certificates()
+    own = {} if who == "nobody" else {"cert": made.stranger, "key": made.stranger_key}
+    with listening(ca=made.ca) as listener:
+        # In TLS 1.3 the client is done before the server has looked at its certificate: it learns when it reads.
+        with Dial("tls", listener.addr(), ca=made.ca, **own) as conn:
+            with pytest.raises(OSError, match=f"{HOME}:{listener.addr()[1]}"):
+                conn.read(timeout=NEVER)
+        with pytest.raises(Timeout):
+            listener.receive(0.01)
+    assert "while accepting" in caplog.text
+
+
+def test_alpn() -> None:
+    ca = certificates().ca
+    with listening(alpn=["h2", "http/1.1"]) as listener:
+        for offer, agreed in ((["http/1.1"], "http/1.1"), (["spdy", "h2"], "h2"), (["other"], None), ([], None)):
+            with Dial("tls", listener.addr(), ca=ca, alpn=offer) as near, listener.receive(NEVER) as far:
+                assert near.protocol == far.protocol == agreed
+
+
+def test_a_context_of_the_users_own() -> None:
+    made = certificates()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(made.server, made.server_key)
+    server.maximum_version = ssl.TLSVersion.TLSv1_2
+    with Listen((HOME, 0), "tls", context=server) as listener:
+        trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        trusting.check_hostname = False
+        trusting.verify_mode = ssl.CERT_NONE
+        with Dial("tls", listener.addr(), context=trusting) as near, listener.receive(NEVER) as far:
+            assert near.tls_version == far.tls_version == "TLSv1.2"
+            near.write("x" * 100_000)
+            assert len(far.read_exactly(100_000, timeout=NEVER)) == 100_000
+            near.close_write()
+            assert far.read(timeout=NEVER) == b""
+            far.write("still")
+            assert near.read(timeout=NEVER) == b"still"
+
+
+def test_bad_options() -> None:
+    made = certificates()
+    context = client_context()
+    for options, error, text in (
+        ({}, ValueError, "needs cert"),
+        ({"key": made.server_key}, ValueError, "needs cert"),
+        ({"cert": "/nowhere/cert.pem"}, FileNotFoundError, "/nowhere/cert.pem"),
+        ({"cert": made.server_key}, ssl.SSLError, "server.key"),
+        ({"cert": made.server, "key": made.client_key}, ssl.SSLError, "chain.pem"),
+        ({"cert": made.server, "key": made.server_key, "ca": "/nowhere/ca"}, FileNotFoundError, "/nowhere/ca"),
+        ({"cert": made.server, "key": made.server_key, "alpn": "h2"}, TypeError, "alpn"),
+        ({"cert": made.server, "key": made.server_key, "handshake_timeout": -1}, ValueError, "timeout"),
+        ({"context": context, "cert": made.server}, ValueError, "belong into the context"),
+        ({"context": 5}, TypeError, "SSLContext"),
+    ):
+        with pytest.raises(error, match=text):
+            Listen((HOME, 0), "tls", **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="key belongs to a cert"):
+        Dial("tls", (HOME, 9), key=made.client_key)
+
+
+# -- Peers that break the rules
+
+
+def test_a_plain_text_client_costs_its_own_connection_alone(caplog: pytest.LogCaptureFixture) -> None:
+    with serving() as listener:
+        with socket.create_connection(listener.addr(), NEVER) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            in_thread(receive_all, sock)()  # an alert, perhaps, and the end
+        until(lambda: caplog.records)
+        assert f"of {HOME}:" in caplog.records[0].getMessage()
+        assert alive(listener)
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "silence"])
+def test_a_client_that_never_finishes_its_handshake(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    with serving(handshake_timeout=SOON) as listener:
+        with socket.create_connection(listener.addr(), NEVER) as sock:
+            sock.sendall(b"\x16\x03\x01")
+            rounds(2)
+            if how == "close":
+                sock.close()
+            elif how == "reset":
+                reset(sock)
+            until(lambda: caplog.records)
+            text = caplog.records[0].getMessage()
+            assert {"close": "closed it", "reset": "reset by peer", "silence": f"within {SOON} s"}[how] in text
+        assert alive(listener)
+
+
+def test_many_silent_clients_do_not_keep_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(handshake_timeout=SOON) as listener:
+        silent = [socket.create_connection(listener.addr(), NEVER) for _ in range(200)]
+        assert alive(listener)  # though more than the listener holds are in the middle of it
+        monkeypatch.setattr("flower.net._acceptor.HANDSHAKES", 10)
+        silent += [socket.create_connection(listener.addr(), NEVER) for _ in range(20)]
+        assert alive(listener)  # when the time of some is up
+        for sock in silent:
+            sock.close()
+
+
+def test_a_server_that_never_answers() -> None:
+    with socket.create_server((HOME, 0)) as server:
+        port = server.getsockname()[1]
+        for options, text in (({"handshake_timeout": SOON}, "handshake"), ({"timeout": SOON}, "not connected")):
+            with pytest.raises(Timeout, match=text) as caught:
+                Dial("tls", (HOME, port), **options)
+            assert f"{HOME}:{port}" in str(caught.value)
+        with flower.move_on(SOON):
+            Dial("tls", (HOME, port))
+
+
+def test_a_server_that_speaks_no_tls() -> None:
+    with socket.create_server((HOME, 0)) as server:
+
+        def serve() -> None:
+            sock, _ = server.accept()
+            with sock:
+                sock.sendall(b"220 mail.example.org ESMTP\r\n")
+                receive_all(sock)
+
+        finish = in_thread(serve)
+        with pytest.raises(ssl.SSLError, match=f"{HOME}:{server.getsockname()[1]}"):
+            Dial("tls", server.getsockname())
+        finish()
+
+
+def test_a_connection_that_is_cut_is_no_end_of_file() -> None:
+    """Whoever closes the TCP connection under TLS, an attacker say, can't make us take it for the end."""
+    with listening() as listener:
+        raw = socket.create_connection(listener.addr(), NEVER)
+
+        def client() -> ssl.SSLSocket:
+            return client_context().wrap_socket(raw, server_hostname="localhost")
+
+        finish = in_thread(client)
+        conn = listener.receive(NEVER)
+        sock = finish()
+        sock.sendall(b"half of")
+        assert conn.read(timeout=NEVER) == b"half of"
+        sock.shutdown(socket.SHUT_WR)  # without unwrap: no close_notify
+        for _ in range(2):
+            with pytest.raises(ConnectionAbortedError, match="close_notify"):
+                conn.read(timeout=NEVER)
+        conn.close()
+        sock.close()
+
+
+def test_garbage_in_the_middle() -> None:
+    with listening() as listener, Dial("tls", listener.addr(), ca=certificates().ca) as near:
+        with listener.receive(NEVER) as far:
+            near._stream._sock.send(b"\x17\x03\x03\x00\x10" + b"?" * 16)
+            with pytest.raises(ssl.SSLError, match=f"{HOME}:{listener.addr()[1]}"):
+                far.read(timeout=NEVER)
+            with pytest.raises(OSError):
+                far.send(b"x")
+            with pytest.raises((OSError, ChannelClosed)):
+                near.read(timeout=NEVER)
+
+
+# -- In the middle of a connection
+
+
+def upgrade(near: Conn, far: Conn) -> None:
+    made = certificates()
+    with flower.group() as g:
+        g.go(lambda: far.start_tls(server_side=True, cert=made.server, key=made.server_key, alpn=["x"]))
+        g.go(lambda: near.start_tls(server_name="localhost", ca=made.ca, alpn=["x"]))
+
+
+def test_start_tls() -> None:
+    with connected() as (near, far):
+        near.write("STARTTLS\r\n")
+        assert far.read_until(b"\r\n") == b"STARTTLS\r\n"
+        far.write("ok\r\n")
+        assert near.read_until(b"\r\n") == b"ok\r\n"
+        upgrade(near, far)
+        assert near.protocol == far.protocol == "x"
+        assert near.certificate
+        assert "tls" in repr(near)
+        near.write("secret")
+        assert far.read(timeout=NEVER) == b"secret"
+        with pytest.raises(RuntimeError, match="speaks TLS already"):
+            near.start_tls(server_name="localhost")
+        near.close()
+        assert far.read(timeout=NEVER) == b""
+
+
+def test_start_tls_takes_what_came_early_for_tls() -> None:
+    """Of a client that does not wait: its first bytes of TLS may be here before we begin."""
+    made = certificates()
+    with plain_peer() as (conn, sock):
+
+        def client() -> bytes:
+            sock.sendall(b"STARTTLS\n")
+            with client_context().wrap_socket(sock, server_hostname="localhost") as secure:
+                secure.sendall(b"hello")
+                return receive_exactly(secure, 5)
+
+        finish = in_thread(client)
+        assert conn.read_exactly(4) == b"STAR"
+        assert conn.read_until() == b"TTLS\n"
+        until(lambda: len(conn._incoming) or conn._front)
+        conn.start_tls(server_side=True, cert=made.server, key=made.server_key)
+        assert conn.read_exactly(5) == b"hello"
+        conn.write("world")
+        assert finish() == b"world"
+        conn.close()
+
+
+def test_plain_text_that_was_slipped_in_before_tls_is_no_command() -> None:
+    made = certificates()
+    with plain_peer() as (conn, sock):
+        sock.sendall(b"STARTTLS\nDELETE everything\n")
+        assert conn.read_until() == b"STARTTLS\n"
+        with pytest.raises(ssl.SSLError):
+            conn.start_tls(server_side=True, cert=made.server, key=made.server_key)
+        with pytest.raises(OSError):
+            conn.read()
+        assert conn.status == "closed"
+
+
+@pytest.mark.parametrize("how", ["timeout", "scope", "kill", "close", "reset"])
+def test_start_tls_that_fails_cuts_the_connection(how: str) -> None:
+    made = certificates()
+    with plain_peer() as (conn, sock):
+
+        def start() -> None:
+            conn.start_tls(
+                server_side=True,
+                cert=made.server,
+                key=made.server_key,
+                handshake_timeout=SOON if how == "timeout" else NEVER,
+            )
+
+        if how == "scope":
+            with flower.move_on(SOON) as scope:
+                start()
+            assert scope.expired
+        else:
+            t = flower.go(start)
+            rounds(3)
+            if how == "kill":
+                t.kill()
+                until(lambda: not t.alive)
+            elif how == "reset":
+                reset(sock)
+            elif how == "close":
+                sock.shutdown(socket.SHUT_WR)
+            if how != "kill":
+                with pytest.raises((Timeout, ConnectionError)):
+                    t.join(NEVER)
+        until(lambda: conn.status == "closed")
+
+
+def test_start_tls_after_the_end() -> None:
+    made = certificates()
+    for end in ("close", "close_write"):
+        with connected() as (near, _far):
+            getattr(near, end)()
+            with pytest.raises(ChannelClosed, match="closed here") as caught:
+                near.start_tls(server_name="localhost", ca=made.ca)
+            assert caught.value.channel is near
+    with connected() as (near, _far), pytest.raises(ValueError, match="server_name"):
+        near.start_tls(ca=made.ca)
+
+
+# -- Peers of another make
+
+
+def test_openssl_s_client() -> None:
+    with serving(alpn=["echo"]) as listener:
+        program = subprocess.Popen(
+            [
+                *("openssl", "s_client", "-connect", f"{HOME}:{listener.addr()[1]}", "-servername", "localhost"),
+                *("-CAfile", certificates().ca, "-verify_return_error", "-alpn", "echo", "-quiet", "-ign_eof"),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert program.stdin is not None and program.stdout is not None and program.stderr is not None
+        finish = in_thread(program.stdout.read, 100_000)
+        in_thread(program.stdin.write, b"x" * 100_000)()
+        in_thread(program.stdin.flush)()
+        assert finish() == b"x" * 100_000
+        program.kill()
+        program.communicate()
+
+
+def test_openssl_s_server() -> None:
+    made = certificates()
+    with socket.socket() as free:
+        free.bind((HOME, 0))
+        port = free.getsockname()[1]
+    program = subprocess.Popen(
+        [
+            *("openssl", "s_server", "-accept", f"{HOME}:{port}", "-naccept", "1", "-rev", "-quiet"),
+            *("-cert", made.server, "-cert_chain", made.server, "-key", made.server_key, "-CAfile", made.ca),
+            *("-Verify", "2", "-verify_return_error"),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+    def dial() -> Conn:
+        while True:
+            try:
+                return Dial("tls", (HOME, port), ca=made.ca, cert=made.client, key=made.client_key)
+            except ConnectionRefusedError:
+                flower.time.sleep(0.01)
+
+    try:
+        with flower.timeout(NEVER), dial() as conn:
+            conn.write("olleh\n")
+            assert conn.read_until() == b"hello\n"
+    finally:
+        program.kill()
+        program.communicate()
+
+
+def test_curl() -> None:
+    def handle(conn: Conn) -> None:
+        while conn.read_until(b"\r\n") != b"\r\n":
+            pass
+        conn.write("HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nflower")
+
+    with listening(alpn=["http/1.1"]) as listener:
+        t = flower.go(listener.serve, handle)
+        url = f"https://localhost:{listener.addr()[1]}/"
+        done = in_thread(
+            lambda: subprocess.run(
+                [
+                    "curl",
+                    "-sS",
+                    "--noproxy",
+                    "*",
+                    "--cacert",
+                    certificates().ca,
+                    "--resolve",
+                    f"localhost:{listener.addr()[1]}:{HOME}",
+                    url,
+                ],
+                capture_output=True,
+            )
+        )()
+        assert (done.stdout, done.stderr) == (b"flower", b"")
+        listener.close()
+        t.join(NEVER)
+
+
+def test_pythons_own_server() -> None:
+    made = certificates()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.server, made.server_key)
+
+    def serve() -> bytes:
+        with server:
+            raw, _ = server.accept()
+        with context.wrap_socket(raw, server_side=True) as sock:
+            data = receive_all(sock)
+            sock.sendall(data.upper())
+            return data
+
+    server = socket.create_server((HOME, 0))
+    finish = in_thread(serve)
+    with Dial("tls", server.getsockname(), ca=made.ca) as conn:
+        conn.write("from flower")
+        conn.close_write()
+        assert conn.read_exactly(11) == b"FROM FLOWER"
+        assert finish() == b"from flower"
