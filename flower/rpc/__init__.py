@@ -8,20 +8,44 @@
 
 from __future__ import annotations
 
-from flower.errors import RemoteError
+from flower.errors import (
+    AuthError,
+    ChannelBroken,
+    DeadlineExceeded,
+    Disconnected,
+    InvalidArguments,
+    Overloaded,
+    ProtocolError,
+    RemoteAbort,
+    RemoteCancelled,
+    RemoteError,
+    UnknownMethod,
+)
 from flower.rpc._context import Context, context
 from flower.rpc._hello import Settings
+from flower.rpc._middleware import Call
 from flower.rpc._peer import Peer, connect
 from flower.rpc._server import Server, serve
 from flower.rpc._service import method
 from flower.rpc._types import register
 
 __all__ = [
+    "AuthError",
+    "Call",
+    "ChannelBroken",
     "Context",
+    "DeadlineExceeded",
+    "Disconnected",
+    "InvalidArguments",
+    "Overloaded",
     "Peer",
+    "ProtocolError",
+    "RemoteAbort",
+    "RemoteCancelled",
     "RemoteError",
     "Server",
     "Settings",
+    "UnknownMethod",
     "connect",
     "context",
     "method",

@@ -43,6 +43,11 @@ class Context:
         return self.session.conn.remote_addr()
 
     @property
+    def certificate(self) -> dict[str, Any] | None:
+        """The caller's certificate, as `flower.net.Conn.certificate` gives it; None where it has shown none."""
+        return getattr(self.session.conn, "certificate", None)
+
+    @property
     def node(self) -> str:
         """The name that the caller gave itself in the handshake; empty for a plain peer."""
         return self.session.theirs.node if self.session.theirs is not None else ""

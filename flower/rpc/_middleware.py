@@ -13,9 +13,10 @@ from typing import Any
 class Call:
     """One call on its way, as middleware sees it.
 
-    ``method`` is its name, ``args`` and ``kwargs`` are its arguments. A layer may assign to each of them before
-    it proceeds. ``way`` says how it was made: ``"serve"`` where it is served here, ``"call"``, ``"start"``,
-    ``"notify"`` or ``"stream"`` where a peer is called.
+    ``method`` is its name, ``args`` and ``kwargs`` are its arguments, ``timeout`` the seconds that it may take at
+    a peer, or None. A layer may assign to each of them before it proceeds. ``way`` says how it was made: ``"serve"``
+    where it is served here; ``"call"``, ``"start"``, ``"stream"`` or ``"notify"`` where a peer is called, and
+    proceeding gives what the `Peer`'s method of that name gives.
 
     >>> def log(call, proceed):
     ...     began = time.monotonic()
@@ -26,13 +27,21 @@ class Call:
     >>> rpc.serve(url, service, middleware=[log])
     """
 
-    __slots__ = ("args", "kwargs", "method", "way")
+    __slots__ = ("args", "kwargs", "method", "timeout", "way")
 
-    def __init__(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], way: str = "serve") -> None:
+    def __init__(
+        self,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        way: str = "serve",
+        timeout: float | None = None,
+    ) -> None:
         self.method = method
         self.args = args
         self.kwargs = kwargs
         self.way = way
+        self.timeout = timeout
 
     def __repr__(self) -> str:
         given = [repr(arg) for arg in self.args] + [f"{name}={value!r}" for name, value in self.kwargs.items()]

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from flower.channels import channel
+from flower.channels._ends import Receiver
 from flower.net import Conn, Dial
 from flower.rpc._hello import Settings
-from flower.rpc._service import exports
+from flower.rpc._middleware import Call, Middleware, Proceed, chain, check
+from flower.rpc._pool import Link, Pool
+from flower.rpc._service import Method, exports
 from flower.rpc._session import DEFAULTS, Session
 from flower.rpc._url import parse, split
+
+# Seconds that one attempt to connect may take, where others follow: the system would try for two minutes.
+ATTEMPT = 10.0
 
 
 class Peer:
     """The other side of a MessagePack-RPC connection.
 
-    ``Peer(conn, service)`` begins to speak over a connection that stands; `connect` opens one. Both sides may
-    call: with a ``service``, the peer may call its methods (see `rpc.method`), and the connection keeps
-    `flower.run` going until it ends; without one it does not, and dropping the last reference closes it.
-    A peer belongs to the thread that made it: a call from another raises RuntimeError.
+    `connect` makes one; ``Peer(conn, service)`` begins to speak over a connection that stands (``dialed=True``
+    where it is the side that connected: that side introduces itself). Both sides may call: with a ``service``,
+    the peer may call its methods (see `serve`), and the connection keeps `flower.run` going until it ends;
+    without one it does not, and dropping the last reference closes it. ``middleware`` is put around each call
+    of the peer's methods, ``settings`` are limits and the like: see `connect`. A peer belongs to the thread
+    that made it: a call from another raises RuntimeError.
+
+    Peers are equal when they are faces of the same connection, and may be keys of a dict.
 
     >>> with rpc.connect("tcp://127.0.0.1:9000") as peer:
     ...     peer.call("add", 1, 2, timeout=1.0)
@@ -28,59 +39,103 @@ class Peer:
     """
 
     def __init__(
-        self, conn: Conn, service: object = None, *, settings: Settings = DEFAULTS, dialed: bool = False
+        self,
+        conn: Conn,
+        service: object = None,
+        *,
+        dialed: bool = False,
+        middleware: Sequence[Middleware] = (),
+        settings: Settings = DEFAULTS,
     ) -> None:
         if not isinstance(conn, Conn):
             raise TypeError(f"a peer is at the end of a connection, not of {conn!r}")
-        self._owner = service is None
-        self._session = Session(conn, exports(service), _nothing, dialed=dialed, settings=settings)
+        self._owner = False  # until all that can fail is over
+        self._session: Any = Session(conn, exports(service), _nothing, dialed=dialed, settings=settings)
         self._session.face = Peer._of(self._session)
+        self._chain = chain(middleware, _performer(self._session)) if middleware else None
         self._session.start(daemon=service is None)
+        self._owner = service is None
 
     @classmethod
-    def _of(cls, session: Session) -> Peer:
-        """A face of a session that somebody else owns."""
+    def _of(cls, session: Session | Pool, owner: bool = False, middleware: Sequence[Middleware] = ()) -> Peer:
+        """A face of a session, or of a pool of them."""
         peer = cls.__new__(cls)
-        peer._owner = False
+        peer._owner = owner
         peer._session = session
+        peer._chain = chain(middleware, _performer(session)) if middleware else None
         return peer
 
-    def call(self, method: str, *params: Any, timeout: float | None = None) -> Any:
+    # -- Calling
+
+    def call(self, method: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         """Call a method of the peer and wait for its result.
 
-        Blocks until the answer is there; other tasklets run meanwhile. When it is cancelled or times out, the
-        call may still be carried out; its answer is dropped when it comes.
+        Blocks until the answer is there; other tasklets run meanwhile. When it is cancelled or times out, a
+        Flower peer is told, and cancels the method; its answer is dropped when it comes. Keyword arguments, other
+        than ``timeout`` in seconds, go to the method: to Flower's peers only.
 
-        Raises RemoteError when the method failed, or is not known there; Disconnected (a ConnectionError)
-        when the connection was lost or closed, at once also for calls that wait; Timeout after ``timeout``
-        seconds; TypeError or ValueError, before anything is sent, for values that MessagePack can't carry.
+        Raises RemoteError when the method failed, which is also an error of the builtin class that it failed with;
+        its kinds UnknownMethod, InvalidArguments, Overloaded; Disconnected (a ConnectionError) when the connection
+        was lost or closed, at once also for calls that wait; Timeout after ``timeout`` seconds; TypeError or
+        ValueError, before anything is sent, for values that can't be carried.
         """
-        return self._session.call(method, params, None, timeout)
+        if self._chain is not None:
+            return self._chain(Call(method, args, kwargs, "call", timeout))
+        return self._session.call(method, args, kwargs, timeout=timeout)
 
-    def start(self, method: str, *params: Any) -> channel[Any]:
+    def start(self, method: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> channel[Any]:
         """Call a method of the peer, and give the channel on which its one answer comes.
 
         A receive from it, a select's too, gives the result or raises as `call` does; the channel then closes.
-        Blocks only while the connection has no room for the request.
+        ``reply.receiver.close()`` gives the call up, and cancels it at the peer. Blocks only while the connection
+        has no room for the request.
 
         >>> reply = peer.start("add", 1, 2)
         >>> flower.select(reply, flower.after(1.0))
         """
-        reply: channel[Any] = self._session.begin(method, params)
+        if self._chain is not None:
+            reply: channel[Any] = self._chain(Call(method, args, kwargs, "start", timeout))
+            return reply
+        reply = self._session.begin(method, args, kwargs, timeout=timeout)
         return reply
 
-    def notify(self, method: str, *params: Any) -> None:
+    def notify(self, method: str, /, *args: Any, **kwargs: Any) -> None:
         """Call a method of the peer and want no answer.
 
         Blocks only while the connection has no room for the message. Raises Disconnected; TypeError or
-        ValueError for values that MessagePack can't carry.
+        ValueError for values that can't be carried.
         """
-        self._session.notify(method, params)
+        if self._chain is not None:
+            self._chain(Call(method, args, kwargs, "notify"))
+        else:
+            self._session.notify(method, args, kwargs)
+
+    def stream(self, method: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Receiver[Any]:
+        """Call a method of a Flower peer that is a generator, and give the channel on which its values come.
+
+        The peer makes no more values than this side has room for, or takes. ``stream.close()`` stops it there.
+        Iteration ends with the generator; what fails it, or the connection, is raised after the values before that.
+        ``timeout`` bounds the whole, not the wait for each value.
+
+        >>> for number in peer.stream("count", 3): print(number)
+        """
+        if self._chain is not None:
+            values: Receiver[Any] = self._chain(Call(method, args, kwargs, "stream", timeout))
+            return values
+        values = self._session.stream(method, args, kwargs, timeout=timeout)
+        return values
 
     @property
     def proxy(self) -> Proxy:
         """The peer's methods as methods: ``peer.proxy.add(1, 2)``."""
         return Proxy(self)
+
+    def ping(self, timeout: float | None = None) -> float:
+        """Ask whether the peer answers; the seconds that it took. Blocks, and raises, as `call` does."""
+        seconds: float = self._session.ping(timeout)
+        return seconds
+
+    # -- The connection
 
     def close(self) -> None:
         """Close the connection; never blocks. Calls that wait raise Disconnected. May be called twice."""
@@ -88,11 +143,11 @@ class Peer:
 
     @property
     def closed(self) -> bool:
-        """Whether the connection is closed, by either side, or lost."""
+        """Whether the connection is closed, by either side, or lost; with ``reconnect``, whether by this side."""
         return self._session.fault is not None
 
     def remote_addr(self) -> Any:
-        """The address of the peer."""
+        """The address of the peer; with several, of the one that has the next call."""
         return self._session.conn.remote_addr()
 
     def __enter__(self) -> Peer:
@@ -101,11 +156,17 @@ class Peer:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Peer) and self._session is other._session
+
+    def __hash__(self) -> int:
+        return hash(self._session)
+
     def __repr__(self) -> str:
         return f"<Peer {self._session.name.removeprefix('peer ')}, {'closed' if self.closed else 'open'}>"
 
     def __del__(self) -> None:
-        if getattr(self, "_owner", False) and hasattr(self, "_session") and not self.closed:
+        if getattr(self, "_owner", False) and not self.closed:
             name = self._session.name
             self._session.close()
             warnings.warn(f"{name} was dropped, and not closed", ResourceWarning, stacklevel=2, source=self)
@@ -124,8 +185,8 @@ class Proxy:
             raise AttributeError(f"{name!r} is private: a peer exports no such method")
         peer = self._peer
 
-        def call(*params: Any, timeout: float | None = None) -> Any:
-            return peer.call(name, *params, timeout=timeout)
+        def call(*args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+            return peer.call(name, *args, timeout=timeout, **kwargs)
 
         call.__name__ = call.__qualname__ = name
         return call
@@ -135,26 +196,107 @@ class Proxy:
 
 
 def connect(
-    url: str, service: object = None, *, timeout: float | None = None, settings: Settings = DEFAULTS, **tls: Any
+    url: str | list[str],
+    service: object = None,
+    *,
+    timeout: float | None = None,
+    reconnect: bool = False,
+    middleware: Sequence[Middleware] = (),
+    settings: Settings = DEFAULTS,
+    **options: Any,
 ) -> Peer:
     """Connect to a MessagePack-RPC server, such as `serve` makes, or Neovim, and give the `Peer`.
 
-    ``url`` is ``tcp://host:port``, ``unix:/path`` or ``tls://host:port``; for the last there are the options of
-    `flower.net.Dial`: ``ca``, ``cert``, ``key``, ``server_name``, ``context``.
+    ``url`` is ``tcp://host:port``, ``tls://host:port`` or ``unix:/path``. With a ``service`` the peer may call us,
+    too. ``middleware`` are functions ``f(call, proceed)`` around each call that is made with the peer.
 
-    Blocks until the connection stands, or ``timeout`` seconds. With a ``service`` the peer may call us, too.
+    Further options are, for a tls URL, those of `flower.net.Dial`: ``ca``, ``cert``, ``key``, ``server_name``,
+    ``context``; and each of the `Settings`, such as ``token="..."``, or ``plain=True`` for a peer that is known to be
+    none of Flower's.
 
-    Raises ValueError for a URL that is none; OSError, with the address in its text, where nobody answers.
+    Several URLs are connections to the same service at several places: each call goes to the one with the fewest
+    calls under way. With ``reconnect``, a connection that is lost, or that could not be made, is made again,
+    after a pause that grows from 50 ms to 5 s with each failure; a call waits up to 30 s for a connection. Calls
+    that were under way on a lost connection fail with Disconnected, since they may have run: only those that
+    provably did not (nothing of them had left, or the peer refused them as overloaded or about to stop) are made
+    again, elsewhere.
+
+    Blocks until a connection stands. Without ``timeout``, each URL is tried once; with it, and ``reconnect``, until
+    ``timeout`` seconds have passed.
+
+    Raises ValueError for a URL that is none; OSError, with the address in its text, where nobody answers;
+    AuthenticationError where the peer does not take our ``token``; Timeout.
 
     >>> peer = rpc.connect("tcp://127.0.0.1:9000")
+    >>> peer = rpc.connect(["tcp://10.0.0.1:9000", "tcp://10.0.0.2:9000"], reconnect=True, token="secret")
     """
+    urls = url if isinstance(url, list) else [url]
+    if not urls:
+        raise ValueError("no URL to connect to: the list is empty")
+    table = exports(service)  # a bad one is told of before a connection is made, as is all else that is wrong
+    settings, _ = configure(urls[0], settings, options)
+    check(middleware)
+    daemon = service is None
+    openers = [_opener(one, table, settings, configure(one, settings, options)[1], daemon) for one in urls]
+    if len(urls) == 1 and not reconnect:
+        session = openers[0](_nothing, timeout)
+        if settings.token is not None:
+            _await_admission(session)
+        return Peer._of(session, daemon, middleware)
+    links = [Link(one, opener) for one, opener in zip(urls, openers, strict=True)]
+    pool = Pool(links, reconnect=reconnect, daemon=daemon)
+    pool.wait(timeout)
+    return Peer._of(pool, daemon, middleware)
+
+
+def _await_admission(session: Session) -> None:
+    """That a token is not taken is better told here than at the first call."""
+    try:
+        session.ready()
+    except BaseException:
+        session.close()
+        raise
+
+
+def configure(url: str, settings: Settings, options: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
+    """The settings with what the options change in them, and the options that are for TLS."""
+    tls, others = split(url, options)
+    try:
+        return (replace(settings, **others) if others else settings), tls
+    except TypeError as error:
+        unknown = [name for name in others if name not in Settings.__dataclass_fields__]
+        if unknown:
+            raise TypeError(f"no such option: {', '.join(unknown)}") from None
+        raise error
+
+
+def _opener(
+    url: str, table: Mapping[str, Method], settings: Settings, tls: dict[str, Any], daemon: bool
+) -> Callable[..., Session]:
+    """A function that connects, and gives the session, which has begun."""
     proto, address = parse(url)
-    options, unknown = split(url, tls)
-    if unknown:
-        raise TypeError(f"connect has no option {', '.join(unknown)}")
-    exports(service)  # a bad one is told of before the connection is made
-    return Peer(Dial(proto, address, timeout=timeout, **options), service, settings=settings, dialed=True)
+
+    def open(on_end: Callable[[Session], object], timeout: float | None = ATTEMPT) -> Session:
+        conn = Dial(proto, address, timeout=timeout, **tls)
+        session = Session(conn, table, on_end, dialed=True, settings=settings)
+        session.face = Peer._of(session)
+        session.start(daemon=daemon)
+        return session
+
+    return open
 
 
 def _nothing(_: Session) -> None:
     pass
+
+
+def _performer(session: Session | Pool) -> Proceed:
+    """The last step of a call that goes through middleware: it is made."""
+
+    def perform(call: Call) -> Any:
+        if call.way == "notify":
+            return session.notify(call.method, call.args, call.kwargs)
+        do = {"call": session.call, "start": session.begin, "stream": session.stream}[call.way]
+        return do(call.method, call.args, call.kwargs, timeout=call.timeout)
+
+    return perform

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from flower.channels import tasklet
+from flower.channels import group, tasklet
+from flower.channels import move_on as limit
+from flower.errors import RemoteError
 from flower.net import Conn, Listen, Listener
 from flower.rpc._hello import Settings
-from flower.rpc._peer import Peer
-from flower.rpc._service import exports
+from flower.rpc._middleware import Middleware
+from flower.rpc._peer import Peer, configure
+from flower.rpc._service import Method, exports
 from flower.rpc._session import DEFAULTS, Session
-from flower.rpc._url import parse, split, unparse
+from flower.rpc._url import parse, unparse
 
 
 class Server:
     """A service that is being served. Made by `serve`; closed by `close`, or as a context manager."""
 
-    def __init__(self, listener: Listener, proto: str, service: object, settings: Settings = DEFAULTS) -> None:
+    def __init__(self, listener: Listener, proto: str, table: Mapping[str, Method], settings: Settings) -> None:
         self._listener = listener
         self._proto = proto
-        self._exports = exports(service)
+        self._table = table
         self._settings = settings
         self._sessions: set[Session] = set()
         tasklet(self._accept, label=f"rpc server {self.url}")()
@@ -39,14 +43,23 @@ class Server:
         """Who is connected now: each can be called. They stay the server's; closing one disconnects it."""
         return tuple(Peer._of(session) for session in self._sessions)
 
-    def close(self) -> None:
-        """Stop listening, and close every connection; never blocks. Methods that run then run to their end.
+    def close(self, grace: float = 0) -> None:
+        """Stop listening, and close every connection.
 
-        Callers that wait for an answer learn that the connection is gone. Closing twice is allowed.
+        With ``grace``, tells all peers that no more calls are taken, and waits up to so many seconds for those that
+        run; those that come are refused, and their callers know that they did not run. Without, never blocks, and
+        methods that run then run to their end. Callers that still wait for an answer learn that the connection is gone.
+        Closing twice is allowed. Cancelled while it waits, it closes at once.
         """
         self._listener.close()
-        for session in list(self._sessions):
-            session.close()
+        try:
+            if grace:
+                with limit(grace), group() as draining:
+                    for session in list(self._sessions):
+                        draining.go(_leave, session, grace)
+        finally:
+            for session in list(self._sessions):
+                session.close()
 
     @property
     def closed(self) -> bool:
@@ -59,7 +72,13 @@ class Server:
             del conn  # the session's alone
 
     def _begin(self, conn: Conn) -> None:
-        session = Session(conn, self._exports, self._sessions.discard, settings=self._settings)
+        session = Session(
+            conn,
+            self._table,
+            self._sessions.discard,
+            settings=self._settings,
+            authenticated=bool(conn.certificate),  # empty, if it was not verified
+        )
         session.face = Peer._of(session)
         self._sessions.add(session)
         session.start(daemon=True)
@@ -74,14 +93,43 @@ class Server:
         return f"<Server {self.url}, {'closed' if self.closed else f'{len(self._sessions)} peers'}>"
 
 
-def serve(url: str, service: object, *, settings: Settings = DEFAULTS, **tls: Any) -> Server:
-    """Serve an object's methods over MessagePack-RPC, and give the `Server`, which listens already.
+def _leave(session: Session, grace: float) -> None:
+    """Let the calls that run end. What the peer sent before it knew of this is here once it answers a ping, refused."""
+    session.drain("the server stops", grace)
+    if session.peer_is == "flower":
+        try:
+            session.ping(grace)
+        except (OSError, RemoteError):
+            pass  # it has gone
 
-    ``url`` is ``tcp://host:port``, where port 0 lets the system choose: ask ``server.url``; ``unix:/path``; or
-    ``tls://host:port``, with the options of `flower.net.Listen`: ``cert``, ``key``, ``ca``, ``context``. Each call
-    runs in a tasklet of its own; notifications of one peer run one after the other. What a method raises is told to
-    its caller. A peer that breaks the protocol loses its connection, and the log ``flower.rpc`` says why.
-    The server keeps `flower.run` going until it is closed.
+
+def serve(
+    url: str,
+    service: object,
+    *,
+    middleware: Sequence[Middleware] = (),
+    settings: Settings = DEFAULTS,
+    **options: Any,
+) -> Server:
+    """Serve methods over MessagePack-RPC, and give the `Server`, which listens already.
+
+    ``url`` is ``tcp://host:port``, ``tls://host:port`` or ``unix:/path``; port 0 lets the system choose: ask
+    ``server.url``. What is exported of the ``service``, and nothing else can be called:
+
+    - of an object, the methods with public names that its own class defines, and those marked by `method` that
+      this inherits;
+    - of a module, the functions with public names that it defines;
+    - of a dict, its functions, under their keys.
+
+    Each call runs in a tasklet of its own; notifications of one peer run one after the other. A generator streams.
+    What a method raises is told to its caller. A method may ask for its `context`, and call its caller back.
+    A peer that breaks the protocol loses its connection, and the log ``flower.rpc`` says why. The server keeps
+    `flower.run` going until it is closed.
+
+    ``middleware`` are functions ``f(call, proceed)`` around each call, the first outermost. Further options are, for
+    a tls URL, those of `flower.net.Listen`: ``cert``, ``key``, ``ca``, ``context``; and each of the `Settings`, such
+    as ``token="..."``, which is then demanded of each peer before anything is served to it. A peer with a
+    certificate of the authorities in ``ca`` needs no token.
 
     Raises ValueError for a URL that is none, TypeError for a class in place of an object, OSError where the
     address can't be listened on.
@@ -92,8 +140,6 @@ def serve(url: str, service: object, *, settings: Settings = DEFAULTS, **tls: An
     >>> flower.run()
     """
     proto, address = parse(url)
-    options, unknown = split(url, tls)
-    if unknown:
-        raise TypeError(f"serve has no option {', '.join(unknown)}")
-    exports(service)  # a bad one is told of before the address is taken
-    return Server(Listen(address, proto, **options), proto, service, settings)
+    settings, tls = configure(url, settings, options)
+    table = exports(service, middleware)  # a bad one is told of before the address is taken
+    return Server(Listen(address, proto, **tls), proto, table, settings)

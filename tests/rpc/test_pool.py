@@ -1,0 +1,288 @@
+"""Connections that are made again, and several of them.
+
+No call that may have run is made twice, and none waits for good.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flower
+from flower import rpc
+from flower.errors import AuthError, Disconnected, Overloaded, Timeout
+from flower.net import Listen
+from flower.rpc import _pool
+from tests.net.support import HOME, NEVER, until
+from tests.rpc.support import URL, Calc, free_port, settle
+
+pytestmark = pytest.mark.usefixtures("loop")
+
+SOON = 0.01  # seconds; a timeout that a test waits for
+
+
+class Counter(Calc):
+    """Counts what runs."""
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__()
+        self.name = name
+        self.runs = 0
+
+    def who(self) -> str:
+        self.runs += 1
+        return self.name
+
+    def hold(self) -> str:
+        self.runs += 1
+        self.gate.receive(NEVER)
+        return self.name
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"unix:{tmp_path}/socket"
+
+
+@pytest.fixture(autouse=True)
+def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Pauses are short, and what is under way at a test's end ends."""
+    monkeypatch.setattr(_pool, "FIRST_PAUSE", 0.002)
+    yield
+    settle()
+
+
+def gone(server: rpc.Server) -> None:
+    server.close()
+    until(lambda: not server.peers)
+
+
+# -- One server that comes and goes
+
+
+def test_a_connection_is_made_again(url: str) -> None:
+    with rpc.serve(url, Counter("first")) as server, rpc.connect(url, reconnect=True) as peer:
+        assert peer.call("who") == "first"
+        gone(server)
+        waiting = flower.go(peer.call, "who")
+        flower.time.sleep(SOON)
+        assert waiting.alive
+        with rpc.serve(url, Counter("second")):
+            assert waiting.join(NEVER) == "second"
+            assert peer.call("who") == "second"
+            assert not peer.closed
+
+
+def test_a_call_that_may_have_run_is_not_made_again(url: str) -> None:
+    service = Counter()
+    with rpc.serve(url, service) as server, rpc.connect(url, reconnect=True) as peer:
+        under_way = [peer.start("hold") for _ in range(3)]
+        until(lambda: service.runs == 3)
+        server.close()
+        with rpc.serve(url, service):
+            for reply in under_way:
+                with pytest.raises(Disconnected) as caught:
+                    reply.receive(NEVER)
+                assert not caught.value.not_run
+            assert peer.call("add", 1, 2) == 3
+            assert service.runs == 3
+    for _ in range(3):
+        service.gate.send(None, NEVER)
+
+
+def test_a_call_waits_for_a_connection_as_long_as_its_timeout(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with rpc.serve(url, Counter()) as server, rpc.connect(url, reconnect=True) as peer:
+        gone(server)
+        with pytest.raises(Timeout, match=r"not connected; unix:.*/socket: "):
+            peer.call("who", timeout=SOON)
+        monkeypatch.setattr(_pool, "PATIENCE", SOON)
+        for do in (peer.call, peer.start, peer.notify):
+            with pytest.raises(Disconnected, match=r"not connected; unix:.*No such file or directory") as caught:
+                do("who")
+            assert caught.value.not_run
+        with pytest.raises(Disconnected):
+            peer.remote_addr()
+
+
+def test_close_ends_who_waits_for_a_connection(url: str) -> None:
+    with rpc.serve(url, Counter()) as server, rpc.connect(url, reconnect=True) as peer:
+        gone(server)
+        waiting = flower.go(peer.call, "who")
+        flower.time.sleep(SOON)
+        peer.close()
+        assert peer.closed
+        with pytest.raises(Disconnected, match="closed here"):
+            waiting.join(NEVER)
+        peer.close()
+
+
+def test_the_first_connection() -> None:
+    port = free_port()
+    url = f"tcp://{HOME}:{port}"
+    with pytest.raises(ConnectionRefusedError, match=str(port)):
+        rpc.connect(url, reconnect=True)
+    with pytest.raises(Timeout, match=f"not connected within {SOON} s; {url}: .*refused"):
+        rpc.connect(url, reconnect=True, timeout=SOON)
+    connecting = flower.go(rpc.connect, url, reconnect=True, timeout=NEVER)
+    flower.time.sleep(SOON)
+    with rpc.serve(url, Counter("late")), connecting.join(NEVER) as peer:
+        assert peer.call("who") == "late"
+
+
+def test_who_is_refused_does_not_come_back() -> None:
+    with rpc.serve(URL, Counter(), token="secret") as server:
+        with pytest.raises(AuthError):
+            rpc.connect(server.url, reconnect=True, token="wrong", timeout=NEVER)
+        with rpc.connect(server.url, reconnect=True, token="secret") as peer:
+            assert peer.call("add", 1, 2) == 3
+
+
+@pytest.mark.slow
+def test_the_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pool, "FIRST_PAUSE", 0.02)
+    monkeypatch.setattr(_pool.random, "uniform", lambda low, high: high)
+    began = []
+    with Listen((HOME, 0)) as listener:
+        host, port = listener.addr()
+        connecting = flower.go(rpc.connect, f"tcp://{host}:{port}", reconnect=True, timeout=NEVER)
+        for _ in range(5):
+            with listener.receive(NEVER):
+                began.append(flower.channels._scheduler.current_scheduler().now())
+        connecting.kill()
+    pauses = [later - earlier for earlier, later in pairwise(began)]
+    for number, pause in enumerate(pauses):
+        assert 0.02 * 2**number <= pause < 0.02 * 2**number + 0.1
+
+
+def test_a_peer_that_is_dropped_is_closed(url: str) -> None:
+    with rpc.serve(url, Counter()) as server:
+        peer = rpc.connect(url, reconnect=True)
+        assert peer.call("add", 1, 1) == 2
+        with pytest.warns(ResourceWarning, match="was dropped, and not closed"):
+            del peer
+            gc.collect()
+        until(lambda: not server.peers)
+
+
+# -- Several servers
+
+
+@contextmanager
+def servers(count: int, **options: Any) -> Iterator[tuple[list[rpc.Server], list[Counter]]]:
+    services = [Counter(str(number)) for number in range(count)]
+    serving = [rpc.serve(URL, service, **options) for service in services]
+    try:
+        yield serving, services
+    finally:
+        for server in serving:
+            server.close()
+
+
+def everywhere(peer: rpc.Peer, count: int) -> None:
+    """Wait until all the connections stand."""
+    until(lambda: sum(link.session is not None for link in peer._session._links) == count)
+
+
+def test_calls_go_to_the_least_loaded() -> None:
+    with servers(3) as (serving, services), rpc.connect([server.url for server in serving]) as peer:
+        everywhere(peer, 3)
+        replies = [peer.start("hold") for _ in range(6)]
+        until(lambda: sum(service.runs for service in services) == 6)
+        assert [service.runs for service in services] == [2, 2, 2]
+        services[1].gate.send(None, NEVER)
+        services[1].gate.send(None, NEVER)
+        until(lambda: sum(len(reply) for reply in replies) == 2)
+        assert {peer.call("who") for _ in range(5)} == {"1"}
+        for service in (services[0], services[2]):
+            for _ in range(2):
+                service.gate.send(None, NEVER)
+        assert sorted(reply.receive(NEVER) for reply in replies) == ["0", "0", "1", "1", "2", "2"]
+        assert {peer.call("who") for _ in range(3)} == {"0", "1", "2"}  # where all are idle, they take turns
+
+
+def test_what_is_down_is_left_out_and_comes_back(tmp_path: Path) -> None:
+    urls = [f"unix:{tmp_path}/{number}" for number in range(2)]
+    with rpc.serve(urls[0], Counter("0")), rpc.connect(urls, reconnect=True) as peer:
+        assert {peer.call("who") for _ in range(4)} == {"0"}
+        with rpc.serve(urls[1], Counter("1")) as other:
+            everywhere(peer, 2)
+            assert {peer.call("who") for _ in range(4)} == {"0", "1"}
+            gone(other)
+            assert {peer.call("who") for _ in range(4)} == {"0"}
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    urls = [f"unix:{tmp_path}/{number}" for number in range(2)]
+    with pytest.raises(Disconnected, match=r"not connected; unix:.*/0: No such.*; unix:.*/1: No such"):
+        rpc.connect(urls)
+    with pytest.raises(ValueError, match="no URL"):
+        rpc.connect([])
+
+
+def test_without_reconnect_the_last_one_gone_is_the_end() -> None:
+    with servers(2) as (serving, _), rpc.connect([server.url for server in serving]) as peer:
+        everywhere(peer, 2)
+        gone(serving[0])
+        assert {peer.call("who") for _ in range(3)} == {"1"}
+        gone(serving[1])
+        with pytest.raises(Disconnected, match="all connections are lost"):
+            peer.call("who")
+
+
+def test_what_is_refused_as_overloaded_goes_elsewhere() -> None:
+    with servers(2, max_inflight=1) as (serving, services):
+        with rpc.connect([server.url for server in serving]) as peer:
+            everywhere(peer, 2)
+            busy = [flower.go(peer.call, "hold") for _ in range(2)]
+            until(lambda: services[0].runs == services[1].runs == 1)
+            with pytest.raises(Overloaded):  # by both
+                peer.call("who")
+            assert [service.runs for service in services] == [1, 1]
+            services[1].gate.send(None, NEVER)
+            until(lambda: any(not t.alive for t in busy))
+            # One of them is loaded as much as the other, as far as we know: the refused call finds the free one.
+            held = [peer.start("hold")]
+            until(lambda: services[1].runs == 2)
+            with pytest.raises(Overloaded):
+                peer.call("who")
+            for service in services:
+                service.gate.send(None, NEVER)
+            assert sorted([busy[0].join(NEVER), busy[1].join(NEVER), held[0].receive(NEVER)]) == ["0", "1", "1"]
+
+
+def test_a_server_that_leaves_is_not_noticed() -> None:
+    """A rolling restart under load: no call fails, and none runs twice."""
+    with servers(2) as (serving, services), rpc.connect([server.url for server in serving]) as peer:
+        everywhere(peer, 2)
+        calls = 0
+        stop = False
+
+        def caller() -> None:
+            nonlocal calls
+            while not stop:
+                peer.call("who")
+                calls += 1
+
+        with flower.group() as group:
+            for _ in range(8):
+                group.go(caller)
+            until(lambda: min(service.runs for service in services) > 20)
+            serving[0].close(grace=NEVER)
+            left = services[0].runs
+            until(lambda: calls > left + 200)
+            stop = True
+        assert sum(service.runs for service in services) == calls
+        assert services[0].runs == left
+
+
+def test_a_service_can_be_called_back_over_each_connection() -> None:
+    with servers(2) as (serving, _), rpc.connect([server.url for server in serving], Counter("me")) as peer:
+        everywhere(peer, 2)
+        until(lambda: all(server.peers for server in serving))
+        assert [server.peers[0].call("who") for server in serving] == ["me", "me"]

@@ -1,0 +1,294 @@
+"""What users see of peers and servers: ways to call, who calls, middleware, how a server goes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flower
+from flower import rpc
+from flower.errors import Disconnected, InvalidArguments, Overloaded, RemoteError, Timeout, UnknownMethod
+from tests.net.support import NEVER, until
+from tests.rpc.support import URL, Calc, pair, served, settle
+
+pytestmark = pytest.mark.usefixtures("loop")
+
+
+class Service(Calc):
+    def keywords(self, a: int, *, b: int = 2) -> list[int]:
+        return [a, b]
+
+    def told(self, *args: Any, **kwargs: Any) -> None:
+        self.log.append([list(args), kwargs])
+
+    def count(self, n: int, start: int = 0) -> Iterator[int]:
+        yield from range(start, start + n)
+
+
+# -- Ways to call
+
+
+def test_keyword_arguments() -> None:
+    service = Service()
+    with served(service) as (_, peer):
+        assert peer.call("keywords", 1, b=3) == [1, 3]
+        assert peer.call("keywords", a=5, timeout=NEVER) == [5, 2]
+        assert peer.proxy.keywords(a=1, b=1) == [1, 1]
+        assert peer.start("keywords", b=7, a=0).receive(NEVER) == [0, 7]
+        peer.notify("told", 1, method="post")
+        peer.notify("told", timeout=3)
+        until(lambda: len(service.log) == 2)
+        assert service.log == [[[1], {"method": "post"}], [[], {"timeout": 3}]]
+        with pytest.raises(InvalidArguments, match=r"keywords\(a: int, \*, b: int = 2\) -> list\[int\]: .*'c'"):
+            peer.call("keywords", 1, c=3)
+        with pytest.raises(UnknownMethod, match="subtract"):
+            peer.call("subtract", a=1)
+
+
+def test_ping() -> None:
+    with served() as (_, peer):
+        assert 0 < peer.ping() < 5
+        peer.close()
+        with pytest.raises(Disconnected):
+            peer.ping()
+
+
+def test_modules_and_dicts_are_served() -> None:
+    with rpc.serve(URL, os.path) as server, rpc.connect(server.url) as peer:
+        assert peer.call("join", "a", "b") == "a/b"
+        with pytest.raises(UnknownMethod):
+            peer.call("_get_sep", "x")
+        with pytest.raises(UnknownMethod):
+            peer.call("os")
+    with rpc.serve(URL, {"text.upper": str.upper}) as server, rpc.connect(server.url) as peer:
+        assert peer.call("text.upper", "abc") == "ABC"
+    settle()
+
+
+def test_faces_of_one_connection_are_equal() -> None:
+    with served() as (server, peer):
+        until(lambda: server.peers)
+        (one,), (other,) = server.peers, server.peers
+        assert one == other
+        assert hash(one) == hash(other)
+        assert one != peer
+        assert len({one, other, peer}) == 2
+
+
+# -- Who calls
+
+
+class Asked:
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+        self.peers: set[rpc.Peer] = set()
+
+    def look(self) -> Any:
+        context = rpc.context()
+        assert context is not None
+        self.peers.add(context.peer)
+        self.seen.append([context.method, context.address, context.metadata, context.certificate, context.remaining()])
+        return context.peer.call("add", 1, 2)
+
+    def in_a_tasklet(self) -> Any:
+        return flower.go(lambda: getattr(rpc.context(), "method", None)).join(NEVER)
+
+
+def test_the_context_of_a_call() -> None:
+    assert rpc.context() is None
+    service = Asked()
+    with rpc.serve(URL, service) as server:
+        with rpc.connect(server.url, Calc(), metadata={"name": "ada"}) as peer:
+            assert peer.call("look") == 3
+            assert peer.call("look", timeout=NEVER) == 3
+            (theirs,) = server.peers
+            assert service.peers == {theirs}
+            assert peer.call("in_a_tasklet") == "in_a_tasklet"
+        (method, address, metadata, certificate, remaining), (*_, bounded) = service.seen
+        assert (method, metadata, certificate, remaining) == ("look", {"name": "ada"}, None, None)
+        assert address[0] == "127.0.0.1"
+        assert 0 < bounded <= NEVER
+        service.peers.clear()
+        del theirs
+    settle()
+
+
+def test_who_calls_over_a_unix_socket(tmp_path: Path) -> None:
+    service = Asked()
+    with rpc.serve(f"unix:{tmp_path}/s", service) as server, rpc.connect(server.url, Calc()) as peer:
+        assert peer.call("look") == 3
+        service.peers.clear()
+    settle()
+
+
+# -- Middleware
+
+
+def test_middleware_around_calls_that_are_made() -> None:
+    log: list[Any] = []
+
+    def layer(call: rpc.Call, proceed: Any) -> Any:
+        log.append([call.way, call.method, list(call.args), call.kwargs, call.timeout])
+        call.args += (10,)
+        return proceed(call)
+
+    service = Service()
+    with rpc.serve(URL, service) as server, rpc.connect(server.url, middleware=[layer]) as peer:
+        assert peer.call("add", 1, timeout=NEVER) == 11
+        assert peer.start("keywords", b=1).receive(NEVER) == [10, 1]
+        peer.notify("told", 1)
+        assert peer.proxy.echo() == 10
+        assert log == [
+            ["call", "add", [1], {}, NEVER],
+            ["start", "keywords", [], {"b": 1}, None],
+            ["notify", "told", [1], {}, None],
+            ["call", "echo", [], {}, None],
+        ]
+        assert service.log == [[[1, 10], {}]]
+    settle()
+
+
+def test_middleware_may_try_again() -> None:
+    def again(call: rpc.Call, proceed: Any) -> Any:
+        for _ in range(5):
+            try:
+                return proceed(call)
+            except ValueError:
+                pass
+        return "in vain"
+
+    class Moody:
+        moods = 3
+
+        def ask(self) -> str:
+            self.moods -= 1
+            if self.moods:
+                raise ValueError("not now")
+            return "well, yes"
+
+    with rpc.serve(URL, Moody()) as server, rpc.connect(server.url, middleware=[again]) as peer:
+        assert peer.call("ask") == "well, yes"
+    settle()
+
+
+def test_middleware_around_calls_that_are_served() -> None:
+    def guard(call: rpc.Call, proceed: Any) -> Any:
+        context = rpc.context()
+        assert context is not None
+        assert call.way == "serve"
+        if context.metadata.get("user") != "ada":
+            raise PermissionError(f"{call.method} is not for you")
+        return proceed(call)
+
+    with rpc.serve(URL, Service(), middleware=[guard]) as server:
+        with rpc.connect(server.url, metadata={"user": "ada"}) as peer:
+            assert peer.call("add", 1, 2) == 3
+            assert peer.call("keywords", 1, b=1) == [1, 1]
+            with pytest.raises(InvalidArguments):
+                peer.call("add", 1)
+        with rpc.connect(server.url) as peer, pytest.raises(PermissionError, match="add is not for you"):
+            peer.call("add", 1, 2)
+    settle()
+
+
+# -- Options
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"no_such": 1}, TypeError, "no such option: no_such"),
+        ({"max_message": "1"}, TypeError, "max_message is a whole number"),
+        ({"max_inflight": -1}, ValueError, "max_inflight is at least 0"),
+        ({"cert": "x"}, ValueError, "cert: for a URL such as tls://"),
+        ({"middleware": len}, TypeError, "middleware is a list"),
+    ],
+)
+def test_bad_options_are_told_at_the_door(options: dict[str, Any], error: type[Exception], text: str) -> None:
+    for do in (lambda: rpc.serve(URL, Calc(), **options), lambda: rpc.connect("tcp://127.0.0.1:1", **options)):
+        with pytest.raises(error, match=text):
+            do()
+
+
+def test_settings_may_be_shared_and_changed_in_one_thing() -> None:
+    settings = rpc.Settings(token="secret", max_inflight=1)
+    with rpc.serve(URL, Calc(), settings=settings) as server:
+        with rpc.connect(server.url, settings=settings) as peer:
+            assert peer.call("add", 1, 2) == 3
+        with pytest.raises(rpc.AuthError):
+            rpc.connect(server.url, settings=settings, token="other")
+    settle()
+
+
+# -- How a server goes
+
+
+def test_close_with_grace_lets_calls_end_and_refuses_new_ones() -> None:
+    calc = Calc()
+    with rpc.serve(URL, calc) as server, rpc.connect(server.url) as peer:
+        running = peer.start("wait", "done")
+        until(lambda: server._sessions and next(iter(server._sessions)).inflight)
+        closing = flower.go(server.close, grace=NEVER)
+        until(lambda: peer._session.leaving)
+        with pytest.raises(Overloaded, match="about to leave") as caught:
+            peer.call("add", 1, 2)
+        assert caught.value.not_run
+        with pytest.raises(ConnectionRefusedError):
+            rpc.connect(server.url)
+        assert closing.alive
+        calc.gate.send(None, NEVER)
+        assert running.receive(NEVER) == "done"
+        closing.join(NEVER)
+        until(lambda: peer.closed)
+    settle()
+
+
+def test_close_when_the_grace_is_over() -> None:
+    calc = Calc()
+    with rpc.serve(URL, calc) as server, rpc.connect(server.url) as peer:
+        running = peer.start("wait")
+        until(lambda: server._sessions and next(iter(server._sessions)).inflight)
+        server.close(grace=0.01)
+        with pytest.raises(Disconnected):
+            running.receive(NEVER)
+        calc.gate.send(None, NEVER)
+    settle()
+
+
+def test_close_with_grace_and_nothing_to_wait_for() -> None:
+    with (
+        rpc.serve(URL, Calc()) as server,
+        rpc.connect(server.url) as peer,
+        rpc.connect(server.url, plain=True) as plain,
+    ):
+        assert peer.call("add", 1, 2) == plain.call("add", 1, 2) == 3
+        with flower.timeout(NEVER):
+            server.close(grace=NEVER)
+        server.close(grace=NEVER)
+        until(lambda: peer.closed and plain.closed)
+    settle()
+
+
+def test_a_cancelled_close_closes_at_once() -> None:
+    calc = Calc()
+    with rpc.serve(URL, calc) as server, rpc.connect(server.url) as peer:
+        running = peer.start("wait")
+        until(lambda: server._sessions and next(iter(server._sessions)).inflight)
+        with pytest.raises(Timeout), flower.timeout(0.01):
+            server.close(grace=NEVER)
+        with pytest.raises(Disconnected):
+            running.receive(NEVER)
+        calc.gate.send(None, NEVER)
+    settle()
+
+
+def test_peers_on_a_connection_that_stands() -> None:
+    with pair(Calc(), Service()) as (a, b):
+        assert a.call("keywords", 1) == [1, 2]
+        assert b.call("add", 1, 2) == 3
+        with pytest.raises(RemoteError):
+            b.call("keywords", 1)
