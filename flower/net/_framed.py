@@ -4,8 +4,11 @@ A tasklet, the *pump*, reads the connection and lets the codec make messages of 
 so that the pump reads on when the last message of a chunk is taken. What is held for a peer is therefore one chunk,
 one message, and what the connection itself holds.
 
-The pump knows the connection, the codec and the `_Inbox`, and not the `Framed`: when the last user lets go of that,
-the pump is cancelled, and the connection is as before.
+The send cases of a select have a tasklet too, from the first of them on, the *writer*. It waits for room in the
+connection before it waits for a message, so that one message at most is taken and has no room yet.
+
+Both know the connection, the codec and the `_Inner`, and not the `Framed`: when the last user lets go of that, they are
+cancelled, and the connection is as before.
 
 (Rejected: to decode where the event loop delivers bytes. It would save the pump, and would run users' code, a whole
 chunk at a time, where nothing may wait, raise, or take long.)
@@ -16,7 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
-from flower.channels import bomb, channel, move_on, tasklet
+from flower.channels import bomb, channel, getcurrent, move_on, tasklet
+from flower.channels._scheduler import current_scheduler
 from flower.errors import ChannelClosed, ProtocolError
 from flower.net._address import format_address
 from flower.net._codecs import Codec
@@ -31,6 +35,8 @@ class ByteChannel(Protocol):
     def read(self) -> bytes: ...
 
     def send(self, data: bytes, timeout: float | None = None) -> None: ...
+
+    def close_write(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -56,7 +62,9 @@ def framed(conn: ByteChannel, codec: Codec[T]) -> Framed[T]:
 class Framed(Generic[T]):
     """A channel of messages over a connection; `framed` makes it.
 
-    `receive`, iteration and ``flower.select`` give messages, `send` takes them. It ends as its connection does:
+    `receive`, iteration and ``flower.select`` give messages, `send` takes them, and so does a select's case
+    ``(framed, message)``; a message there that the codec refuses is dropped, and the refusal handed to the error
+    handler, as nobody is left to raise it at. It ends as its connection does:
     ``ChannelClosed`` after the peer's end of file and when it is closed here, an OSError when the connection broke.
     Bytes that the codec refuses, or a message that is too long, raise ProtocolError, with the peer's address in its
     text: at each receiver, after the messages before that. Sending is still possible then, to tell the peer.
@@ -65,24 +73,24 @@ class Framed(Generic[T]):
     is dropped stops reading, and leaves its connection, which is ``conn``, open.
     """
 
-    __slots__ = ("__weakref__", "_codec", "_inbox", "conn")
+    __slots__ = ("__weakref__", "_codec", "_inner", "conn")
 
     def __init__(self, conn: ByteChannel, codec: Codec[T]) -> None:
         self.conn = conn
         self._codec = codec
-        self._inbox = _Inbox(conn)
-        tasklet(_pump, label=f"reads {conn!r}", daemon=True)(conn, codec, self._inbox)
+        self._inner = _Inner(conn)
+        tasklet(_pump, label=f"reads {conn!r}", daemon=True)(conn, codec, self._inner)
 
     # -- Receiving
 
     @property
     def _receive_channel(self) -> channel[T]:
         """What `flower.select` receives from, asked for at each select."""
-        messages = self._inbox.messages
+        messages = self._inner.messages
         if not messages.closed:
             return messages
         last: channel[T] = channel(1)
-        last.try_send(bomb(self._inbox.end(self)))
+        last.try_send(bomb(self._inner.end(self)))
         return last
 
     def receive(self, timeout: float | None = None) -> T:
@@ -95,9 +103,9 @@ class Framed(Generic[T]):
         broke; Timeout after ``timeout`` seconds.
         """
         try:
-            message: T = self._inbox.messages.receive(timeout)
+            message: T = self._inner.messages.receive(timeout)
         except ChannelClosed:
-            raise self._inbox.end(self) from None
+            raise self._inner.end(self) from None
         return message
 
     def __iter__(self) -> Iterator[T]:
@@ -122,11 +130,32 @@ class Framed(Generic[T]):
         """
         self.conn.send(self._codec.encode(message), timeout)
 
+    @property
+    def _send_channel(self) -> channel[T]:
+        """What a `flower.select` sends to, asked for at each select."""
+        inner = self._inner
+        if inner.outbox is None:
+            inner.outbox = channel(0, label=f"messages for {self.conn!r}")
+            inner.outbox._external = True
+            if isinstance(inner.fault, ChannelClosed | OSError):
+                inner.outbox.close()
+            else:
+                tasklet(_writer, label=f"writes {self.conn!r}", daemon=True)(self.conn, self._codec, inner)
+        return inner.outbox
+
+    def close_write(self) -> None:
+        """Say that no more will be sent: the peer reads to the end of file. Receiving goes on. Never blocks.
+
+        Blocked senders, and all later ones, get ChannelClosed. Raises as `send` where the connection is gone.
+        """
+        self.conn.close_write()
+        self._inner.end_writing()
+
     # -- The end
 
     def close(self) -> None:
         """Close the connection; never blocks. What was sent still leaves; what was not received is dropped."""
-        self._inbox.close(self)
+        self._inner.close()
         self.conn.close()
 
     def __enter__(self) -> Framed[T]:
@@ -142,22 +171,26 @@ class Framed(Generic[T]):
         return f"<Framed {type(self._codec).__name__} over {self.conn!r}>"
 
     def __del__(self) -> None:
-        inbox = getattr(self, "_inbox", None)
-        if inbox is not None:
-            inbox.scope.cancel()
+        inner = getattr(self, "_inner", None)
+        if inner is not None:
+            inner.pumping.cancel()
+            inner.writing.cancel()
 
 
-class _Inbox:
-    """Where the pump puts messages, and why no more will come."""
+class _Inner:
+    """Where the pump puts messages, and why no more will come; and where the writer gets them."""
 
-    __slots__ = ("conn", "fault", "messages", "scope")
+    __slots__ = ("broken", "conn", "fault", "messages", "outbox", "pumping", "writing")
 
     def __init__(self, conn: ByteChannel) -> None:
         self.conn = conn
         self.messages: channel[Any] = channel(0, label=f"messages of {conn!r}")
         self.messages._external = True
-        self.scope = move_on()
+        self.outbox: channel[Any] | None = None  # made for the first select that sends
+        self.pumping = move_on()
+        self.writing = move_on()
         self.fault: Exception | None = None
+        self.broken = False  # the fault is the connection's own
 
     def finish(self, fault: Exception | None) -> None:
         """The pump has ended. A ChannelClosed was raised by the connection that was closed here, or by ``messages``."""
@@ -167,10 +200,19 @@ class _Inbox:
             while self.messages.balance < 0:
                 self.messages.try_send(bomb(self.end(None)))
         self.messages.close()
+        if self.broken:
+            self.end_writing()
 
-    def close(self, framed: Framed[Any]) -> None:
-        self.fault = ChannelClosed(f"{_name(self.conn)} was closed here", framed)
+    def close(self) -> None:
+        self.fault = ChannelClosed(f"{_name(self.conn)} was closed here")
         self.messages.receiver.close()
+        self.end_writing()
+
+    def end_writing(self) -> None:
+        """No more can be sent."""
+        self.writing.cancel()
+        if self.outbox is not None:
+            self.outbox.receiver.close(f"{_name(self.conn)} takes no more")
 
     def end(self, framed: Framed[Any] | None) -> Exception:
         """What a receiver gets: a new exception each time, so that each has its own traceback."""
@@ -179,8 +221,8 @@ class _Inbox:
             return ChannelClosed(f"{_name(self.conn)} has ended: the peer closed it", framed)
         if isinstance(fault, ChannelClosed):
             return ChannelClosed(str(fault), framed)
-        if isinstance(fault, OSError):
-            error: OSError = type(fault)(*fault.args)
+        if self.broken:
+            error = type(fault)(*fault.args)
         else:
             error = ProtocolError(f"{_name(self.conn)}: {fault}")
             error.__cause__ = fault
@@ -188,23 +230,63 @@ class _Inbox:
         return error
 
 
-def _pump(conn: ByteChannel, codec: Codec[Any], inbox: _Inbox) -> None:
+def _pump(conn: ByteChannel, codec: Codec[Any], inner: _Inner) -> None:
     fault: Exception | None = None
+    chunks = _Chunks(conn)
     try:
-        with inbox.scope:
-            for message in codec.decode(_chunks(conn)):
-                inbox.messages.send(message)
+        with inner.pumping:
+            for message in codec.decode(chunks):
+                inner.messages.send(message)
                 del message  # while the next is waited for
-    except Exception as error:  # without this frame, which would make a cycle of it and the inbox
+    except Exception as error:  # without this frame, which would make a cycle of it and `inner`
         fault = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
     finally:
-        inbox.finish(fault)
+        inner.broken = chunks.broken
+        inner.finish(fault)
 
 
-def _chunks(conn: ByteChannel) -> Iterator[bytes]:
-    while chunk := conn.read():
-        yield chunk
-        del chunk
+class _Chunks:
+    """What comes from the connection, until its end of file. A traceback may hold it, so it does not know the rest."""
+
+    __slots__ = ("_conn", "broken")
+
+    def __init__(self, conn: ByteChannel) -> None:
+        self._conn = conn
+        self.broken = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            chunk = self._conn.read()
+        except Exception:
+            self.broken = True
+            raise
+        if not chunk:
+            raise StopIteration
+        return chunk
+
+
+def _writer(conn: ByteChannel, codec: Codec[Any], inner: _Inner) -> None:
+    assert inner.outbox is not None
+    try:
+        with inner.writing:
+            while True:
+                conn.send(b"")  # waits for room
+                message = inner.outbox.receive()
+                try:
+                    data = codec.encode(message)
+                except Exception as error:
+                    error.add_note(f"This message was sent by a select, and is dropped: {message!r:.100}")
+                    current_scheduler().report(error, getcurrent())
+                else:
+                    conn.send(data)
+                del message
+    except (OSError, ChannelClosed):  # whoever receives, or sends, is told
+        pass
+    finally:
+        inner.end_writing()
 
 
 def _name(conn: ByteChannel) -> str:

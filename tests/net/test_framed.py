@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 import socket
+import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +25,7 @@ from tests.net.support import (
     listening,
     plain_peer,
     receive_all,
+    receive_exactly,
     reset,
     rounds,
     until,
@@ -147,6 +151,64 @@ def test_select() -> None:
         with pytest.raises(flower.ChannelClosed) as caught:
             flower.select(deadline, messages)
         assert caught.value.channel is messages
+
+
+def test_select_to_send() -> None:
+    with plain(Lines()) as (messages, sock):
+        quit = flower.channel()
+        for line in "one", "two":
+            assert flower.select(quit, (messages, line), timeout=NEVER)[0] is messages
+        messages.send("three")
+        assert in_thread(receive_exactly, sock, 14)() == b"one\ntwo\nthree\n"
+        assert isinstance(messages.conn, Conn)
+        filler = fill(messages.conn)
+        assert flower.select(quit, (messages, "four"), timeout=NEVER)[0] is messages  # the writer holds one
+        with pytest.raises(flower.Timeout):
+            flower.select(quit, (messages, "no room"), timeout=0.002)
+        finish = in_thread(receive_exactly, sock, filler + 10)
+        assert flower.select(quit, (messages, "five"), timeout=NEVER)[0] is messages
+        assert finish()[filler:] == b"four\nfive\n"
+
+
+def test_a_select_to_send_when_it_has_ended() -> None:
+    for end in "close", "close_write", "reset":
+        with plain(Lines()) as (messages, sock):
+            assert isinstance(messages.conn, Conn)
+            fill(messages.conn)
+            t = waiting(flower.select, (messages, "never"))
+            reset(sock) if end == "reset" else getattr(messages, end)()
+            with pytest.raises(flower.ChannelClosed, match="takes no more") as caught:
+                t.join(NEVER)
+            assert caught.value.channel is messages
+            with pytest.raises(flower.ChannelClosed):
+                flower.select((messages, "never"))
+            messages.conn.abort()  # what filled it
+
+
+def test_a_select_sends_what_the_codec_refuses() -> None:
+    seen: list[BaseException] = []
+    before = flower.set_error_handler(lambda t, error: seen.append(error))
+    try:
+        with plain(Lines()) as (messages, sock):
+            flower.select((messages, 42))
+            flower.select((messages, "good"))
+            assert in_thread(receive_exactly, sock, 5)() == b"good\n"
+    finally:
+        flower.set_error_handler(before)
+    (error,) = seen
+    assert isinstance(error, TypeError)
+    assert error.__notes__ == ["This message was sent by a select, and is dropped: 42"]
+
+
+def test_half_close() -> None:
+    with plain(Lines()) as (messages, sock):
+        messages.send("last")
+        messages.close_write()
+        assert in_thread(receive_all, sock)() == b"last\n"
+        sock.sendall(b"an answer\n")
+        assert messages.receive(NEVER) == "an answer"
+        with pytest.raises(flower.ChannelClosed):
+            messages.send("too late")
 
 
 def test_timeouts_lose_nothing() -> None:
@@ -338,6 +400,40 @@ def test_a_violation_that_nobody_catches_ends_no_server() -> None:
         assert isinstance(seen[0], ProtocolError)
     finally:
         flower.set_error_handler(before)
+
+
+def test_somebody_else_reads_the_connection() -> None:
+    with plain(Lines()) as (messages, sock):
+        assert isinstance(messages.conn, Conn)
+        rounds(2)
+        with pytest.raises(RuntimeError, match="another tasklet is waiting to read"):
+            messages.conn.read_exactly(1)
+        sock.sendall(b"one\n")
+        assert messages.receive(NEVER) == "one"
+
+
+def test_what_failed_leaves_no_cycle() -> None:
+    with plain_peer() as (conn, sock):
+        rounds(2)
+        gc.collect()
+        gc.disable()
+        try:
+            messages = framed(conn, Lines(max_size=10))
+            sock.sendall(b"x" * 20)
+            failed = False
+            try:
+                messages.receive(NEVER)
+            except ProtocolError:
+                failed = True
+            assert failed
+            rounds(2)  # the pump ends
+            ref = weakref.ref(messages)
+            inner = messages._inner
+            del messages
+            assert ref() is None
+            assert sys.getrefcount(inner) == 2
+        finally:
+            gc.enable()
 
 
 def test_a_codec_that_fails_in_its_own_way() -> None:
