@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import hypothesis  # noqa: F401  (at the end of a run it would find trio half way out, and warn)
 import pytest
 
 SLOW = 0.25  # seconds; a test that takes longer carries the mark `slow`

@@ -30,7 +30,7 @@ from flower.errors import TaskletExit
 if cython.compiled:
     import_greenlet()  # type: ignore[name-defined]  # noqa: F821  (from the .pxd)
 else:
-    from flower.channels._scheduler import SECONDS_PER_TURN, SWITCHES_PER_TURN, coarse
+    from flower.channels._scheduler import CROWD, IDLE_CARRIERS, SECONDS_PER_TURN, SWITCHES_PER_TURN, coarse
     from flower.channels._task import BLOCKED, DEAD, READY, RUNNING
     from flower.channels._uncompiled import hold, switch_to
     from flower.channels._waiting import NEVER
@@ -43,6 +43,9 @@ else:
 # what does not overlap need not be copied at a switch. It takes 64 KiB of the thread's stack.
 LANES = 16
 LANE_BYTES = 4096
+
+# Idle carriers that are ended in one turn: a few milliseconds.
+TRIMMED_PER_TURN = 256
 
 
 def live(s: Scheduler) -> object:
@@ -92,6 +95,9 @@ def turn(s: Scheduler) -> float:
         if seconds != 0.0:
             break
         s.budget = SWITCHES_PER_TURN
+    if seconds > 0.0 and len(s.idle) > IDLE_CARRIERS and s.started < CROWD:
+        trim(s)
+        return 0.0
     s.polling = True
     if seconds > 0.0 and (s.posts or s.ready.first is not None):  # from another thread or a signal handler, meanwhile
         s.polling = False
@@ -138,6 +144,16 @@ def make_carrier(s: Scheduler) -> Any:
         _scheduler.cold.register(s)
     s.lane = s.lane % LANES + 1
     return greenlet(cython.cast(object, s).carry, s.hub)  # the bound method
+
+
+def trim(s: Scheduler) -> int:
+    """End some of the idle carriers that are too many: in the order of their making, so that neighbours go together."""
+    if not s.trimming:
+        s.idle.sort(key=id)
+    for _ in range(min(TRIMMED_PER_TURN, len(s.idle) - IDLE_CARRIERS)):
+        switch_to(s.idle.pop())
+    s.trimming = len(s.idle) > IDLE_CARRIERS
+    return 0
 
 
 def fire_due(s: Scheduler) -> int:

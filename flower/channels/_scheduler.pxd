@@ -10,7 +10,7 @@ from flower.channels._waiting cimport NEVER, Alarm, Timed, Timers, Waiter, WaitQ
 
 cdef int SWITCHES_PER_TURN
 cdef double SECONDS_PER_TURN
-cdef Py_ssize_t IDLE_CARRIERS
+cdef Py_ssize_t CROWD, IDLE_CARRIERS
 
 cdef class Scheduler
 
@@ -35,6 +35,7 @@ cdef class Scheduler:
     cdef object entered
     cdef greenlet hub
     cdef list idle
+    cdef bint trimming
     cdef Py_ssize_t lane
     cdef Task starting
     cdef public Task victim

@@ -95,6 +95,9 @@ SECONDS_PER_TURN = 0.004
 
 # Idle carriers that are kept. Each holds an interpreter stack chunk of 16 KiB.
 IDLE_CARRIERS = 512
+# With so many carriers in use, idle ones are all kept: each is a memory map of its own once its neighbours are gone,
+# and a process has 65,530 by default; beyond that, what is freed is lost. The hub ends them later, in order.
+CROWD = 16_384
 
 _monotonic = time.monotonic
 
@@ -146,6 +149,7 @@ class Scheduler:
         self.entered: Any = None
         self.hub: Any = None
         self.idle: list[Any] = []
+        self.trimming: bool = False
         self.lane: int = 0
         self.starting: Task | None = None
         self.victim: Task | None = None
@@ -283,7 +287,7 @@ class Scheduler:
                 self.current = t
                 return t
         set_context(None)
-        if len(self.idle) >= IDLE_CARRIERS:
+        if len(self.idle) >= IDLE_CARRIERS and self.started < CROWD:
             self.starting = t
             return None  # to the hub, which goes on with t
         self.idle.append(me)
