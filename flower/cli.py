@@ -1,8 +1,9 @@
 """The command line: serve an object, and call, list, ping and stream from any MessagePack-RPC peer.
 
-    flower serve MODULE[:OBJECT] --on URL     serve until Ctrl-C or SIGTERM, then let running calls end
+    flower serve MODULE[:OBJECT] --on URL     serve until Ctrl-C or SIGTERM, then let running calls end; twice: at once
     flower call URL METHOD [ARG ...]          call, and print the result
     flower notify URL METHOD [ARG ...]        call, and want no answer
+    flower stream URL METHOD [ARG ...]        print each value of a stream as it comes
     flower list URL                           what can be called there
     flower help URL METHOD                    how it is called
     flower ping URL                           whether it answers, and how fast
@@ -35,12 +36,13 @@ from typing import Any
 
 import flower
 from flower import rpc
-from flower.errors import RemoteError, Timeout
+from flower.errors import ChannelClosed, RemoteError, Timeout
 
 __all__ = ["main"]
 
 OK, FAILED, USAGE, NO_CONNECTION, TOO_LATE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 GRACE = 10.0  # seconds that running calls have to end when a server is told to
+TOKEN_HELP = "what proves that one may come in; better in the environment, as FLOWER_TOKEN"
 PATIENCE = 1.0  # seconds after which a terminal is told that we are waiting
 
 
@@ -109,6 +111,7 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
         made.add_argument("--ca", metavar="FILE", help="tls: the authorities whose certificates count")
         made.add_argument("--cert", metavar="FILE", help="tls: our certificate, and its chain")
         made.add_argument("--key", metavar="FILE", help="tls: its key")
+        made.add_argument("--token", metavar="TOKEN", default=os.environ.get("FLOWER_TOKEN"), help=TOKEN_HELP)
         return made
 
     def add_client(name: str, command: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
@@ -134,6 +137,9 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
     calling = add_call("call", call, "Call a method and print its result.")
     calling.add_argument("--json", action="store_true", help="print JSON, in one line")
     add_call("notify", notify, "Call a method and want no answer.")
+    streaming = add_call("stream", stream, "Call a method that streams, and print each value as it comes.")
+    streaming.add_argument("--json", action="store_true", help="print JSON, a line for each value")
+    streaming.add_argument("--limit", type=int, metavar="N", help="stop after N values")
     listing = add_client("list", list_methods, "List what can be called.")
     listing.add_argument("--json", action="store_true", help="print JSON")
     helping = add_client("help", help_method, "Show a method's signature and description.")
@@ -162,9 +168,18 @@ def serve(options: argparse.Namespace) -> int:
         with rpc.serve(options.on, service, **credentials(options)) as server:
             print(f"serving {options.target} on {server.url}", flush=True)
             stop.receive()
+            with flower.move_on() as patience:
+                flower.tasklet(_hurry, daemon=True)(stop, patience)
+                server.close(options.grace)
     finally:
         stop.close()
     return OK
+
+
+def _hurry(stop: Any, patience: flower.move_on) -> None:
+    """Who tells the server to stop a second time does not want to wait."""
+    for _ in stop:
+        patience.cancel()
 
 
 def load(target: str) -> Any:
@@ -199,7 +214,7 @@ def _connected(options: argparse.Namespace) -> Iterator[rpc.Peer]:
 
 def credentials(options: argparse.Namespace) -> dict[str, Any]:
     """What `rpc.serve` and `rpc.connect` are to be told, and only what was given."""
-    given = {name: getattr(options, name, None) for name in ("ca", "cert", "key", "server_name")}
+    given = {name: getattr(options, name, None) for name in ("ca", "cert", "key", "server_name", "token")}
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -216,6 +231,21 @@ def notify(options: argparse.Namespace) -> int:
     args, kwargs = arguments(options)
     with _connected(options) as peer:
         peer.notify(options.method, *args, **kwargs)
+    return OK
+
+
+def stream(options: argparse.Namespace) -> int:
+    args, kwargs = arguments(options)
+    count = 0
+    with _connected(options) as peer:
+        values = peer.stream(options.method, *args, timeout=options.timeout, **kwargs)
+        while options.limit is None or count < options.limit:
+            try:
+                value = values.receive()
+            except ChannelClosed:
+                break
+            print(shown(value, options.json), flush=True)
+            count += 1
     return OK
 
 

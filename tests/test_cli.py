@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -160,6 +161,8 @@ def in_process(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, st
         (["binary", "--json"], '{"$bytes": "/wA="}\n'),
         (["same", "--", "-5"], "-5\n"),
         (["add", "1"], "11\n"),
+        (["add", "1", "b=5"], "6\n"),
+        (["echo", "1", "x=y", "z=[2]", "--json"], '[[1], {"x": "y", "z": [2]}]\n'),
     ],
 )
 def test_call(url: str, capsys: pytest.CaptureFixture[str], words: list[str], out: str) -> None:
@@ -289,6 +292,34 @@ def test_an_address_that_is_taken(folder: Path) -> None:
     assert "in use" in err
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_a_server_lets_calls_end_unless_it_is_told_twice(folder: Path, again: bool) -> None:
+    seconds = "60" if again else "0.3"
+    with serving(folder, "aservice:Calc") as (server, url), ended(start("call", url, "slow", seconds)) as caller:
+        assert server.stdout
+        assert server.stdout.readline() == "begun\n"
+        server.send_signal(signal.SIGTERM)
+        if again:
+            time.sleep(0.1)  # signals of one kind are not counted
+            server.send_signal(signal.SIGTERM)
+        out, err = server.communicate(timeout=NEVER)
+        assert (server.returncode, out, err) == (0, "" if again else "done\n", "")
+        out, err = caller.communicate(timeout=NEVER)
+        assert (caller.returncode, out) == ((3, "") if again else (0, "rested\n"))
+
+
+def test_a_token(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLOWER_TOKEN", raising=False)
+    with serving(folder, "aservice:Calc", "--token", "secret") as (_, url):
+        assert in_process(capsys, "call", url, "add", "1", "2", "--token", "secret") == (0, "3\n", "")
+        for words in (["--token", "wrong"], []):
+            code, out, err = in_process(capsys, "call", url, "add", "1", "2", *words)
+            assert (code, out) == (3, "")
+            assert "token" in err
+        monkeypatch.setenv("FLOWER_TOKEN", "secret")
+        assert in_process(capsys, "ping", url, "-c", "1")[0] == 0
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_server_ends_well(folder: Path, signum: signal.Signals) -> None:
     with serving(folder, "aservice:Calc") as (process, _):
@@ -316,6 +347,25 @@ def test_unix_and_tls(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 # -- Looking around
+
+
+def test_list_and_help(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = in_process(capsys, "list", url)
+    assert (code, err) == (0, "")
+    assert "add(a, b=10)\n    Add two values.\n" in out
+    assert "echo(*args, **kwargs)\n" in out
+    assert "_private" not in out
+    code, out, err = in_process(capsys, "list", url, "--json")
+    assert json.loads(out)["add"]["signature"] == "(a, b=10)"
+    code, out, err = in_process(capsys, "help", url, "add")
+    assert (code, err) == (0, "")
+    assert out == "add(a, b=10)\n\nAdd two values.\n\nOf any kind that can be added.\n"
+    assert in_process(capsys, "help", url, "count")[1] == "count(n)  (streams)\n"
+    assert json.loads(in_process(capsys, "help", url, "add", "--json")[1])["signature"] == "(a, b=10)"
+    code, out, err = in_process(capsys, "help", url, "nothing")
+    assert (code, out) == (1, "")
+    assert "no method nothing" in err
+    assert "add, binary" in err
 
 
 def test_ping(url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
-"""Peers that others wrote, beside Neovim: msgpack-rpc-python 0.4.1, from 2013, both ways.
+"""Peers that others wrote, beside Neovim: pynvim as a client, and msgpack-rpc-python 0.4.1, from 2013, both ways.
 
-It needs versions of its own of msgpack and tornado, and so a folder of its own to be installed into.
+The latter needs versions of its own of msgpack and tornado, and so a folder of its own to be installed into.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +29,75 @@ def calc() -> Calc:
 def conversation(program: Program) -> str:
     """What the program prints to its end, while our server runs beside it."""
     return str(flower.blocking(program.end))
+
+
+# -- pynvim
+
+PYNVIM = """
+import sys, warnings
+warnings.simplefilter("ignore")  # it closes little of what it opens
+from pynvim.msgpack_rpc import ErrorResponse, tcp_session
+
+session = tcp_session("127.0.0.1", int(sys.argv[1]))
+print(session.request("add", 1, 2), session.request("add", "grü", "ße"))
+print(session.request("echo", [1, {"two": None}, 2.5, True, b"\\xff"]))
+for bad in [("fail", "as we said"), ("no_such_method",), ("add", 1)]:
+    try:
+        print(session.request(*bad))
+    except Exception as error:
+        print(type(error).__name__)
+session.request("note", "told", async_=True)
+print(session.request("echo", "after the notification"))
+
+def on_request(method, args):
+    if method == "fail":
+        raise ErrorResponse("said the client")
+    return [method, args]
+
+def on_notification(method, args):
+    print("told", method, args)
+
+def ask():
+    print(session.request("ask_back", "double", [21]))
+    print(session.request("ask_back", "fail", []))
+    session.stop()
+
+session.run(on_request, on_notification, ask)
+session.close()
+"""
+
+
+class Caller(Calc):
+    """Calls its caller back."""
+
+    def ask_back(self, method: str, args: list[Any]) -> Any:
+        context = rpc.context()
+        assert context is not None
+        peer = context.peer
+        peer.notify("hello", 1)
+        try:
+            return peer.call(method, *args, timeout=NEVER)
+        except RemoteError as error:
+            return f"it failed: {error}"
+
+
+def test_pynvim_as_a_client() -> None:
+    service = Caller()
+    with rpc.serve(URL, service) as server:
+        with Program(PYNVIM, str(server.address[1])) as program:
+            lines = conversation(program).splitlines()
+        assert lines == [
+            "3 grüße",
+            r"[1, {'two': None}, 2.5, True, b'\xff']",
+            *["Exception"] * 3,
+            "after the notification",
+            "told hello [1]",
+            "['double', [21]]",
+            "told hello [1]",
+            "it failed: said the client",
+        ]
+        assert service.log == ["told"]
+    settle()
 
 
 # -- msgpack-rpc-python
