@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -226,6 +228,144 @@ def test_rpc_neovim() -> None:
         "it changed: ['TO BE OR NOT TO BE']",
         "its error: E492: Not an editor command: nosuchcommand",
         "Neovim has gone",
+    ]
+
+
+# -- The network
+
+
+@contextlib.contextmanager
+def serving(program: str, *arguments: str) -> Iterator[tuple[str, int]]:
+    """A server of the examples: the last word of its first line is its address. Ctrl-C must end it well."""
+    with ended(start(program, *arguments)) as server:
+        assert server.stdout
+        host, port = server.stdout.readline().split()[-1].removeprefix("http://").split(":")
+        yield host, int(port)
+        assert interrupt(server) == ""
+
+
+def say(sock: socket.socket, *lines: str) -> None:
+    sock.sendall("".join(line + "\n" for line in lines).encode())
+
+
+def test_chat_server() -> None:
+    with serving("chat_server.py") as address, contextlib.ExitStack() as stack:
+
+        def client(name: str) -> tuple[socket.socket, IO[str]]:
+            sock = stack.enter_context(socket.create_connection(address, timeout=LIMIT))
+            file = stack.enter_context(sock.makefile("r"))
+            assert file.readline() == "your name?\n"
+            say(sock, name)
+            return sock, file
+
+        rose, to_rose = client("rose")
+        assert to_rose.readline() == "* rose has come, we are 1\n"
+        tulip, to_tulip = client("tulip")
+        assert to_tulip.readline() == to_rose.readline() == "* tulip has come, we are 2\n"
+        for name in "rose", "no name":
+            assert client(name)[1].read() == "no\n"
+        say(rose, "hello", "anybody there?")
+        for file in to_rose, to_tulip:
+            assert [file.readline(), file.readline()] == ["rose: hello\n", "rose: anybody there?\n"]
+        tulip.shutdown(socket.SHUT_WR)
+        assert to_rose.readline() == "* tulip has left\n"
+        assert to_tulip.read() == ""
+
+
+def test_chat_server_drops_who_does_not_listen() -> None:
+    with serving("chat_server.py") as address:
+        with socket.create_connection(address, timeout=LIMIT) as deaf, socket.create_connection(address) as loud:
+            say(deaf, "deaf")
+            say(loud, "loud")
+            file = loud.makefile("r")
+            with file:
+                file.readline()
+                for _ in range(100_000):
+                    say(loud, "x" * 900)
+                    if "deaf has left" in file.readline():
+                        break
+                else:
+                    pytest.fail("it was never dropped")
+
+
+def test_http_files(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("<h1>hello</h1>")
+    (tmp_path / "large").write_bytes(bytes(range(256)) * 20_000)
+    with serving("http_files.py", str(tmp_path)) as address:
+        client = http.client.HTTPConnection(*address, timeout=LIMIT)
+        for method, path, status, size, kind in [
+            ("GET", "/", 200, 14, "text/html"),
+            ("GET", "/large", 200, 5_120_000, "application/octet-stream"),
+            ("HEAD", "/large?a=b", 200, 0, "application/octet-stream"),
+            ("GET", "/missing", 404, 14, "text/plain"),
+            ("GET", "/%00", 404, 14, "text/plain"),
+            ("GET", "/../../../../etc/passwd", 404, 14, "text/plain"),
+            ("POST", "/", 405, 23, "text/plain"),
+            ("GET", "/index%2Ehtml", 200, 14, "text/html"),
+        ]:
+            client.request(method, path, body=b"a body" if method == "POST" else None)
+            answer = client.getresponse()
+            body = answer.read()
+            assert (answer.status, len(body), answer.headers["Content-Type"]) == (status, size, kind), path
+        client.close()
+        with socket.create_connection(address, timeout=LIMIT) as sock:
+            sock.sendall(b"nonsense\r\n\r\n")
+            assert sock.makefile("rb").read().startswith(b"HTTP/1.1 400 ")
+        with socket.create_connection(address, timeout=LIMIT) as sock:  # two requests at once
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert sock.makefile("rb").read().count(b"<h1>hello</h1>") == 2
+
+
+def test_tcp_proxy() -> None:
+    with listener_on(0) as server, serving("tcp_proxy.py", *map(str, server.getsockname())) as address:
+        with socket.create_connection(address, timeout=LIMIT) as client:
+            behind, _ = server.accept()
+            with behind:
+                client.sendall(b"a question")
+                client.shutdown(socket.SHUT_WR)  # the end of file goes on, in its direction
+                assert behind.makefile("rb").read() == b"a question"
+                behind.sendall(b"an answer")
+                assert client.recv(100) == b"an answer"
+        with socket.create_connection(address, timeout=LIMIT) as client:
+            behind, _ = server.accept()
+            with behind:
+                client.settimeout(0.3)
+                sent = 0
+                with contextlib.suppress(TimeoutError):
+                    while True:
+                        sent += client.send(b"x" * 65_536)
+                assert sent < 64 * 1024 * 1024  # nobody reads behind it, and it holds back
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                client.close()  # a reset
+                with pytest.raises(ConnectionResetError):
+                    while behind.recv(1 << 20):
+                        pass
+
+
+def test_tls_echo() -> None:
+    assert run("tls_echo.py").splitlines() == [
+        "the certificate is for localhost",
+        "speaking TLSv1.3",
+        "echo: b'hello, safely'",
+        "a client that does not trust it: refused",
+    ]
+
+
+def test_udp_time() -> None:
+    *lines, clock, last = run("udp_time.py").splitlines()
+    assert lines[:2] == ["no answer, asking again"] * 2
+    assert re.fullmatch(r"the time is 20\d\d-\d\d-\d\d \d\d:\d\d:\d\d", clock)
+    assert last == "the clocks differ by less than a second: True"
+
+
+def test_asyncio_inside() -> None:
+    assert run("asyncio_inside.py").splitlines() == [
+        "6 pages, by three workers",
+        "/page/0 has 5 bytes",
+        "/page/1 has 50 bytes",
+        "/page/2 has 500 bytes",
+        "...",
+        "sum of all: 555555 bytes",
     ]
 
 
