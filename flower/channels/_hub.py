@@ -30,9 +30,9 @@ from flower.errors import TaskletExit
 if cython.compiled:
     import_greenlet()  # type: ignore[name-defined]  # noqa: F821  (from the .pxd)
 else:
-    from flower.channels._scheduler import CROWD, IDLE_CARRIERS, SECONDS_PER_TURN, SWITCHES_PER_TURN, coarse
+    from flower.channels._scheduler import CROWD, IDLE_CARRIERS, SECONDS_PER_TURN, SWITCHES_PER_TURN
     from flower.channels._task import BLOCKED, DEAD, READY, RUNNING
-    from flower.channels._uncompiled import hold, switch_to
+    from flower.channels._uncompiled import coarse, hold, switch_to
     from flower.channels._waiting import NEVER
 
     def start_below(carrier: Any, down: int) -> None:

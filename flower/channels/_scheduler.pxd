@@ -1,7 +1,7 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._greenlet cimport (
-    call, coarse, copy_context, get_here, greenlet, import_greenlet, set_context, set_here, switch_to, take_caught,
+    call, coarse, get_here, greenlet, import_greenlet, set_context, set_here, switch_to, take_caught,
 )
 from flower.channels._task cimport (
     BLOCKED, DEAD, ERRORS, KILL, PAUSED, READY, RUN, RUNNING, SLEEP, Task, members, withdraw,

@@ -52,40 +52,19 @@ COMPILED: bool = cython.compiled
 if cython.compiled:
     import_greenlet()  # type: ignore[name-defined]  # noqa: F821  (from the .pxd)
 else:
-    import contextvars
-
     from flower.channels._task import BLOCKED, DEAD, ERRORS, KILL, PAUSED, READY, RUN, RUNNING, SLEEP
-    from flower.channels._uncompiled import guarded, hold, switch_to
+    from flower.channels._uncompiled import (
+        call,
+        coarse,
+        get_here,
+        guarded,
+        hold,
+        set_context,
+        set_here,
+        switch_to,
+        take_caught,
+    )
     from flower.channels._waiting import NEVER
-
-    _this_thread = threading.local()
-    coarse = time.monotonic
-
-    def get_here() -> Any:
-        return getattr(_this_thread, "scheduler", None)
-
-    def set_here(scheduler: Any) -> None:
-        _this_thread.scheduler = scheduler
-
-    def call(func: Any, args: Any, kwargs: Any) -> Any:
-        try:
-            return func(*args, **(kwargs or {}))
-        except BaseException as error:
-            _this_thread.caught = error
-        return None
-
-    def take_caught() -> Any:
-        error = getattr(_this_thread, "caught", None)
-        _this_thread.caught = None
-        return error
-
-    def copy_context() -> Any:
-        context = contextvars.copy_context()
-        return context if len(context) else None
-
-    def set_context(context: Any) -> None:
-        getcurrent().gr_context = context
-
 
 # The outside gets a look after this many switches at the latest, or after this many seconds, whichever is first:
 # often enough that tasklets which only talk to each other do not starve the network (Go's sysmon uses 10 ms), and

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
-    from flower.channels._scheduler import check_switch, copy_context, here, park
+    from flower.channels._scheduler import check_switch, here, park
     from flower.channels._task import BLOCKED, DEAD, JOIN, PAUSED, READY, REMOVED, RUNNING, SEND, TRAP
-    from flower.channels._uncompiled import guarded, hold, zeroed
+    from flower.channels._uncompiled import copy_context, guarded, hold, zeroed
 
 
 class tasklet(Task):

@@ -1,4 +1,4 @@
-"""What the core needs when it runs uncompiled: the guard, and fields that start at zero.
+"""What the core needs when it runs uncompiled: the guard, fields that start at zero, and what `_greenlet.pxd` is in C.
 
 Compiled, a method of the core runs from its start to its next switch without letting another thread in:
 that is the whole of its thread safety. Uncompiled, another thread could run between any two bytecodes, so
@@ -8,9 +8,13 @@ this file.
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import threading
+import time
 from typing import Any
+
+from greenlet import getcurrent
 
 _guard: Any = threading.RLock()
 
@@ -61,3 +65,51 @@ def switch_to(carrier: Any) -> None:
 def reset_after_fork() -> None:
     """In the child: another thread of the parent may have held the guard."""
     _guard._at_fork_reinit()
+
+
+# -- as in _greenlet.pxd
+
+
+class _Here(threading.local):
+    scheduler: Any = None
+    caught: Any = None
+
+
+_here = _Here()
+coarse = time.monotonic
+
+
+def get_here() -> Any:
+    """The scheduler of this thread, or None."""
+    return _here.scheduler
+
+
+def set_here(scheduler: Any) -> None:
+    """Make this the thread's scheduler."""
+    _here.scheduler = scheduler
+
+
+def call(func: Any, args: Any, kwargs: Any) -> Any:
+    """Call a tasklet's function; what it raises is put aside, for `take_caught`."""
+    try:
+        return func(*args, **(kwargs or {}))
+    except BaseException as error:
+        _here.caught = error
+    return None
+
+
+def take_caught() -> Any:
+    """What the last `call` raised, or None."""
+    error, _here.caught = _here.caught, None
+    return error
+
+
+def copy_context() -> Any:
+    """A context for a new tasklet: None where the creator's is empty."""
+    context = contextvars.copy_context()
+    return context if len(context) else None
+
+
+def set_context(context: Any) -> None:
+    """Go on in this context."""
+    getcurrent().gr_context = context
