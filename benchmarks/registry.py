@@ -155,16 +155,17 @@ class Subject:
 
 
 ORDER = [
-    "handover",
-    "buffered",
-    "spawn",
-    "select",
-    "timers",
-    "memory",
-    "threads",
-    "rpc_calls",
-    "rpc_turns",
-    "rpc_notify",
+    *("handover", "buffered", "spawn", "select", "timers", "memory", "threads"),
+    *(
+        "rpc_calls",
+        "rpc_turns",
+        "rpc_notify",
+        "rpc_stream",
+        "rpc_blocks",
+        "rpc_outstanding",
+        "rpc_latency",
+        "rpc_memory",
+    ),
     "startup",
 ]
 """The order in which the subjects run and are printed; a new file need not stand here."""

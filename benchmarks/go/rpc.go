@@ -7,8 +7,11 @@ import (
 	"net/rpc"
 	"os"
 	"os/exec"
+	"runtime"
+	"sort"
 	"strings"
 	"sync"
+	"time"
 )
 
 // The server is this program again, in a process of its own: see serveRPC.
@@ -33,6 +36,8 @@ func init() {
 	}
 	register("rpc_calls", "", rpcCalls)
 	register("rpc_turns", "", rpcTurns)
+	register("rpc_latency", "p50", func(n int, w *Watch) { rpcLatency(n, w, n/2) })
+	register("rpc_latency", "p99", func(n int, w *Watch) { rpcLatency(n, w, n*99/100) })
 }
 
 func serveRPC() {
@@ -109,5 +114,40 @@ func rpcTurns(n int, w *Watch) {
 		w.start()
 		callRPC(client, n)
 		w.stop()
+	})
+}
+
+// rpcLatency calls at half the rate that 64 callers reach; the value is that of the given rank.
+func rpcLatency(n int, w *Watch, rank int) {
+	withRPC(func(client *rpc.Client) {
+		callRPC(client, 100)
+		began := time.Now()
+		var wg sync.WaitGroup
+		for i := 0; i < 64; i++ {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				callRPC(client, n/64)
+			}()
+		}
+		wg.Wait()
+		pause := 2 * time.Since(began) / time.Duration(n)
+		taken := make([]time.Duration, n)
+		due := time.Now()
+		for i := 0; i < n; i++ {
+			due = due.Add(pause)
+			for time.Now().Before(due) {
+				runtime.Gosched()
+			}
+			wg.Add(1)
+			go func(i int, due time.Time) {
+				defer wg.Done()
+				callRPC(client, 1)
+				taken[i] = time.Since(due)
+			}(i, due)
+		}
+		wg.Wait()
+		sort.Slice(taken, func(a, b int) bool { return taken[a] < taken[b] })
+		w.value, w.hasValue = taken[rank].Seconds(), true
 	})
 }

@@ -67,7 +67,7 @@ class Service:
             GATE.send(None)
 
 GATE = flower.channel()
-server = rpc.serve("tcp://127.0.0.1:0", Service())
+server = rpc.serve("tcp://127.0.0.1:0", Service(), max_inflight=20_000)
 print(server.url, flush=True)
 flower.run()
 """
