@@ -13,7 +13,7 @@ PXD := $(shell find flower -name '*.pxd')
 CORE := $(PXD) $(wildcard $(PXD:.pxd=.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-pure test-all check format lint types layering docs bench clean distclean
+.PHONY: help build demo test test-pure test-all check format lint types layering docs bench mutants clean distclean
 
 help:
 	@echo "make demo       set up, build, and run the demonstration"
@@ -24,6 +24,7 @@ help:
 	@echo "make format     rewrite the sources in the project's format"
 	@echo "make docs       build the documentation into build/docs"
 	@echo "make bench      run the benchmarks"
+	@echo "make mutants    plant faults in the core, and see that the explored tests find them"
 	@echo "make build      set up and compile, no more"
 	@echo "make clean      remove what was built; make distclean: and the environments"
 
@@ -108,6 +109,10 @@ check:
 format: $(VENV)/.installed
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
+
+# Faults planted in a copy of the core, one at a time: do the explored tests find them? Some minutes.
+mutants: $(VENV)/.installed
+	$(PY) tools/mutants.py $(ARGS)
 
 # ---------------------------------------------------------------- tidying
 

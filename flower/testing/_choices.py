@@ -209,7 +209,7 @@ class Choices:
         self.program = program
         self.count = 0
         self.taken: list[tuple[int, str, int, int]] = []
-        self.values: list[str] = []  # what was drawn, as repr shows it
+        self.values: list[str] = []  # what was drawn, as `literal` gives it
         self.stopped = False
 
     def choose(self, kind: str, size: int, tasks: Any = None) -> int:
@@ -239,20 +239,25 @@ class Choices:
         return f"{VERSION}:{fingerprint(self.program)}:{self.count}:{taken}:{_pack(self.values)}"
 
 
+def literal(value: Any) -> str:
+    """The value as Python text, or "!" if it is none that a text gives back."""
+    text = repr(value)
+    try:
+        return text if ast.literal_eval(text) == value else "!"
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return "!"
+
+
 def fingerprint(program: str) -> str:
     return f"{zlib.crc32(program.encode()):08x}"
 
 
 def _pack(values: list[str]) -> str:
     """The drawn values as text; "!" where that would not give them back."""
-    if not values:
-        return ""
+    if not values or "!" in values:
+        return "!" if values else ""
     text = f"[{', '.join(values)}]"
-    try:
-        same = repr(ast.literal_eval(text)) == text
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        same = False
-    return base64.urlsafe_b64encode(zlib.compress(text.encode())).decode().rstrip("=") if same else "!"
+    return base64.urlsafe_b64encode(zlib.compress(text.encode())).decode().rstrip("=")
 
 
 def _unpack(text: str) -> list[Any] | None:

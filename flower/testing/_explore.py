@@ -12,13 +12,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from flower.testing._choices import KINDS, Choices, Replay, Strategy, fingerprint
+from flower.testing._choices import KINDS, Choices, Replay, Strategy, fingerprint, literal
 from flower.testing._findings import Nondeterministic, ScheduleError
 from flower.testing._world import World, current_world
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-CHECKED = (2, 8, 32, 128, 512)  # of these examples, the last is run twice: the same choices must give the same log
 
 
 class Config:
@@ -47,7 +45,8 @@ class Plan:
         self.world = "w" if "w" in free else free[0]
         self.distinct: set[str] = set()
         self.examples = 0
-        self.recorded: tuple[Choices, Any, dict[str, Any], dict[str, Any]] | None = None
+        self.checked = 0
+        self.recorded: tuple[Choices, dict[str, Any]] | None = None
 
     def signature(self) -> inspect.Signature:
         """What is left for pytest's fixtures."""
@@ -95,30 +94,26 @@ class Plan:
 
         @functools.wraps(self.test)
         def example(**drawn: Any) -> None:
-            random, data = drawn.pop("flower_choices"), drawn.pop("flower_values")
-            world = self.new_world(Choices(strategy_for(strategy, random), self.program), data.draw)
+            source = drawn.pop(self.world)
+            world = self.new_world(Choices(strategy_for(strategy, source.random), self.program), source.data.draw)
             self.examples += 1
-            if self.examples in CHECKED:
-                self.recorded = world.choices, data, self._keep(drawn), kwargs
+            kept = self._keep(drawn) if self.examples >= self._next_check() else None
             try:
                 self.run_once(world, args, {**kwargs, **drawn}, drawn)
+                if kept is not None:
+                    self.checked = self.examples
+                    self.recorded = world.choices, kept
             finally:
                 key = world.choices.schedule()
                 hypothesis.event("a schedule seen before" if key in self.distinct else "a new schedule")
                 self.distinct.add(key)
 
         example.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [
-                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY)
-                for name in ("flower_choices", "flower_values", *self.arguments)
-            ]
+            [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in (self.world, *self.arguments)]
         )
         example.__dict__.pop("__wrapped__", None)
         example._hypothesis_internal_add_digest = self.program.encode()  # type: ignore[attr-defined]
-        quiet = {
-            "flower_choices": st.randoms(use_true_random=False, note_method_calls=False),
-            "flower_values": st.data(),
-        }
+        source = st.composite(lambda draw: _Source(draw(_random(st)), draw(st.data())))()
         wanted = settings(
             max_examples=Config.examples or self.options["max_examples"],
             deadline=None,
@@ -129,7 +124,11 @@ class Plan:
         )
         if "database" in self.options:
             wanted = settings(wanted, database=self.options["database"])
-        return wanted(hypothesis.given(**quiet, **self.arguments)(example))
+        return wanted(hypothesis.given(**{self.world: source}, **self.arguments)(example))
+
+    def _next_check(self) -> int:
+        """The number of the next example that is to be kept for `check_determinism`."""
+        return 2 if self.recorded is None else 4 * self.checked
 
     def _keep(self, drawn: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -139,7 +138,7 @@ class Plan:
 
     def run_once(self, world: World, args: Any, kwargs: dict[str, Any], drawn: dict[str, Any]) -> None:
         """One example."""
-        world.choices.values += [repr(drawn[name]) for name in self.arguments]
+        world.choices.values += [literal(drawn[name]) for name in self.arguments]
         run_in(world, functools.partial(self.test, *args, **{self.world: world}, **kwargs))
 
     def replay(self, strategy: Replay, args: Any = (), kwargs: dict[str, Any] | None = None) -> World:
@@ -157,10 +156,10 @@ class Plan:
         return world
 
     def check_determinism(self, args: Any, kwargs: dict[str, Any]) -> None:
-        """Run one of the examples twice more, and compare the logs."""
+        """Run one of the examples, which have passed, twice more, and compare the logs."""
         if self.recorded is None:
             return
-        choices, _data, drawn, _ = self.recorded
+        choices, drawn = self.recorded
         text = choices.schedule()
         logs = []
         for _ in range(2):
@@ -181,6 +180,22 @@ class Plan:
                 )
         if len(logs[0]) != len(logs[1]):
             raise Nondeterministic("the same choices gave two logs, one longer than the other")
+
+
+class _Source:
+    """Where a world's choices and values come from, in one example."""
+
+    def __init__(self, random: Any, data: Any) -> None:
+        self.random = random
+        self.data = data
+
+    def __repr__(self) -> str:
+        return "<World>"
+
+
+def _random(st: Any) -> Any:
+    """Random numbers that Hypothesis draws, and says nothing about."""
+    return st.randoms(use_true_random=False, note_method_calls=False)
 
 
 def run_in(world: World, body: Callable[[], object]) -> None:
@@ -307,4 +322,4 @@ def schedules(
             draw_value=data.draw,
         )
 
-    return st.builds(make, st.randoms(use_true_random=False, note_method_calls=False), st.data())
+    return st.composite(lambda draw: make(draw(_random(st)), draw(st.data())))()

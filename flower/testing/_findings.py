@@ -86,3 +86,7 @@ def deadlock_of(sites: Any) -> type[Deadlock]:
             "Deadlock", (Deadlock,), {"__module__": "flower.testing", "__doc__": Deadlock.__doc__}
         )
     return kind
+
+
+for _each in [Finding, ScheduleError, *Finding.__subclasses__()]:
+    _each.__module__ = "flower.testing"  # where users find them, and what tracebacks say

@@ -20,7 +20,7 @@ from flower.channels import _blocking, _channel, _failures, _hub, _lifecycle, _s
 from flower.channels._deadlock import REASONS
 from flower.channels._scheduler import Scheduler, current_scheduler, fail, set_current_scheduler
 from flower.channels._task import BLOCKED, READY, RUN
-from flower.testing._choices import Choices, Replay
+from flower.testing._choices import Choices, Replay, literal
 from flower.testing._findings import (
     BlockedOutside,
     Finding,
@@ -133,7 +133,7 @@ class World:
                 raise
             finally:
                 s.traps -= 1
-        self.choices.values.append(repr(value))
+        self.choices.values.append(literal(value))
         return value
 
     def settle(self) -> None:

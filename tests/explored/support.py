@@ -24,6 +24,11 @@ def explored(test: Callable[..., Any]) -> Any:
     return pytest.mark.slow(explore(max_examples=EXAMPLES, database=None, seed=5)(test))
 
 
+def explored_on_time(test: Callable[..., Any]) -> Any:
+    """The same, where time passes only when nobody can run: a deadline is met exactly."""
+    return pytest.mark.slow(explore(max_examples=EXAMPLES, database=None, seed=5, early_timers=0)(test))
+
+
 def outcome(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """What a call gives: ``("done", result)``, or the name of the exception's class."""
     try:

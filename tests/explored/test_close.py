@@ -125,3 +125,22 @@ def test_a_receiver_that_gives_up_tells_the_senders(w: World, capacity: int = CA
     w.settle()
     assert reasons == ["enough"] * 2
     assert drain(ch) == [] and ch.closed
+
+
+@explored
+def test_a_close_ends_an_offer_of_a_select(w: World, capacity: int = CAPACITY) -> None:
+    """An offer is no commitment, while a plain blocked sender's value is still delivered."""
+    ch = flower.channel(capacity, label="closing")
+    results = Results(w)
+    for n in range(capacity):
+        ch.send(n)
+    results.go("selecting", flower.select, (ch, "offer"), flower.never())
+    w.settle()
+    results.go("sending", ch.send, "sent")
+    w.settle()
+    w.go(ch.close, name="closer")
+    w.settle()
+    assert results["selecting"] == "ChannelClosed"
+    assert drain(ch) == [*range(capacity), "sent"]
+    w.settle()
+    assert results.sent("sending") == 1

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import flower
 from flower.testing import World
 from flower.time import Ticker, Timer, after_func, sleep
-from tests.explored.support import Results, explored
+from tests.explored.support import Results, explored, explored_on_time
 
 
 @explored
@@ -145,3 +145,37 @@ def test_after_in_a_select(w: World) -> None:
     results.go("sender", lambda: (sleep(1), ch.send("value", timeout=3)))
     w.advance(10)
     assert got == (["value"] if results.sent("sender") else ["late"])
+
+
+@explored_on_time
+def test_many_deadlines_of_which_some_are_taken_back(w: World) -> None:
+    """Each of the others is met exactly, and in order: the heap is right after removals from its middle."""
+    times = w.draw(st.lists(st.integers(1, 60), min_size=8, max_size=24))
+    woken: list[tuple[int, float]] = []
+
+    def nap(seconds: int) -> None:
+        sleep(seconds)
+        woken.append((seconds, w.now))
+
+    sleepers = [w.go(nap, seconds, name="sleeper") for seconds in times]
+    w.settle()
+    victims = w.draw(st.sets(st.integers(0, len(times) - 1)))
+    for n in sorted(victims):
+        sleepers[n].kill()
+    w.advance(100)
+    kept = sorted(seconds for n, seconds in enumerate(times) if n not in victims)
+    assert woken == [(seconds, float(seconds)) for seconds in kept]
+
+
+@explored_on_time
+def test_a_deadline_that_is_due_when_the_value_has_been_delivered(w: World) -> None:
+    """The receiver has the value, and has not run since: its deadline comes too late."""
+    ch = flower.channel(label="values")
+    results = Results(w)
+    results.go("receiver", ch.receive, timeout=2)
+    w.settle()
+    later = after_func(2, results.outcomes.setdefault, "later", ("done", None))
+    ch.send("value")
+    w.advance(w.draw(st.sampled_from([0, 1, 2, 3])))
+    assert results["receiver"] == ("done", "value")
+    later.stop()
