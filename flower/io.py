@@ -1,6 +1,6 @@
 """Descriptors and files: waiting for any descriptor, its bytes as a channel, and files that stall nobody.
 
->>> import flower
+>>> import flower.io
 >>> with flower.io.open("notes.txt", "w") as file:
 ...     file.write("Remember the milk\\n")
 >>> for line in flower.io.open("notes.txt"):
@@ -67,7 +67,7 @@ class IOChannel:
         if isinstance(events, bool) or events not in (READABLE, WRITABLE, READABLE | WRITABLE):
             raise ValueError(f"the events are READABLE, WRITABLE or both, not {events!r}")
         _look(fd, events)
-        self._ready: channel[int] = channel(0, label=label or f"descriptor {fd}")
+        self._ready: channel[int] = channel(1, label=label or f"descriptor {fd}")
         self._ready._external = True
         self._watch = _Watch(io_poller(), fd, events, self._ready)
         self._ready._on_wait = self._watch.begin
@@ -75,10 +75,12 @@ class IOChannel:
     @property
     def _receive_channel(self) -> channel[int]:
         """What `flower.select` receives from, asked for at each select."""
-        if not self._ready.closing and (found := _look(self._watch.fd, self._watch.events)):
-            now: channel[int] = channel(1)
-            now.try_send(found)
-            return now
+        if not self._ready.closing:
+            if found := _look(self._watch.fd, self._watch.events):
+                now: channel[int] = channel(1)
+                now.try_send(found)
+                return now
+            self._ready.try_receive()  # what came when nobody waited is out of date
         return self._ready
 
     def receive(self, timeout: float | None = None) -> int:
@@ -106,7 +108,7 @@ class IOChannel:
 
     def close(self) -> None:
         """Watch no more; the descriptor stays open. Blocked receivers get ChannelClosed. Never blocks."""
-        self._ready.close()
+        self._ready.receiver.close()
         self._watch.end()
 
     stop = close
@@ -208,6 +210,8 @@ class _Watch:
         self._end()
         while self.channel.balance < 0:
             self.channel.try_send(found)
+        if not self.channel.closing:
+            self.channel.try_send(found)  # in another thread somebody may be between the look and the wait
 
     def finish(self, late: bool) -> bool:
         self._end()

@@ -32,7 +32,11 @@ def reading_end(poller: LoopPoller, fd: int, name: str) -> Conn:
 
 def writing_end(poller: LoopPoller, fd: int, name: str) -> Conn:
     """A connection that only sends: into the descriptor, which it owns from now on. Does not block."""
-    os.set_blocking(fd, False)
+    try:
+        os.set_blocking(fd, False)
+    except BaseException:
+        os.close(fd)
+        raise
     return _open(poller, fd, name, True)
 
 
@@ -43,7 +47,11 @@ def _open(poller: LoopPoller, fd: int, name: str, writes: bool) -> Conn:
         stream.eof_received()
     else:
         stream.half = True
-    end.start(stream)
+    try:
+        end.start(stream)
+    except BaseException:  # a descriptor that the loop can't watch, or has in use already
+        stream.abort()
+        raise
     return Conn(stream)
 
 
@@ -71,15 +79,16 @@ class OneWay:
     def _watch(self) -> None:
         if self._watched or self._fd < 0 or self._closing:
             return
-        self._watched = True
         if self._pollable:
             try:
                 self._loop.add_reader(self._fd, self._on_readable)
+                self._watched = True
                 return
             except OSError as error:
                 if error.errno != errno.EPERM:
                     raise
             self._pollable = False  # a file, or /dev/null: it is always ready
+        self._watched = True
         if not self._writes:
             self._loop.call_soon(self._on_readable)
 

@@ -234,6 +234,22 @@ def test_from_another_thread() -> None:
         finish()
 
 
+def test_what_comes_between_the_look_and_the_wait_of_another_thread() -> None:
+    with pair() as (near, far), IOChannel(near, READABLE) as readable:
+        assert readable._receive_channel is readable._ready  # it has looked ...
+        readable._watch.begin()
+        readable._ready._on_wait = None
+        far.send(b"x")
+        rounds(3)
+        assert readable._ready.receive(0.1) == READABLE  # ... and waits
+        near.recv(1)
+        readable._watch.begin()
+        far.send(b"x")
+        rounds(3)
+        near.recv(1)  # but what nobody waited for is forgotten at the next look
+        assert flower.select(readable, default=None).index == -1
+
+
 @pytest.mark.slow
 def test_a_fork_leaves_the_parent_s_watches_alone() -> None:
     code = """
@@ -301,6 +317,17 @@ def test_a_reader_holds_a_flood_back() -> None:
         while got < sent:
             got += len(conn.receive(NEVER))
         assert got == sent
+
+
+def test_what_no_reader_can_read(tmp_path: Path) -> None:
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with flower.io.reader(folder) as conn, pytest.raises(IsADirectoryError):
+            conn.read(timeout=NEVER)
+    finally:
+        os.close(folder)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        flower.io.reader(folder)
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])

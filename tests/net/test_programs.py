@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -302,6 +304,31 @@ def test_without_anybody_waiting_there_is_no_zombie() -> None:
 
 def test_in_another_thread() -> None:
     assert in_thread(lambda: process.run(["echo", "hello"]).stdout)() == b"hello\n"
+
+
+def test_without_descriptors_left_nothing_is_left_behind() -> None:
+    """However far the start of a program comes."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    failed = 0
+    try:
+        for more in range(30):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free + more, before[1]))
+            try:
+                program = start(SLEEPER, stderr=subprocess.PIPE)
+            except OSError as error:
+                assert error.errno == errno.EMFILE
+                failed += 1
+            else:
+                program.kill()
+                program.close()
+                program.wait(NEVER)
+                del program
+            rounds(2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert 3 < failed < 30
 
 
 def test_a_dropped_process() -> None:
