@@ -37,17 +37,31 @@ from flower.testing._history import Operation
 from flower.testing._world import World, on_fault
 
 if TYPE_CHECKING:
+    from flower.testing._conformance import ChannelConformance, ConnectionConformance
     from flower.testing._machine import machine
     from flower.testing._network import Host, Network
+    from flower.testing._plain import connection_pair, no_leaks, virtual_clock, wait_until_parked
 
 # Loaded when they are asked for: a subclass of Hypothesis's, which is not needed to replay a schedule; and the
-# network, without which most tests do.
-_LATE = {"machine": "_machine", "Host": "_network", "Network": "_network"}
+# network, without which most tests do, and what needs it.
+_LATE = {
+    "machine": "_machine",
+    "Host": "_network",
+    "Network": "_network",
+    "ChannelConformance": "_conformance",
+    "ConnectionConformance": "_conformance",
+    "connection_pair": "_plain",
+    "no_leaks": "_plain",
+    "virtual_clock": "_plain",
+    "wait_until_parked": "_plain",
+}
 
 __all__ = [
     "BalanceMismatch",
     "BlockedOutside",
     "CapacityExceeded",
+    "ChannelConformance",
+    "ConnectionConformance",
     "Deadlock",
     "FifoViolation",
     "Finding",
@@ -66,11 +80,15 @@ __all__ = [
     "ValueDuplicated",
     "ValueLost",
     "World",
+    "connection_pair",
     "explore",
     "machine",
+    "no_leaks",
     "on_fault",
     "replay",
     "schedules",
+    "virtual_clock",
+    "wait_until_parked",
 ]
 
 
