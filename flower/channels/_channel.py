@@ -16,6 +16,7 @@ completes a waiting partner takes that partner out of its queues, writes the out
 
 from __future__ import annotations
 
+import copy
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -133,8 +134,8 @@ class channel:
     _external: bool  # whoever waits on it waits for the outside
     _on_wait: Any  # called before somebody waits to receive
     _keep: Any  # something that lives as long as the channel
-    _feeder: Any  # fills it from elsewhere: told by on_low() and on_stop(reason)
-    _low: int  # on_low() is called when the held values have come down to so many; 0: never
+    _feeder: Any  # fills it from elsewhere: told by on_low() and on_stop(reason, how many values were dropped)
+    _low: int  # on_low() is called when a receiver has left fewer values than this, by one; 0: never
     _outlet: Any  # takes its values elsewhere by take(value), in place of receivers; told by on_close()
     _credit: int  # how many the outlet takes now
 
@@ -189,7 +190,7 @@ class channel:
                 self.store(w.value)
                 w.value = None
                 wake(t)
-            if self._low > 0 and self.held == self._low:
+            if self.held + 1 == self._low:
                 self._feeder.on_low()
             return value
         w = self.senders.first
@@ -419,6 +420,7 @@ class channel:
                 hook.abandon(self, reason)
                 return 0
         dropped = self.ring
+        count = self.held
         self.shut = True
         self.reason = reason
         self.ring = None
@@ -429,7 +431,7 @@ class channel:
         self.wake_all(woken)
         del dropped
         if self._feeder is not None:
-            self._feeder.on_stop(reason)
+            self._feeder.on_stop(reason, count)
         return 0
 
     # -- a channel that goes on elsewhere
@@ -495,7 +497,9 @@ class channel:
             wake(t)
         return 0
 
-    def _refusal(self) -> ChannelClosed:
+    def _refusal(self) -> BaseException:
+        if isinstance(self.reason, BaseException):  # it is no close, but a failure: a connection that was lost
+            return copy.copy(self.reason)
         name = f"the channel {self.label!r}" if self.label else "the channel"
         if self.reason is not None:
             return ChannelClosed(f"{name} was closed by its receiver: {self.reason}", self, self.reason)

@@ -252,7 +252,7 @@ class _Started:
     def on_low(self) -> None:
         pass
 
-    def on_stop(self, reason: Any) -> None:
+    def on_stop(self, reason: Any, dropped: int) -> None:
         """The receiver gives up. In any thread."""
         calls, msgid = self._calls, self._msgid
         calls._session.here(lambda: calls._give_up(msgid, Cancelled()))

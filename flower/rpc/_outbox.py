@@ -23,22 +23,22 @@ BATCH = 64 * 1024
 
 
 class Source(Protocol):
-    """A channel whose values leave by here: ``(bytes, what to do once they have been taken, or None)``."""
+    """A channel whose values leave by here: their bytes, and the ends of channels in them, or None."""
 
-    queue: deque[tuple[bytes, Callable[[], object] | None]]
+    queue: deque[tuple[bytes, Any]]
     listed: bool
 
 
 class Outbox:
     """The frames of one connection that wait to be sent. Nothing here blocks, but the tasklet."""
 
-    __slots__ = ("_conn", "_control", "_daemon", "_max_frame", "bytes", "closed", "on_sent", "sources", "writing")
+    __slots__ = ("_commit", "_conn", "_control", "_daemon", "bytes", "closed", "on_sent", "sources", "writing")
 
-    def __init__(self, conn: Any) -> None:
+    def __init__(self, conn: Any, commit: Callable[[Any], object]) -> None:
         self._conn = conn
+        self._commit = commit  # told of the ends that have left
         self._control: deque[bytes] = deque()
         self._daemon = True
-        self._max_frame = BATCH
         self.sources: deque[Source] = deque()
         self.bytes = 0  # of control frames
         self.writing = False
@@ -82,8 +82,8 @@ class Outbox:
                 self._conn.send(b"", 0)
                 batch, after = self._next_batch()
                 self._conn.send(batch, 0)
-                for callback in after:
-                    callback()
+                for fresh in after:
+                    self._commit(fresh)
         except Timeout:
             pass  # no room; what was not chosen is sent by the tasklet
         except (OSError, ChannelClosed):
@@ -95,8 +95,8 @@ class Outbox:
                 self._conn.send(b"")  # waits for room
                 batch, after = self._next_batch()
                 self._conn.send(batch)
-                for callback in after:
-                    callback()
+                for fresh in after:
+                    self._commit(fresh)
                 if self.on_sent is not None:
                     self.on_sent()
         except (OSError, ChannelClosed):
@@ -108,9 +108,9 @@ class Outbox:
             elif self.on_sent is not None:
                 self.on_sent()
 
-    def _next_batch(self) -> tuple[bytes, list[Callable[[], object]]]:
+    def _next_batch(self) -> tuple[bytes, list[Any]]:
         pieces: list[bytes] = []
-        after: list[Callable[[], object]] = []
+        after: list[Any] = []
         size = 0
         while self._control and size < BATCH:
             data = self._control.popleft()
@@ -122,11 +122,11 @@ class Outbox:
             queue = source.queue
             mine = 0
             while queue and mine < BATCH:
-                data, callback = queue.popleft()
+                data, fresh = queue.popleft()
                 pieces.append(data)
                 mine += len(data)
-                if callback is not None:
-                    after.append(callback)
+                if fresh is not None:
+                    after.append(fresh)
                     size = BATCH  # what it brings about comes behind this batch
             size += mine
             if queue:

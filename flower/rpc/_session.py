@@ -72,10 +72,10 @@ class Session:
         self.handshake = Handshake(settings, dialed, authenticated)
         self.theirs: Hello | None = None
         self.early = False
-        self.streams = Streams(self)
+        self.streams = Streams(self, dialed)
         self.codec = Codec(self.streams)
         self.wire = Wire(LOCKED_MESSAGE if self.is_locked else settings.max_message, self.codec)
-        self.outbox = Outbox(conn)
+        self.outbox = Outbox(conn, self.streams.commit)
         self.calls = Calls(self)
         self.serving = Serving(self)
         self.call, self.begin, self.stream, self.notify = _methods(self.calls)
@@ -250,6 +250,7 @@ class Session:
 
     def _read(self) -> None:
         fault: BaseException | None = None
+        event: Any
         serving, outbox, feed = self.serving, self.outbox, self.wire.feed
         try:
             for data in self.conn:
@@ -259,6 +260,7 @@ class Session:
                     self._on_event(event)
                     if serving.backlog > ENOUGH or serving.unsent + outbox.bytes > ENOUGH:
                         serving.hold_back()
+                event = None  # what was in it is not ours to keep while we wait
             if self.fault is None:
                 for event in self.wire.end():
                     self._on_event(event)
@@ -346,6 +348,7 @@ class Session:
         self.wire.limit(self.settings.max_message)
         if self.theirs is not None:
             self.wire.most_sent = self.theirs.max_message
+            self.streams.max_frame = self.theirs.max_frame
         if self._alarm is not None:
             self.scheduler.clear_alarm(self._alarm)
             self._alarm = None
@@ -398,7 +401,7 @@ class Session:
             self.scheduler.clear_alarm(self._alarm)
             self._alarm = None
         self.calls.fail()
-        self.streams.fail()
+        self.streams.fail(str(fault))
         if self._settled is not None:
             self._settled.close()
         self.serving.go_on()

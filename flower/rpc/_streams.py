@@ -1,34 +1,309 @@
-"""Channels in messages (to come)."""
+"""The channels that go through one connection, by their ids; and their ends as values of messages.
+
+Ext type 70 holds ``[kind, id, items, bytes, opts]``: 1, you get the sending end; 2, the receiving end; 3, an end with
+your own id comes home. ``items`` and ``bytes`` are the credit that the sender has from the start. Ids are odd from the
+side that connected, even from the other, and never used again. Flower's users pass `channel.sender` or
+`channel.receiver`, and get one of these.
+
+Ends that are packed are ``fresh`` until their message has been sent: then `commit` brings them to life, and if it was
+not, `roll_back` undoes them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from flower.channels import channel
+from flower.channels._ends import Receiver, Sender
+from flower.errors import ProtocolError
+from flower.rpc._ends import STOP, Inbound, Outbound
+from flower.rpc._wire import Unmade
 
 if TYPE_CHECKING:
     from flower.rpc._session import Session
 
+SENDING = 1
+RECEIVING = 2
+HOME = 3
+# Ids are no larger than what every MessagePack implementation has, with room for none ever to run out.
+MAX_ID = 2**53
+
+# What is to be done with an end when its message was sent, and when it was not.
+Fresh = tuple[Callable[[], object], Callable[[], object]]
+
+
+class Home:
+    """On a user's own channel whose sending end was passed on: who sends into it from elsewhere."""
+
+    __slots__ = ("_was_external", "members")
+
+    def __init__(self, ch: channel[Any]) -> None:
+        self.members: list[Inbound] = []
+        self._was_external = ch._external
+        ch._feeder = self
+        ch._on_wait = self.on_wait
+        ch._set_external(True)  # whoever waits on it may be woken from outside
+
+    def leave(self, ch: channel[Any], member: Inbound) -> None:
+        if member in self.members:
+            self.members.remove(member)
+        if not self.members:
+            ch._feeder = ch._on_wait = None
+            ch._set_external(self._was_external)
+
+    def on_wait(self) -> None:
+        for member in list(self.members):
+            if member.meets:
+                member.on_wait()
+
+    def on_low(self) -> None:
+        pass
+
+    def on_stop(self, reason: Any, dropped: int) -> None:
+        for member in list(self.members):
+            session = member.streams.session
+            session.here(lambda member=member: member.stop(reason, None))  # type: ignore[misc]
+
 
 class Streams:
-    def __init__(self, session: Session) -> None:
-        self.fresh: list[Any] = []
+    """The channels of a `Session`."""
+
+    __slots__ = ("_next", "_parity", "fresh", "inbound", "max_frame", "outbound", "session")
+
+    def __init__(self, session: Session, dialed: bool) -> None:
+        self.session = session
+        self.fresh: list[Fresh] = []
+        self.inbound: dict[int, Inbound] = {}
+        self.outbound: dict[int, Outbound] = {}
+        self.max_frame = 64 * 1024
+        self._parity = 1 if dialed else 0  # of our ids
+        self._next = 1 if dialed else 2
 
     def __len__(self) -> int:
-        return 0
+        return len(self.inbound) + len(self.outbound)
+
+    def post(self, kind: str, params: list[Any]) -> None:
+        """Send a control frame."""
+        session = self.session
+        if session.fault is None:
+            session.outbox.post(session.wire.notify(kind, params))
+
+    # -- Ends in messages that we send
 
     def is_end(self, value: Any) -> bool:
-        return False
+        """Whether it is an end of a channel (or a channel, which `export` refuses)."""
+        return isinstance(value, Sender | Receiver | channel)
 
     def export(self, value: Any) -> bytes:
-        raise NotImplementedError
+        """An end as it stands in a message. Raises TypeError and ValueError for one that can't be passed."""
+        if isinstance(value, channel):
+            raise TypeError(f"a channel is passed as one of its ends: {value.label or 'channel'}.sender or .receiver")
+        theirs = self.session.theirs
+        if theirs is None or "channels" not in theirs.features:
+            raise TypeError("this peer does not know channels")
+        packed = self._export_sender(value._channel) if isinstance(value, Sender) else self._export_receiver(value)
+        if len(self) > theirs.max_channels:
+            raise ValueError(f"{theirs.max_channels} channels are open through {self.session.name}, which is the most")
+        data: bytes = msgpack.packb(packed)
+        return data
+
+    def _export_sender(self, ch: channel[Any]) -> list[Any]:
+        outlet = ch._outlet
+        if isinstance(outlet, Outbound) and outlet.streams is self and not outlet.here:
+            for data, fresh in outlet.queue:  # what is under way goes first
+                self.session.outbox.post(data)
+                self.commit(fresh or [])
+            outlet.queue.clear()
+            return [HOME, outlet.id, 0, 0, {}]
+        forwards = isinstance(outlet, Outbound)
+        number = self._new_id()
+        inbound = Inbound(self, number, ch, meets=ch.capacity == 0)
+        if forwards:
+            inbound.granted = max(0, ch._credit)
+        elif inbound.meets:
+            inbound.granted = max(0, -ch.balance)
+        self.inbound[number] = inbound
+        self.fresh.append((lambda: self._bind(ch, inbound), lambda: self._forget(inbound)))
+        return [SENDING, number, inbound.granted, inbound.granted_bytes, {}]
+
+    def _export_receiver(self, value: Receiver[Any]) -> list[Any]:
+        ch = value._channel
+        feeder = ch._feeder
+        if ch._outlet is not None:
+            raise ValueError(f"{value!r} has been passed on already, and is somebody else's")
+        if isinstance(feeder, Inbound) and feeder.streams is self:
+            taken = feeder._taken()
+            self.fresh.append((lambda: self._moved(feeder, ch), _nothing))
+            return [HOME, feeder.id, taken, 0, {}]
+        if ch.balance < 0:
+            raise ValueError(f"{value!r} can't be passed on: a tasklet waits for a value of it")
+        number = self._new_id()
+        outbound = Outbound(self, number, ch, here=True)
+        outbound.hold = ch
+        self.outbound[number] = outbound
+        theirs = self.session.theirs
+        assert theirs is not None
+        meets = ch.capacity == 0 and feeder is None
+        items, size = (0 if meets else theirs.channel_items), theirs.channel_bytes
+        self.fresh.append((lambda: outbound.start(items, size), lambda: self._undo(outbound, ch)))
+        return [RECEIVING, number, items, size, {"meet": True} if meets else {}]
+
+    def _new_id(self) -> int:
+        number = self._next
+        self._next += 2
+        return number
+
+    def _bind(self, ch: channel[Any], inbound: Inbound) -> None:
+        outlet = ch._outlet
+        if isinstance(outlet, Outbound):
+            outlet.followers.append(inbound)
+            inbound.look()
+            return
+        home = ch._feeder if isinstance(ch._feeder, Home) else Home(ch)
+        home.members.append(inbound)
+        inbound.look()
+
+    def unbind(self, ch: channel[Any], inbound: Inbound) -> None:
+        """The `Inbound` puts no more into the user's channel."""
+        if isinstance(ch._outlet, Outbound) and inbound in ch._outlet.followers:
+            ch._outlet.followers.remove(inbound)
+        if isinstance(ch._feeder, Home):
+            ch._feeder.leave(ch, inbound)
+
+    def _forget(self, inbound: Inbound) -> None:
+        self.inbound.pop(inbound.id, None)
+        inbound.stopped = True
+        inbound.hold = None
+
+    def _undo(self, outbound: Outbound, ch: channel[Any]) -> None:
+        self.outbound.pop(outbound.id, None)
+        outbound.over = True
+        outbound._let_go()
+
+    def _moved(self, inbound: Inbound, ch: channel[Any]) -> None:
+        """Our receiving end has gone home. What still comes for it is dropped: the other side has kept it."""
+        inbound.stopped = True
+        ch._feeder = None
+        ch._abandon("it was passed back")
+
+    def commit(self, fresh: list[Fresh]) -> None:
+        """The message with these ends has been sent."""
+        for alive, _ in fresh:
+            alive()
+
+    def roll_back(self, fresh: list[Fresh] | None) -> None:
+        """The message with these ends has not been sent."""
+        for _, undo in reversed(fresh or []):
+            undo()
+
+    def undo_fresh(self) -> None:
+        """The message that was being packed can't be."""
+        fresh, self.fresh = self.fresh, []
+        self.roll_back(fresh)
+
+    # -- Ends in messages that we receive
 
     def load(self, data: bytes) -> Any:
-        raise NotImplementedError
+        """The end that a message holds. Raises ValueError for one that breaks the protocol."""
+        told = msgpack.unpackb(data, strict_map_key=False)
+        if not isinstance(told, list) or len(told) < 2:
+            raise ValueError("an end of a channel is an array")
+        kind, number, items, size, opts = (told + [0, 0, {}])[:5]
+        if type(number) is not int or not 0 < number < MAX_ID or type(items) is not int or type(size) is not int:
+            raise ValueError("an end of a channel has an id, and numbers for its credit")
+        if kind == HOME:
+            return self._come_home(number, items)
+        if number & 1 == self._parity:
+            raise ValueError(f"id {number} is of this side, and not of the peer's")
+        if number in self.inbound or number in self.outbound:
+            raise ValueError(f"id {number} is in use by another channel")
+        if len(self) >= self.session.settings.max_channels:
+            raise ValueError(f"more than {self.session.settings.max_channels} channels at a time")
+        if kind == SENDING:
+            proxy: channel[Any] = channel(0, f"channel {number} to {self.session.name}")
+            outbound = self.outbound[number] = Outbound(self, number, proxy, here=False)
+            outbound.start(items, size)
+            return proxy.sender
+        if kind == RECEIVING:
+            inbound = Inbound(self, number, None, meets=isinstance(opts, dict) and bool(opts.get("meet")))
+            self.inbound[number] = inbound
+            return inbound.hand_out().receiver
+        self.post(STOP, [number, 0, "this kind of channel is not known here", None])
+        return self._closed("this kind of channel is not known here").receiver
 
-    def commit(self, fresh: Any) -> None: ...
-    def roll_back(self, fresh: Any) -> None: ...
-    def fail(self) -> None: ...
-    def on_data(self, event: Any) -> None: ...
-    def on_credit(self, params: Any) -> None: ...
-    def on_end(self, params: Any) -> None: ...
-    def on_reset(self, params: Any) -> None: ...
-    def on_stop(self, params: Any) -> None: ...
+    def _come_home(self, number: int, taken: int) -> Any:
+        inbound = self.inbound.get(number)
+        if inbound is not None and inbound.hold is not None:
+            return inbound.hold.sender
+        outbound = self.outbound.get(number)
+        if outbound is not None and outbound.here:
+            return outbound.come_home(taken).receiver
+        closed = self._closed("the channel is over")
+        return closed.receiver if outbound is None and inbound is None else closed.sender
+
+    def _closed(self, reason: str) -> channel[Any]:
+        ch: channel[Any] = channel(0, "a remote channel")
+        ch._abandon(reason)
+        return ch
+
+    # -- What the peer says about a channel
+
+    def on_data(self, event: list[Any]) -> None:
+        """`$/d`."""
+        params = event[2]
+        if type(params) is Unmade:
+            params = [params.rest[0], params]
+        inbound = self.inbound.get(params[0])
+        if inbound is None:
+            raise ProtocolError(f"{self.session.name}: a value for channel {params[0]!r}, which is not open")
+        inbound.on_data(params, event[4])
+
+    def on_credit(self, params: list[Any]) -> None:
+        """`$/w`. For a channel that has ended meanwhile it is nothing new."""
+        number, items, size, taken = params
+        if not (type(items) is int and type(size) is int and type(taken) is int):
+            raise ValueError("credit is numbers")
+        outbound = self.outbound.get(number)
+        if outbound is not None:
+            outbound.on_credit(items, size, taken)
+
+    def on_end(self, params: list[Any]) -> None:
+        """`$/end`."""
+        number, count = params
+        self._ending(number).on_end(count)
+        self.inbound.pop(number, None)
+
+    def on_reset(self, params: list[Any]) -> None:
+        """`$/rst`."""
+        number, error = params
+        self._ending(number).on_reset(error)
+        self.inbound.pop(number, None)
+
+    def _ending(self, number: Any) -> Inbound:
+        inbound = self.inbound.get(number)
+        if inbound is None:
+            raise ProtocolError(f"{self.session.name}: the end of channel {number!r}, which is not open")
+        return inbound
+
+    def on_stop(self, params: list[Any]) -> None:
+        """`$/stop`. For a channel that has ended meanwhile it is nothing new."""
+        number, _, reason, error = params
+        outbound = self.outbound.get(number)
+        if outbound is not None:
+            outbound.on_stop(reason, error)
+
+    def fail(self, text: str) -> None:
+        """The connection is over."""
+        outbound, self.outbound = self.outbound, {}
+        for each in outbound.values():
+            each.broken(text)
+        inbound, self.inbound = self.inbound, {}
+        for other in inbound.values():
+            other.broken(text)
+
+
+def _nothing() -> None:
+    pass

@@ -43,6 +43,7 @@ class Ends(Protocol):
     def is_end(self, value: Any) -> bool: ...
     def export(self, value: Any) -> bytes: ...
     def load(self, data: bytes) -> Any: ...
+    def undo_fresh(self) -> None: ...
 
 
 class _Registered(NamedTuple):
@@ -256,7 +257,7 @@ class Codec:
     def _make(self, data: bytes) -> Any:
         scanner = Scanner(len(data), self.budget)
         contents, costs = scanner.feed(data[1:])
-        if scanner.fault is not None or len(costs) != 1 or scanner.pending or self.depth >= MAX_EXT_DEPTH:
+        if scanner.fault is not None or len(costs) != 2 or scanner.pending or self.depth >= MAX_EXT_DEPTH:
             raise ValueError(scanner.fault or "an ext type's contents are one value, nested not too deep")
         self.budget -= costs[0]
         self.depth += 1

@@ -70,12 +70,16 @@ _PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
 
 class Unmade:
-    """Stands for values that the peer sent, and that can't be made here; ``error`` says why."""
+    """Stands for values that the peer sent, and that can't be made here; ``error`` says why.
 
-    __slots__ = ("error",)
+    ``rest`` is what could be made, with None in place of the others.
+    """
 
-    def __init__(self, error: Exception) -> None:
+    __slots__ = ("error", "rest")
+
+    def __init__(self, error: Exception, rest: Any) -> None:
         self.error = error
+        self.rest = rest
 
 
 class _Broken(Exception):
@@ -172,7 +176,7 @@ class Wire:
         check(self, message)
         if self.codec.problem is not None:
             problem, self.codec.problem = self.codec.problem, None
-            message[-1] = Unmade(problem)
+            message[-1] = Unmade(problem, message[-1])
         event: Event = message
         return event
 
@@ -253,7 +257,36 @@ class Wire:
         self._serving.discard(msgid)
         return data
 
+    def pack_value(self, value: Any) -> bytes:
+        """A value alone. Raises as `call` does."""
+        data: bytes = new_packer(self.codec).pack(value)
+        return data
+
+    def unpack_value(self, data: bytes) -> Any:
+        """A value alone, an `Unmade` if it can't be made here. Raises ValueError for what breaks a limit."""
+        codec = self.codec
+        scanner = Scanner(self._scanner.most, self._scanner.most_cost)
+        _, costs = scanner.feed(data)
+        if scanner.fault is not None or len(costs) != 2 or not scanner.is_between():
+            raise ValueError(scanner.fault or "not one value")
+        codec.budget = scanner.most_cost - costs[0]
+        unpacker = _new_unpacker(codec)
+        unpacker.feed(data)
+        value = unpacker.unpack()
+        if codec.problem is not None:
+            problem, codec.problem = codec.problem, None
+            return Unmade(problem, value)
+        return value
+
     def _pack(self, message: list[Any], values: Any, most: int = MAX_MESSAGE) -> bytes:
+        try:
+            return self._packed(message, values, most)
+        except BaseException:
+            if self.codec.ends is not None:
+                self.codec.ends.undo_fresh()
+            raise
+
+    def _packed(self, message: list[Any], values: Any, most: int) -> bytes:
         try:
             data: bytes = self._packer.pack(message)
         except BaseException as error:

@@ -43,8 +43,8 @@ class Feeder:
     def on_low(self) -> None:
         self.lows += 1
 
-    def on_stop(self, reason: Any) -> None:
-        self.stops.append(reason)
+    def on_stop(self, reason: Any, dropped: int) -> None:
+        self.stops.append((reason, dropped))
 
 
 def test_values_go_to_the_outlet_while_it_has_credit() -> None:
@@ -107,15 +107,25 @@ def test_a_send_that_was_cancelled_is_not_taken() -> None:
 
 def test_the_feeder_learns_that_little_is_left_and_that_the_receiver_gives_up() -> None:
     ch = channel(8)
-    feeder = Feeder(ch, 2)
+    feeder = Feeder(ch, 3)
     ch.send_sequence(range(4))
     assert [ch.receive(), feeder.lows, ch.receive(), feeder.lows, ch.receive(), feeder.lows] == [0, 0, 1, 1, 2, 1]
     ch.close()
     assert feeder.stops == []
     ch.receiver.close("enough")
-    assert feeder.stops == ["enough"]
+    assert feeder.stops == [("enough", 1)]
     with pytest.raises(ChannelClosed):
         ch.send(1)
+
+
+def test_a_channel_that_failed_refuses_with_its_failure() -> None:
+    ch = channel()
+    blocked = go(ch.send, 1)
+    schedule()
+    ch._abandon(ConnectionError("the link"))
+    for refused in (blocked.join, lambda: ch.send(2), lambda: select((ch, 2)), ch.receive):
+        with pytest.raises(ConnectionError, match="the link"):
+            refused()
 
 
 def test_what_comes_back_is_received_first() -> None:

@@ -1,0 +1,268 @@
+"""Peers that break what channels rest on: it costs them the connection, and nobody anything else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import msgpack
+import pytest
+
+import flower
+from flower import ChannelClosed, Timeout, channel, rpc
+from flower.errors import ChannelBroken, Overloaded
+from flower.rpc import Settings
+from tests.net.support import NEVER, rounds, until
+from tests.rpc.support import URL, Calc, Raw, raw_client, settle
+
+pytestmark = pytest.mark.usefixtures("loop")
+
+HELLO = {"v": 1, "ext": 70, "feat": ["channels"], "chan_items": 4, "chan_bytes": 10_000, "max_chans": 100}
+SETTINGS = Settings(channel_items=3, channel_bytes=1000, max_channels=10)
+
+
+class Keeper(Calc):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: Any = None
+
+    def keep(self, end: Any) -> None:
+        self.kept = end
+
+    def give(self) -> Any:
+        self.kept = channel(8)
+        return self.kept.receiver
+
+    def want(self) -> Any:
+        self.kept = channel(8)
+        return self.kept.sender
+
+
+def end(kind: int, number: int, *more: Any) -> msgpack.ExtType:
+    return msgpack.ExtType(70, msgpack.packb([kind, number, *more]))
+
+
+@contextmanager
+def greeted() -> Iterator[tuple[Keeper, Raw, Any]]:
+    """A service, a peer that has said hello and is written by hand, and its session."""
+    keeper = Keeper()
+    with rpc.serve(URL, keeper, settings=SETTINGS) as server:
+        with raw_client(server) as raw:
+            raw.send([0, 1, "$/hello", [HELLO]])
+            assert raw.receive()[2] is None
+            (session,) = server._sessions
+            yield keeper, raw, session
+            keeper.kept = None
+    settle()
+
+
+def ask(raw: Raw, method: str, *args: Any) -> Any:
+    raw.send([0, 7, method, list(args)])
+    kind, msgid, error, result = raw.receive()
+    assert (kind, msgid, error) == (1, 7, None)
+    return result
+
+
+def given(raw: Raw) -> list[Any]:
+    """What an end that we were given holds."""
+    found: list[Any] = msgpack.unpackb(ask(raw, "give").data)
+    return found
+
+
+def wanted(raw: Raw) -> list[Any]:
+    found: list[Any] = msgpack.unpackb(ask(raw, "want").data)
+    return found
+
+
+# -- What is on the wire
+
+
+def test_what_a_stream_looks_like() -> None:
+    with greeted() as (keeper, raw, session):
+        assert given(raw) == [2, 2, 4, 10_000, {}]
+        for i in range(6):
+            keeper.kept.send(i)
+        assert [raw.receive() for _ in range(4)] == [[2, "$/d", [2, i]] for i in range(4)]
+        raw.send([2, "$/w", [2, 6, 10_000, 2]])
+        assert [raw.receive() for _ in range(2)] == [[2, "$/d", [2, i]] for i in (4, 5)]
+        keeper.kept.close()
+        assert raw.receive() == [2, "$/end", [2, 6]]
+        assert len(session.streams) == 0
+
+
+def test_what_credit_looks_like() -> None:
+    with greeted() as (keeper, raw, _):
+        assert wanted(raw) == [1, 2, 3, 1000, {}]
+        raw.send(*[[2, "$/d", [2, i]] for i in range(2)])
+        assert raw.receive()[:2] == [2, "$/w"]
+        raw.send([2, "$/end", [2, 2]])
+        assert list(keeper.kept) == [0, 1]
+
+
+def test_a_value_in_pieces() -> None:
+    with greeted() as (keeper, raw, _):
+        ask(raw, "keep", end(2, 1))
+        data = msgpack.packb(["x" * 300, {"a": 1}])
+        for at in range(0, len(data), 100):
+            raw.send([2, "$/d", [1, data[at : at + 100], at + 100 < len(data)]])
+        assert keeper.kept.receive(NEVER) == ["x" * 300, {"a": 1}]
+        raw.send([2, "$/end", [1, 1]])
+        assert list(keeper.kept) == []
+
+
+# -- Edge cases, by their number in the protocol's description
+
+
+def test_7_data_for_a_stopped_channel_is_dropped_and_counted() -> None:
+    with greeted() as (keeper, raw, session):
+        ask(raw, "keep", end(2, 1))
+        raw.send([2, "$/d", [1, "a"]])
+        assert keeper.kept.receive(NEVER) == "a"
+        keeper.kept.close("enough")
+        assert raw.receive() == [2, "$/stop", [1, 1, "enough", None]]
+        raw.send([2, "$/d", [1, "b"]], [2, "$/d", [1, "c"]], [2, "$/end", [1, 3]])
+        assert ask(raw, "echo", 1) == 1
+        assert len(session.streams) == 0
+
+
+def test_a_wrong_count_is_no_clean_close() -> None:
+    with greeted() as (keeper, raw, _):
+        ask(raw, "keep", end(2, 1))
+        raw.send([2, "$/d", [1, "a"]], [2, "$/end", [1, 2]])
+        assert keeper.kept.receive(NEVER) == "a"
+        with pytest.raises(ChannelBroken, match="1 values came on a channel, and 2 were sent"):
+            keeper.kept.receive(NEVER)
+
+
+BREACHES: dict[str, list[Any]] = {
+    "7: never seen": [[2, "$/d", [9, 1]]],
+    "7: ended": [[2, "$/end", [1, 0]], [2, "$/d", [1, 1]]],
+    "10: more values than granted": [[2, "$/d", [1, i]] for i in range(4)],
+    "10: more bytes than granted": [[2, "$/d", [1, "x" * 600]] for i in range(3)],
+    "10: a value within another": [[2, "$/d", [1, b"\x93", True]], [2, "$/d", [1, 5]]],
+    "10: an end within a value": [[2, "$/d", [1, b"\x93", True]], [2, "$/end", [1, 1]]],
+    "10: a value that is none": [[2, "$/d", [1, b"\xc1", False]]],
+    "10: two values as one": [[2, "$/d", [1, b"\x01\x01", False]]],
+    "18: a deep one in pieces": [[2, "$/d", [1, b"\x91" * 300, False]]],
+    "18: a large one in pieces": [[2, "$/d", [1, b"\xdd\x7f\xff\xff\xff", False]]],
+    "a piece that is no bytes": [[2, "$/d", [1, "x", True]]],
+    "no params": [[2, "$/d", []]],
+    "params of another kind": [[2, "$/d", 5]],
+    "an id that can't be one": [[2, "$/d", [[], 1]]],
+    "the end of nothing": [[2, "$/end", [9, 0]]],
+    "the failure of nothing": [[2, "$/rst", [9, None]]],
+    "two ends": [[2, "$/end", [1, 0]], [2, "$/end", [1, 0]]],
+    "an id of ours": [[0, 9, "keep", [end(2, 4)]]],
+    "an id in use": [[0, 9, "keep", [end(2, 1)]]],
+    "an id below 1": [[0, 9, "keep", [end(2, 0)]]],
+    "an end that is no array": [[0, 9, "keep", [msgpack.ExtType(70, b"\x05")]]],
+    "an end that is nothing": [[0, 9, "keep", [msgpack.ExtType(70, b"")]]],
+    "more channels than allowed": [[0, 9, "keep", [[end(2, 2 * i + 3) for i in range(10)]]]],
+    "18: hello twice": [[0, 9, "$/hello", [HELLO]]],
+    "16: an id that is alive": [[0, 9, "wait", []], [0, 9, "wait", []]],
+}
+
+
+@pytest.mark.parametrize("messages", BREACHES.values(), ids=BREACHES.keys())
+def test_what_costs_a_peer_its_connection(messages: list[Any], caplog: pytest.LogCaptureFixture) -> None:
+    with greeted() as (keeper, raw, session):
+        ask(raw, "keep", end(2, 1))
+        other = keeper.kept
+        with caplog.at_level(logging.WARNING, "flower.rpc"):
+            raw.send(*messages)
+            until(lambda: session.fault)
+        assert len(caplog.records) == 1
+        with pytest.raises((ChannelBroken, ChannelClosed)):
+            while True:
+                other.receive(NEVER)
+        keeper.gate.close()
+        while raw.receive() is not None:
+            pass
+
+
+@pytest.mark.parametrize(
+    "credit", [[2, 3, 10_000, 0], [2, 4, 9_999, 0], [2, 9, 10_000, 1], [2, 9, 10_000, -1], [2, "9", 10_000, 0], [2]]
+)
+def test_10_credit_that_cant_be(credit: list[Any], caplog: pytest.LogCaptureFixture) -> None:
+    with greeted() as (keeper, raw, session):
+        given(raw)
+        with caplog.at_level(logging.WARNING, "flower.rpc"):
+            raw.send([2, "$/w", credit])
+            until(lambda: session.fault)
+        assert "$/w that can't stand" in caplog.text
+        with pytest.raises(ChannelBroken):
+            keeper.kept.send(1)
+
+
+def test_9_one_value_may_go_beyond_the_bytes() -> None:
+    with greeted() as (keeper, raw, _):
+        ask(raw, "keep", end(2, 1))
+        raw.send([2, "$/d", [1, "x" * 5000]])
+        assert len(keeper.kept.receive(NEVER)) == 5000
+        assert raw.receive()[:2] == [2, "$/w"]
+        raw.send([2, "$/d", [1, "x" * 5000]])
+        assert len(keeper.kept.receive(NEVER)) == 5000
+
+
+def test_19_an_unknown_kind_is_an_end_that_is_stopped() -> None:
+    with greeted() as (keeper, raw, _):
+        raw.send([0, 7, "keep", [end(9, 3)]])
+        assert raw.receive() == [2, "$/stop", [3, 0, "this kind of channel is not known here", None]]
+        assert raw.receive() == [1, 7, None, None]
+        with pytest.raises(ChannelClosed, match="not known"):
+            keeper.kept.receive()
+
+
+def test_an_end_that_comes_home_and_is_over() -> None:
+    with greeted() as (keeper, raw, _):
+        ask(raw, "keep", end(3, 55))
+        with pytest.raises(ChannelClosed):
+            keeper.kept.receive()
+
+
+def test_news_of_a_channel_that_has_ended_are_nothing() -> None:
+    with greeted() as (keeper, raw, _):
+        given(raw)
+        keeper.kept.close()
+        assert raw.receive() == [2, "$/end", [2, 0]]
+        raw.send([2, "$/w", [2, 9, 10_000, 0]], [2, "$/stop", [2, 0, "crossed", None]])
+        assert ask(raw, "echo", 1) == 1
+
+
+def test_a_value_that_cant_be_made_here_is_raised_where_it_is_received() -> None:
+    with greeted() as (keeper, raw, _):
+        ask(raw, "keep", end(2, 1))
+        stranger = msgpack.ExtType(71, b"r" + msgpack.packb(["Nobody", {}]))
+        raw.send([2, "$/d", [1, stranger]], [2, "$/d", [1, 5]])
+        with pytest.raises(TypeError, match="not registered here"):
+            keeper.kept.receive(NEVER)
+        assert keeper.kept.receive(NEVER) == 5
+
+
+def test_17_two_that_only_send_wait_until_their_time_is_over() -> None:
+    with greeted() as (keeper, raw, _):
+        ask(raw, "keep", end(1, 1, 1, 1000))
+        keeper.kept.send("first")
+        assert raw.receive() == [2, "$/d", [1, "first"]]
+        t = flower.go(keeper.kept.send, "second")
+        rounds(3)
+        assert t.blocked
+        assert "channel 1 to peer" in repr(keeper.kept)
+        with pytest.raises(Timeout):
+            keeper.kept.send("third", 0.005)
+        t.kill()
+
+
+def test_a_stop_with_an_error_is_raised_at_the_sender() -> None:
+    with greeted() as (keeper, raw, _):
+        given(raw)
+        raw.send([2, "$/stop", [2, 0, None, {"k": "failed", "t": "builtins.KeyError", "m": "why", "a": ["why"]}]])
+        assert raw.receive() == [2, "$/end", [2, 0]]
+        with pytest.raises(KeyError, match="why"):
+            keeper.kept.send(1)
+
+
+def test_overloaded_is_no_failure_of_the_method() -> None:
+    assert Overloaded.not_run
