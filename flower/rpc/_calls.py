@@ -11,6 +11,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from flower.channels import bomb, channel
@@ -184,7 +185,7 @@ class Calls:
     def _send(self, reply: channel[Any], method: str, args: Any, kwargs: Any, deadline: float | None, meta: Any) -> int:
         session = self._session
         while True:
-            if session.fault is not None or session.early:
+            if session.fault is not None or session.early or session.leaving or get_ident() != session.thread:
                 session.check(deadline)
             name: str = method
             params: Any = list(args)

@@ -131,6 +131,8 @@ class Session:
 
     def check(self, deadline: float | None = None) -> None:
         """A call is about to be made: raise what keeps it from that. Waits where we have to be let in first."""
+        if get_ident() != self.thread:
+            raise RuntimeError(f"{self.name} belongs to another thread: only that one may call")
         if self.fault is not None:
             raise self.disconnected(not_run=True)
         if self.leaving:
@@ -222,6 +224,11 @@ class Session:
             told = [reason, self.serving.last_id, int(1000 * grace)]
             self.outbox.post(self.wire.notify(BYE, told))
         deadline = self.scheduler.now() + grace
+        if self.theirs is not None:
+            try:
+                self.ping(grace)  # what the peer sent before it knew is refused, and so not lost
+            except (Timeout, Disconnected):
+                pass
         while self.fault is None and (self.serving.inflight or self.serving.noticing or self.outbox.writing):
             if self._idle is None:
                 self._idle = channel(1, "calls that are being served")
@@ -264,8 +271,8 @@ class Session:
             if self.fault is None:
                 for event in self.wire.end():
                     self._on_event(event)
-            fault = Disconnected(f"{self.name}: the peer closed the connection")
-            self._last_answers = self._answering()
+                fault = Disconnected(f"{self.name}: the peer closed the connection")
+                self._last_answers = self._answering()
         except ProtocolError as error:
             log.warning("%s; the connection is closed", error)
             fault = error

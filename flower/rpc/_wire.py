@@ -27,7 +27,8 @@ peer's that we have not; an id is in use as long as it is there, whoever still w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
@@ -107,8 +108,7 @@ class Wire:
         self._serving: set[int] = set()
         self._last_id = 0
         self._scanner = Scanner(max_message, MEMORY_FACTOR * max_message)
-        self._packer = new_packer(self.codec)
-        self._unpacker = _new_unpacker(self.codec)
+        self._tools = _tools_of_thread()
 
     def limit(self, max_message: int) -> None:
         """From now on a message that is received may have so many bytes."""
@@ -117,23 +117,28 @@ class Wire:
 
     # -- Receiving
 
-    def feed(self, data: bytes) -> list[Event]:
+    def feed(self, data: bytes) -> Iterator[Event]:
         """Take received bytes; give the events that they complete, in order. A violation is the last.
 
-        Raises RuntimeError when the wire is no longer open.
+        Each is decoded when it is asked for: what is done for one may say how the next is to be read. All must be
+        asked for. Raises RuntimeError when the wire is no longer open.
         """
         if self.state is not OPEN:
             raise RuntimeError(f"this wire has {self.state}, and takes no more bytes")
-        events: list[Event] = []
         complete, costs = self._scanner.feed(data)
         try:
-            if costs:
-                self._decode(complete, costs, events)
+            at = 0
+            for i in range(0, len(costs), 2):
+                size = costs[i + 1]
+                message = self._read(self._decode(complete[at : at + size], costs[i]))
+                at += size
+                message.append(self._scanner.most_cost - self.codec.budget)
+                message.append(size)
+                yield message
             if self._scanner.fault is not None:
                 raise _Broken(self._scanner.fault)
         except _Broken as broken:
-            events.append(self._violated(str(broken)))
-        return events
+            yield self._violated(str(broken))
 
     def end(self) -> list[Event]:
         """The peer's bytes have ended. That is a violation in the middle of a message, else no event."""
@@ -144,24 +149,20 @@ class Wire:
         self.state = _NEXT[self.state, "end"]
         return []
 
-    def _decode(self, complete: bytes, costs: list[int], events: list[Event]) -> None:
-        unpacker = self._unpacker
-        codec = self.codec
-        most_cost = self._scanner.most_cost
+    def _decode(self, data: bytes, cost: int) -> Any:
+        """One value, whole."""
+        tools, codec = self._tools, self.codec
+        codec.budget = self._scanner.most_cost - cost
+        tools.codec = codec
         try:
-            unpacker.feed(complete)
-            for i in range(0, len(costs), 2):
-                codec.budget = most_cost - costs[i]
-                message = self._read(unpacker.unpack())
-                message.append(most_cost - codec.budget)
-                message.append(costs[i + 1])
-                events.append(message)
-        except _Broken:
-            raise
+            tools.unpacker.feed(data)
+            return tools.unpacker.unpack()
         except Exception as error:  # of several kinds: a timestamp that is none, the contents of an ext type
+            tools.renew()
             raise _Broken(f"no valid MessagePack: {type(error).__name__}: {error}") from None
-        if len(complete) > KEPT_BUFFER:
-            self._unpacker = _new_unpacker(codec)
+        finally:
+            if len(data) > KEPT_BUFFER:
+                tools.renew()
 
     def _read(self, message: Any) -> Event:
         if type(message) is not list or not message:
@@ -269,10 +270,10 @@ class Wire:
         _, costs = scanner.feed(data)
         if scanner.fault is not None or len(costs) != 2 or not scanner.is_between():
             raise ValueError(scanner.fault or "not one value")
-        codec.budget = scanner.most_cost - costs[0]
-        unpacker = _new_unpacker(codec)
-        unpacker.feed(data)
-        value = unpacker.unpack()
+        try:
+            value = self._decode(data, costs[0])
+        except _Broken as broken:
+            raise ValueError(str(broken)) from None
         if codec.problem is not None:
             problem, codec.problem = codec.problem, None
             return Unmade(problem, value)
@@ -287,17 +288,19 @@ class Wire:
             raise
 
     def _packed(self, message: list[Any], values: Any, most: int) -> bytes:
+        tools = self._tools
+        tools.codec = self.codec
         try:
-            data: bytes = self._packer.pack(message)
+            data: bytes = tools.packer.pack(message)
         except BaseException as error:
-            self._packer = new_packer(self.codec)  # the old one may hold half a message
+            tools.renew()  # the old one may hold half a message
             if isinstance(error, OverflowError):  # an integer of more than 64 bits
                 raise ValueError(f"MessagePack can't carry this: {error}") from None
             if isinstance(error, NotPlain) or not isinstance(error, TypeError):
                 raise
             raise TypeError(str(error)) from None
         if len(data) > KEPT_BUFFER:
-            self._packer = new_packer(self.codec)  # the old one would keep its large buffer
+            tools.renew()  # the old one would keep its large buffer
         most = min(most, self.most_sent)
         if len(data) > most:
             raise ValueError(f"a message of {len(data)} bytes; {max(most, 0)} is the most")
@@ -329,16 +332,45 @@ def _check_method(method: Any) -> None:
         raise TypeError(f"a method's name is a str, not {_short(method)}")
 
 
-def _new_unpacker(codec: Codec) -> msgpack.Unpacker:
-    """One without limits of its own: what it is fed has been looked at (see `_scan`)."""
-    return msgpack.Unpacker(
-        raw=False,
-        strict_map_key=False,
-        unicode_errors="surrogateescape",  # Neovim's strings are str even where they are no UTF-8
-        ext_hook=codec.load,
-        read_size=512,
-        max_buffer_size=0,
-    )
+class _Tools:
+    """A thread's encoder and decoder: they are large, and idle between two calls, so all its connections share them.
+
+    Each call is for one whole message, which is of the connection whose ``codec`` was put here before it.
+    """
+
+    __slots__ = ("codec", "packer", "unpacker")
+
+    def __init__(self) -> None:
+        self.codec = Codec()
+        self.renew()
+
+    def renew(self) -> None:
+        """Start with fresh ones."""
+        self.packer = msgpack.Packer(
+            default=lambda value: self.codec.default(value),
+            use_bin_type=True,
+            strict_types=True,
+            unicode_errors="surrogateescape",
+            buf_size=4096,
+        )
+        self.unpacker = msgpack.Unpacker(
+            raw=False,
+            strict_map_key=False,
+            unicode_errors="surrogateescape",  # Neovim's strings are str even where they are no UTF-8
+            ext_hook=lambda code, data: self.codec.load(code, data),
+            read_size=4096,
+            max_buffer_size=0,  # what it is fed has been looked at (see `_scan`)
+        )
+
+
+_thread = threading.local()
+
+
+def _tools_of_thread() -> _Tools:
+    tools: _Tools | None = getattr(_thread, "tools", None)
+    if tools is None:
+        tools = _thread.tools = _Tools()
+    return tools
 
 
 def _short(value: Any) -> str:

@@ -109,6 +109,11 @@ def test_a_generator_streams(n: int) -> None:
         quiet(session, other)
 
 
+def test_a_stream_is_the_first_call() -> None:
+    with served(Streams()) as (_, peer):
+        assert list(peer._session.stream("count", (5,))) == list(range(5))
+
+
 def test_a_generator_runs_no_further_ahead_than_its_credit() -> None:
     with streaming(channel_items=8) as (service, session, _):
         stream = session.stream("endless")

@@ -51,7 +51,7 @@ KINDS: dict[int, Any] = {0: Request, 1: Response, 2: Notification, -1: Violation
 class Wire(_wire.Wire):
     """The wire, with names for what its events hold."""
 
-    def feed(self, data: bytes) -> list[Any]:
+    def feed(self, data: bytes) -> Any:
         return [KINDS[kind](*rest) for kind, *rest in super().feed(data)]
 
     def end(self) -> list[Any]:
@@ -436,9 +436,9 @@ def test_only_a_request_that_waits_can_be_answered() -> None:
 
 def test_a_large_message_does_not_leave_its_buffer_behind() -> None:
     wire = Wire()
-    before = wire._packer
+    before = wire._tools.packer
     wire.notify("m", ["x" * _wire.KEPT_BUFFER])
-    assert wire._packer is not before
+    assert wire._tools.packer is not before
 
 
 # -- Hypothesis. The invariants: no input raises; how the bytes are cut changes nothing; what is read was
