@@ -64,6 +64,21 @@ class Calc:
     def count(self, n):
         yield from range(n)
 
+    def pairs(self):
+        yield ["a", 1]
+        yield ["b", 2]
+
+    def cut_short(self):
+        yield 1
+        raise ValueError("no more")
+
+    def forever(self):
+        try:
+            yield 0
+            flower.channel().receive(60)
+        finally:
+            print("ended", flush=True)
+
     def log(self, text):
         print("logged", text, flush=True)
 
@@ -241,6 +256,31 @@ def test_ctrl_c_ends_a_call(folder: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=NEVER)
         assert (process.returncode, out, err) == (130, "", "")
+
+
+def test_stream(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert in_process(capsys, "stream", url, "count", "3") == (0, "0\n1\n2\n", "")
+    assert in_process(capsys, "stream", url, "count", "n=1000", "--limit", "2", "--json") == (0, "0\n1\n", "")
+    assert in_process(capsys, "stream", url, "count", "0") == (0, "", "")
+    assert in_process(capsys, "stream", url, "pairs", "--json") == (0, '["a", 1]\n["b", 2]\n', "")
+    code, out, err = in_process(capsys, "stream", url, "cut_short")
+    assert (code, out) == (1, "1\n")
+    assert "ValueError: no more" in err
+    code, out, err = in_process(capsys, "stream", url, "add", "1", "2")
+    assert (code, out) == (2, "")
+    assert "add gives no stream" in err
+    code, out, err = in_process(capsys, "stream", url, "nothing")
+    assert (code, out) == (1, "")
+
+
+def test_ctrl_c_ends_a_stream(folder: Path) -> None:
+    with serving(folder, "aservice:Calc") as (server, url), ended(start("stream", url, "forever")) as process:
+        assert server.stdout and process.stdout
+        assert process.stdout.readline() == "0\n"
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=NEVER)
+        assert (process.returncode, err) == (130, "")
+        assert server.stdout.readline() == "ended\n"
 
 
 # -- Serving

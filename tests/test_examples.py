@@ -218,6 +218,46 @@ def test_rpc_server_and_client() -> None:
         assert interrupt(server) == "client says: hello\n"
 
 
+def test_rpc_store() -> None:
+    first, *lines = run("rpc_store.py").splitlines()
+    assert re.fullmatch(r"process \d+ serves the store", first)
+    assert lines == [
+        "set 3 keys; colour = green",
+        "the watcher of colour saw: red, green, (deleted)",
+        "the watcher of everything saw 5 changes",
+        "increments by 10 tasklets of 2 clients: 1000",
+        "a watcher that never reads: SlowWatcher",
+        "no watcher is left",
+    ]
+
+
+def test_rpc_work_queue() -> None:
+    first, second, *lines = run("rpc_work_queue.py").splitlines()
+    assert first == "3 workers are here"
+    assert re.fullmatch(r"worker \d+ was killed at its work", second)
+    assert lines == ["40 jobs done: the sum of the squares is 20540", "each of the others did some of them"]
+
+
+def test_rpc_bridge() -> None:
+    lines = run("rpc_bridge.py").splitlines()
+    *summaries, count, stopped = [line for line in lines if line != "calibrated: 0.5"]
+    assert len(lines) == len(summaries) + 3
+    assert all(re.fullmatch(r"a summary of \d+ readings", line) for line in summaries)
+    assert re.fullmatch(r"(2\d|[3-9]\d|\d{3,}) readings, the last is \d+\.5", count)
+    assert stopped == "the sensor was stopped"
+
+
+def test_rpc_tls() -> None:
+    assert run("rpc_tls.py").splitlines() == [
+        "alice may deposit: the balance is 100",
+        "bob may not: PermissionError: bob may only look",
+        "bob looks: the balance is 100",
+        "nobody without a certificate: refused",
+        "nobody with one that he has made himself: refused",
+        "the client does not talk to just anybody: SSLCertVerificationError",
+    ]
+
+
 def test_rpc_neovim() -> None:
     first, *lines = run("rpc_neovim.py").splitlines()
     assert re.fullmatch(r"Neovim is here, version 0\.\d+", first)

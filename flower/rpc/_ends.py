@@ -31,7 +31,7 @@ import math
 import weakref
 from collections import deque
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flower.channels import bomb, channel, tasklet
 from flower.errors import ChannelBroken, ChannelClosed, ProtocolError
@@ -49,6 +49,16 @@ STOP = "$/stop"
 
 # What says that a message is a value of this channel, before its id.
 _VALUE_HEAD = b"\x93\x02\xa3$/d\x92"
+
+
+class Follower(Protocol):
+    """Who goes by what becomes of a channel's values elsewhere."""
+
+    def look(self) -> None:
+        """There may be more credit."""
+
+    def stop(self, reason: Any, error: Any) -> None:
+        """The channel is over there."""
 
 
 class Outbound:
@@ -86,7 +96,7 @@ class Outbound:
         self.listed = False
         self.over = False
         self.kept: deque[Any] = deque()  # of a user's own channel: what was sent and is not known to be taken
-        self.followers: list[Inbound] = []  # who puts values into this channel as its credit allows
+        self.followers: list[Follower] = []  # who puts values into this channel as its credit allows
         self._later: deque[Any] = deque()
         ch._credit = 0
         ch._outlet = self

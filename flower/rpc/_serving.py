@@ -60,6 +60,21 @@ class Flood(ProtocolError):
     """The peer sends more than we may hold."""
 
 
+class _Watch:
+    """Follows the channel of a stream: when its receiver is done or gone, the generator is cancelled where it waits."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    def look(self) -> None:
+        pass
+
+    def stop(self, reason: Any, error: Any) -> None:
+        self._context._cancel("cancelled")
+
+
 class Serving:
     """The peer's calls of a `Session`."""
 
@@ -212,6 +227,11 @@ class Serving:
         self.running[msgid] = context
         self._send(data, session.take_fresh())
         del data, result
+        outlet = stream._outlet
+        if outlet is None:  # it is over already
+            context._cancel("cancelled")
+        else:
+            outlet.followers.append(_Watch(context))
         self._stream(values, stream, context)
 
     def _stream(self, values: Any, stream: channel[Any], context: Context) -> None:
@@ -229,6 +249,7 @@ class Serving:
                 raise
             log.debug("%s: the stream of %s failed", self.session.name, context.method, exc_info=error)
         finally:
+            context._ended = True
             values.close()
             stream.close()
 

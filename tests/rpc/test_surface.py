@@ -292,3 +292,64 @@ def test_peers_on_a_connection_that_stands() -> None:
         assert b.call("add", 1, 2) == 3
         with pytest.raises(RemoteError):
             b.call("keywords", 1)
+
+
+# -- Streams
+
+
+class Watched:
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+
+    def watch(self) -> Iterator[int]:
+        """One value, and then a wait for something that does not come."""
+        try:
+            yield 1
+            flower.channel().receive(NEVER)
+        finally:
+            self.ended.append("watch")
+
+    def flood(self) -> Iterator[int]:
+        try:
+            yield from range(1_000_000)
+        finally:
+            self.ended.append("flood")
+
+    def tidy(self) -> Iterator[int]:
+        try:
+            yield 1
+            flower.channel().receive(NEVER)
+        finally:
+            with flower.shield():
+                flower.time.sleep(0.005)
+            self.ended.append("tidy")
+
+
+@pytest.mark.parametrize("how", ["close", "disconnect", "drop"])
+@pytest.mark.parametrize("name", ["watch", "flood", "tidy"])
+def test_a_generator_ends_with_its_reader_wherever_it_waits(name: str, how: str) -> None:
+    service = Watched()
+    with rpc.serve(URL, service) as server, rpc.connect(server.url) as peer:
+        values = peer.stream(name)
+        assert values.receive(NEVER) in (0, 1)
+        if how == "close":
+            values.close()
+        elif how == "disconnect":
+            peer.close()
+        del values
+        until(lambda: service.ended == [name])
+        if how != "disconnect":
+            assert peer.stream("watch").receive(NEVER) == 1
+    settle()
+    until(lambda: len(service.ended) == 2 - (how == "disconnect"))
+
+
+def test_a_generator_ends_with_the_timeout_of_its_stream() -> None:
+    service = Watched()
+    with rpc.serve(URL, service) as server, rpc.connect(server.url) as peer:
+        values = peer.stream("watch", timeout=0.03)
+        assert values.receive(NEVER) == 1
+        with pytest.raises(rpc.RemoteError):
+            values.receive(NEVER)
+        until(lambda: service.ended)
+    settle()
