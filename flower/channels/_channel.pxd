@@ -56,6 +56,8 @@ cdef class channel:
     @cython.final
     @cython.locals(ring=list)
     cdef object fetch(self)
+    cdef object _obtain(self, object timeout)
+    cpdef bint try_send(self, object value) except -1
     cpdef int _abandon(self, object reason) except -1
     @cython.locals(t=Task, w=Waiter)
     cpdef int _pump(self) except -1

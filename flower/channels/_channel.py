@@ -297,6 +297,10 @@ class channel:
         """
         if timeout is not None:
             timeout = check_timeout(timeout)
+        return self._obtain(timeout)
+
+    def _obtain(self, timeout: float | None) -> Any:
+        """`receive`, for compiled callers; the timeout is checked."""
         if watched:
             hook = interposer_here()
             if hook is not None:
@@ -629,5 +633,5 @@ if not cython.compiled:
     zeroed(channel)
     guarded(
         channel,
-        "send receive try_send try_receive close open _abandon _pump _put_back closed balance queue __repr__",
+        "send receive _obtain try_send try_receive close open _abandon _pump _put_back closed balance queue __repr__",
     )

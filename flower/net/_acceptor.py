@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 from flower.channels import channel
 from flower.errors import ChannelClosed, Timeout
 from flower.net._address import format_address
+from flower.net._bounds import Bounds
 from flower.net._conn import Conn
-from flower.net._stream import Bounds, Stream
+from flower.net._stream import Stream
 
 if TYPE_CHECKING:
     from flower.net._loop import LoopPoller

@@ -18,6 +18,7 @@ from flower.channels import timeout as time_limit
 from flower.channels._task import check_timeout
 from flower.errors import ChannelClosed, IncompleteRead, Timeout, TooLong
 from flower.net._loop import wait
+from flower.net._opening import start_tls
 from flower.net._secure import secure
 from flower.net._tls import HANDSHAKE_TIMEOUT
 
@@ -62,8 +63,6 @@ class Conn:
     >>> conn.close()
     """
 
-    __slots__ = ("__weakref__", "_front", "_incoming", "_reading", "_stream")
-
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._incoming: channel[bytes] = stream.incoming
@@ -96,8 +95,10 @@ class Conn:
         before that; Timeout after ``timeout`` seconds.
         """
         try:
-            incoming = self._incoming if timeout is None and self._front is None else self._receive_channel
-            data: bytes = incoming.receive(timeout)
+            if timeout is None and self._front is None:
+                data: bytes = self._incoming._obtain(None)
+            else:
+                data = self._receive_channel.receive(timeout)
         except ChannelClosed:
             raise self._reading_end() from None
         return data
@@ -111,8 +112,10 @@ class Conn:
         try:
             if size is not None:
                 return self._read_some(_check_size(size), timeout)
-            incoming = self._incoming if timeout is None and self._front is None else self._receive_channel
-            data: bytes = incoming.receive(timeout)
+            if timeout is None and self._front is None:
+                data: bytes = self._incoming._obtain(None)
+            else:
+                data = self._receive_channel.receive(timeout)
         except ChannelClosed:
             end = self._reading_end()
             if isinstance(end, ChannelClosed) and not self._stream.shut:
@@ -329,7 +332,7 @@ class Conn:
         self._refuse_company()
         early = self._take_front()
         try:
-            wait(self._stream.start_tls(start, early))
+            wait(start_tls(self._stream, start, early))
         except ChannelClosed as error:
             error.channel = self
             raise
@@ -389,8 +392,13 @@ class Conn:
         """The address of the other end; None if it was gone before it could be asked, "" for an unnamed socket."""
         return self._stream.remote
 
-    local_address = local_addr
-    remote_address = remote_addr
+    def local_address(self) -> Any:
+        """`local_addr`."""
+        return self._stream.local
+
+    def remote_address(self) -> Any:
+        """`remote_addr`."""
+        return self._stream.remote
 
     def __enter__(self) -> Conn:
         return self

@@ -16,8 +16,9 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
+from flower.net._bounds import Bounds
 from flower.net._conn import Conn
-from flower.net._stream import Bounds, Stream
+from flower.net._stream import Stream
 
 if TYPE_CHECKING:
     from flower.net._loop import LoopPoller

@@ -12,11 +12,13 @@ from typing import Any
 
 from flower.net._acceptor import BACKLOG, Acceptor
 from flower.net._address import explain
+from flower.net._bounds import HIGH_WATER, INCOMING_LIMIT, check_bounds
 from flower.net._conn import Conn
 from flower.net._listener import Listener
 from flower.net._loop import io_poller, wait
+from flower.net._opening import open_stream
 from flower.net._pipe import listen_pipe
-from flower.net._stream import HIGH_WATER, INCOMING_LIMIT, Stream, check_bounds, open_stream
+from flower.net._stream import Stream
 from flower.net._tcp import Settings, check_backlog, listen_tcp
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 from flower.net._acceptor import BACKLOG, Acceptor
 from flower.net._address import check_path, explain, format_address
+from flower.net._bounds import HIGH_WATER, INCOMING_LIMIT, check_bounds
 from flower.net._conn import Conn
 from flower.net._listener import Listener
 from flower.net._loop import LoopPoller, io_poller, wait
-from flower.net._stream import HIGH_WATER, INCOMING_LIMIT, Stream, check_bounds, open_stream
+from flower.net._opening import open_stream
+from flower.net._stream import Stream
 from flower.net._tcp import check_backlog, within
 
 RETRY = 0.01  # seconds until the next attempt where the listener's queue is full: the kernel tells nobody of room

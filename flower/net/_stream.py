@@ -26,79 +26,37 @@ import math
 import os
 import socket
 import struct
-from threading import get_ident
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+try:
+    import cython
+except ImportError:
+    from flower.channels import _nocython as cython
 
 from flower.channels import bomb, channel
 from flower.errors import ChannelClosed, Timeout
 from flower.net._address import format_address
 
+if not cython.compiled:
+    from threading import get_ident
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from flower.net._bounds import Bounds
     from flower.net._loop import LoopPoller
-    from flower.net._tls import TlsLayer
 
-INCOMING_LIMIT = 256 * 1024  # bytes: what one read of uvloop's brings at most; the buffer can hold twice that
 CHUNK_COST = 64  # bytes: what a held chunk costs beside its data, so that a flood of tiny ones is bounded too
-HIGH_WATER = 64 * 1024  # bytes written and not yet sent, above which `send` waits; asyncio's own default
 LINGER = 30.0  # seconds that the bytes written before a close have to leave; then the connection is cut
 PARTING = 2.0  # seconds that the peer then has to close its side; nginx's lingering_timeout is 5, Apache's 2
 RESET = struct.pack("ii", 1, 0)  # for SO_LINGER: end with a reset
 
 
-class Bounds(NamedTuple):
-    """How much a connection may hold, in bytes."""
-
-    incoming: int = INCOMING_LIMIT
-    outgoing: int = HIGH_WATER
-
-
-def check_bounds(read_buffer: int, write_buffer: int) -> Bounds:
-    """The options of that name, or TypeError or ValueError."""
-    for name, value in (("read_buffer", read_buffer), ("write_buffer", write_buffer)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} is a number of bytes, not {value!r}")
-        if value < 1:
-            raise ValueError(f"{name} is at least 1 byte, not {value!r}")
-    return Bounds(read_buffer, write_buffer)
-
-
 class Stream:
     """One stream connection, as the event loop's protocol object."""
-
-    __slots__ = (
-        "__weakref__",
-        "_emptied",
-        "_fault",
-        "_flushing",
-        "_held",
-        "_holding",
-        "_linger",
-        "_paused",
-        "_room",
-        "_sent",
-        "_sock",
-        "_thread",
-        "_transport",
-        "_waiting",
-        "at_eof",
-        "bounds",
-        "ended",
-        "full",
-        "half",
-        "incoming",
-        "local",
-        "poller",
-        "proto",
-        "remote",
-        "shut",
-        "tls",
-    )
 
     def __init__(self, poller: LoopPoller, sock: socket.socket, proto: str, bounds: Bounds) -> None:
         self.poller = poller
         self.bounds = bounds
+        self._limit = bounds.incoming
         self._thread = poller.thread
         self.proto = proto
         self.local: Any = sock.getsockname()
@@ -113,6 +71,8 @@ class Stream:
         self.full = False
         self._sock = sock
         self._transport: Any = None
+        self._put: Any = None
+        self._is_closing: Any = None
         self._fault: BaseException | None = None
         self._held = 0
         self._paused = False
@@ -128,10 +88,16 @@ class Stream:
         """For the loop, which wants a function that makes its protocol object."""
         return self
 
+    def set_transport(self, transport: Any) -> None:
+        """The two methods of it that each write calls are kept, bound."""
+        self._transport = transport
+        self._put = None if transport is None else transport.write
+        self._is_closing = None if transport is None else transport.is_closing
+
     # -- Called by the loop
 
     def connection_made(self, transport: Any) -> None:
-        self._transport = transport
+        self.set_transport(transport)
         transport.set_write_buffer_limits(high=self.bounds.outgoing)
         try:
             self.remote = self._sock.getpeername()
@@ -143,11 +109,11 @@ class Stream:
         try:
             incoming = self.incoming
             incoming.try_send(data)
-            count = len(incoming)
+            count = incoming.held
             if count:  # nobody was waiting for it
                 cost = len(data) + CHUNK_COST
                 self._held = cost if count == 1 else self._held + cost
-                if self._held >= self.bounds.incoming and not self._paused:
+                if self._held >= self._limit and not self._paused:
                     self._pause()
         except ChannelClosed:  # closed here; what still arrives has no reader
             pass
@@ -173,7 +139,7 @@ class Stream:
 
     def connection_lost(self, error: BaseException | None) -> None:
         self.poller.resources.discard(self)
-        self._transport = None
+        self.set_transport(None)
         if not self.shut and self._fault is None:
             if error is None and not self.at_eof:
                 error = ConnectionAbortedError(f"{self.describe()}: cut before its end")
@@ -239,10 +205,10 @@ class Stream:
         """Wait for room, then take all of the data. What is raised before that took nothing."""
         if get_ident() != self._thread:
             raise RuntimeError(f"{self.describe()} belongs to another thread: only that one may send")
-        if self.full or self._waiting or self.half or self.ended or self._transport.is_closing():
+        if self.full or self._waiting or self.half or self.ended or self._is_closing():
             self._wait_for_room(timeout)  # a transport that closes by itself has failed, and is about to say why
         self._sent = True
-        self._transport.write(data)
+        self._put(data)
         if self._waiting and not self.full:
             self._admit()
 
@@ -324,22 +290,22 @@ class Stream:
             return ChannelClosed(f"{self.describe()} was closed here for writing", self.incoming)
         return _ours(BrokenPipeError(errno.EPIPE, f"{self.describe()}: the connection is gone"))
 
-    async def start_tls(self, secure: Callable[[Stream], TlsLayer], early: bytes) -> None:
-        """Go on in TLS. ``early`` was received and not taken; it comes before what the channel holds."""
+    def ready_for_tls(self) -> bytes:
+        """What came early and was not received yet. Raises what keeps TLS from beginning."""
         if get_ident() != self._thread:
             raise RuntimeError(f"{self.describe()} belongs to another thread: only that one may start TLS")
         if self.tls is not None:
             raise RuntimeError(f"{self.describe()}: it speaks TLS already")
         if self.ended or self.half or self.at_eof:
             raise self.writing_fault()
-        pieces = [early]
+        early = []
         while len(self.incoming):
-            pieces.append(self.incoming.try_receive(b""))
-        await secure(self).take_over(self._transport, b"".join(pieces))
+            early.append(self.incoming.try_receive(b""))
+        return b"".join(early)
 
     def replace_transport(self, transport: Any) -> None:
         """From now on the bytes go through this one: TLS begins in the middle of a connection."""
-        self._transport = transport
+        self.set_transport(transport)
         self.proto = "tls"
         self._resume()
 
@@ -424,7 +390,8 @@ class Stream:
 
     def disown(self) -> Any:
         """In a forked child: the parent goes on with this connection; here it is over."""
-        transport, self._transport = self._transport, None
+        transport = self._transport
+        self.set_transport(None)
         self._fault = _ours(ConnectionAbortedError(f"{self.describe()} belongs to the parent process, since a fork"))
         self.ended = True
         self._paused = False
@@ -470,31 +437,6 @@ class Stream:
 
     def describe(self) -> str:
         return f"{self.proto} {format_address(self.local)} -> {format_address(self.remote)}"
-
-
-async def open_stream(
-    poller: LoopPoller,
-    sock: socket.socket,
-    proto: str,
-    bounds: Bounds,
-    secure: Callable[[Stream], TlsLayer] | None = None,
-    setup: Callable[[socket.socket], object] | None = None,
-) -> Stream:
-    """Make a stream of a connected socket that does not block, which is the stream's from the first line on."""
-    stream = None
-    try:
-        stream = Stream(poller, sock, proto, bounds)
-        layer = None if secure is None else secure(stream)
-        await poller.loop.connect_accepted_socket((layer or stream).as_protocol, sock)
-        if setup is not None:
-            setup(sock)
-    except BaseException:
-        sock.close()
-        poller.resources.discard(stream)  # uvloop forgets a connection that is cancelled just after it was made
-        raise
-    if layer is not None:
-        await layer.handshake()
-    return stream
 
 
 def _gate(label: str) -> channel[None]:

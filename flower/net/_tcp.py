@@ -14,11 +14,13 @@ from flower.channels import timeout as time_limit
 from flower.errors import Timeout
 from flower.net._acceptor import BACKLOG, Acceptor
 from flower.net._address import Info, check_host_port, explain, format_address, resolve
+from flower.net._bounds import HIGH_WATER, INCOMING_LIMIT, Bounds, check_bounds
 from flower.net._conn import Conn
 from flower.net._listener import Listener
 from flower.net._loop import LoopPoller, io_poller, wait
+from flower.net._opening import open_stream
 from flower.net._secure import Path, secure
-from flower.net._stream import HIGH_WATER, INCOMING_LIMIT, Bounds, Stream, check_bounds, open_stream
+from flower.net._stream import Stream
 from flower.net._tls import HANDSHAKE_TIMEOUT, TlsLayer
 
 STAGGER = 0.25  # seconds until the next address is tried beside one that has not answered (RFC 8305, section 5)

@@ -22,9 +22,10 @@ import flower
 from flower.channels._waiting import Alarm
 from flower.net._acceptor import Acceptor
 from flower.net._address import format_address
+from flower.net._bounds import HIGH_WATER, INCOMING_LIMIT, check_bounds
 from flower.net._conn import Conn
 from flower.net._listener import Listener
-from flower.net._stream import HIGH_WATER, INCOMING_LIMIT, Stream, check_bounds
+from flower.net._stream import Stream
 from flower.testing._wire import ListeningSocket, Transport, connect
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 import flower
 from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn, Dial
-from flower.net._stream import HIGH_WATER, INCOMING_LIMIT
+from flower.net._bounds import HIGH_WATER, INCOMING_LIMIT
 from tests.net.support import (
     NEVER,
     connected,

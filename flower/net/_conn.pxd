@@ -1,0 +1,12 @@
+# cython: language_level=3
+from flower.channels._channel cimport channel as Channel
+from flower.net._stream cimport Stream
+
+cdef class Conn:
+    cdef object __weakref__
+    cdef readonly Stream _stream
+    cdef readonly Channel _incoming
+    cdef public object _front
+    cdef public bint _reading
+
+    cpdef send(self, object data, object timeout=*)

@@ -1,0 +1,40 @@
+# cython: language_level=3
+from flower.channels._channel cimport channel as Channel
+
+cdef extern from "pythread.h":
+    unsigned long get_ident "PyThread_get_thread_ident"()
+
+cdef class Stream:
+    cdef object __weakref__
+    cdef readonly object poller
+    cdef readonly object bounds
+    cdef public object proto
+    cdef public object local
+    cdef public object remote
+    cdef readonly Channel incoming
+    cdef public object tls
+    cdef readonly object _transport
+    cdef object _put
+    cdef object _is_closing
+    cdef readonly object _sock
+    cdef public object _fault
+    cdef object _linger
+    cdef Channel _room
+    cdef Channel _emptied
+    cdef unsigned long _thread
+    cdef Py_ssize_t _limit
+    cdef readonly Py_ssize_t _held
+    cdef Py_ssize_t _waiting
+    cdef Py_ssize_t _flushing
+    cdef public bint at_eof
+    cdef public bint shut
+    cdef public bint half
+    cdef public bint ended
+    cdef public bint full
+    cdef public bint _paused
+    cdef bint _sent
+    cdef bint _holding
+
+    cpdef write(self, bytes data, object timeout)
+    cdef _wait_for_room(self, object timeout)
+    cdef _admit(self)
