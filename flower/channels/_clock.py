@@ -56,7 +56,7 @@ def _once(ch: channel[float], seconds: float) -> None:
             target._set_external(False)
             _offer(target, now)
 
-    ch._keep.alarm = Alarm(fire)
+    ch._keep.alarm = Alarm(fire, _closer(ref))
     if seconds != math.inf:
         ch._set_external(True)
         scheduler.set_alarm(ch._keep.alarm, scheduler.now() + seconds)
@@ -74,10 +74,22 @@ def _again(ch: channel[float], interval: float) -> None:
             due = now - (now - first) % interval + interval
             scheduler.set_alarm(target._keep.alarm, max(due, math.nextafter(now, math.inf)))
 
-    ch._keep.alarm = Alarm(fire)
+    ch._keep.alarm = Alarm(fire, _closer(ref))
     if interval != math.inf:
         ch._set_external(True)
         scheduler.set_alarm(ch._keep.alarm, first)
+
+
+def _closer(ref: weakref.ref[channel[float]]) -> Callable[[], None]:
+    """Closes the channel: no time will ever come, and whoever waits for it, in another thread, is to know."""
+
+    def close() -> None:
+        target = ref()
+        if target is not None:
+            target._set_external(False)
+            target.close()
+
+    return close
 
 
 def _offer(ch: channel[float], now: float) -> bool:

@@ -3,7 +3,7 @@ cimport cython
 from flower.channels._greenlet cimport coarse, greenlet, import_greenlet, start_below, switch_to
 from flower.channels._scheduler cimport CROWD, IDLE_CARRIERS, SECONDS_PER_TURN, SWITCHES_PER_TURN, Scheduler, fail
 from flower.channels._task cimport BLOCKED, DEAD, READY, RUNNING, Task, members, withdraw
-from flower.channels._waiting cimport NEVER, Timed
+from flower.channels._waiting cimport NEVER, Alarm, Timed
 
 cdef Py_ssize_t LANES, LANE_BYTES, TRIMMED_PER_TURN
 
@@ -21,6 +21,8 @@ cdef double idle_for(Scheduler s) except? -1.0
 @cython.locals(hub=greenlet)
 cpdef object end(Scheduler s, bint bury)
 @cython.locals(t=Task)
+@cython.locals(item=Timed)
+cpdef object drop_alarms(Scheduler s)
 cpdef Py_ssize_t unfinished(Scheduler s) except -1
 @cython.locals(t=Task)
 cpdef object drop_ready(Scheduler s)

@@ -22,6 +22,7 @@ from greenlet import GreenletExit, getcurrent, greenlet
 from flower.channels import _scheduler
 from flower.channels._scheduler import Scheduler, fail
 from flower.channels._task import Task, members, withdraw
+from flower.channels._waiting import Alarm
 from flower.errors import TaskletExit
 
 # -- the hub
@@ -206,9 +207,20 @@ def end(s: Scheduler, bury: bool) -> None:
     elif not hub.dead and getcurrent() is not hub:
         s.current = None
         switch_to(hub)
-    if bury:  # greenlet frees a thread's main greenlet with the thread, whoever refers to it
-        s.main.carrier = None
+    if bury:
+        drop_alarms(s)
+        s.main.carrier = None  # greenlet frees a thread's main greenlet with the thread, whoever refers to it
         s.hub = None
+
+
+def drop_alarms(s: Scheduler) -> None:
+    """No alarm of the thread will go off any more."""
+    item = s.timers.first()
+    while item is not None:
+        s.timers.remove(item)
+        if isinstance(item, Alarm) and cython.cast(Alarm, item).drop is not None:
+            cython.cast(Alarm, item).drop()
+        item = s.timers.first()
 
 
 def unfinished(s: Scheduler) -> int:

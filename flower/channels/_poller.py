@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 # Seconds. CPython runs signal handlers between bytecodes, and when a wait is interrupted. A signal that comes after the
-# last bytecode and before the wait does neither: it is noticed when the wait ends. Two looks a second cost nothing.
-LONGEST_WAIT = 0.5
+# last bytecode and before the wait does neither: it is noticed when the wait ends. Ten looks a second are cheap.
+LONGEST_WAIT = 0.1
 
 
 class Poller(Protocol):

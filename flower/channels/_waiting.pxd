@@ -12,6 +12,7 @@ cdef class Timed:
 @cython.final
 cdef class Alarm(Timed):
     cdef public object call
+    cdef public object drop
 
 cdef class Waiter(Timed):
     cdef Waiter left

@@ -42,12 +42,17 @@ class Timed:
 
 
 class Alarm(Timed):
-    """A deadline that calls a function, on the hub, with the time by the scheduler's clock."""
+    """A deadline that calls a function, on the hub, with the time by the scheduler's clock.
+
+    If the thread ends before, ``drop`` is called instead.
+    """
 
     call: Any
+    drop: Any
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: Any, drop: Any = None) -> None:
         self.call = call
+        self.drop = drop
 
     def fire(self, now: float) -> object:
         """Call the function, which may not block."""

@@ -257,3 +257,26 @@ def test_a_scope_cancelled_from_another_thread_loses_no_value(switching: None) -
         finally:
             done.set()
     assert (len(sent), ch.balance) == (got, 0)
+
+
+@pytest.mark.parametrize("make", ["flower.after(60)", "flower.tick(60)", "flower.time.Timer(60).c"])
+def test_a_receiver_elsewhere_learns_that_the_thread_of_a_timer_has_ended(make: str) -> None:
+    ch = in_thread(lambda: eval(make))
+    with pytest.raises(flower.ChannelClosed):
+        ch.receive()
+    made: list[Any] = []
+    waiting = threading.Event()
+
+    def owner() -> None:
+        made.append(eval(make))
+        waiting.set()
+        held.wait()
+
+    held = threading.Event()
+    with beside(owner):
+        waiting.wait()
+        waiter = go(made[0].receive)
+        schedule()
+        held.set()
+        with pytest.raises(flower.ChannelClosed):
+            waiter.join()
