@@ -278,7 +278,7 @@ def test_ctrl_c_ends_a_stream(folder: Path) -> None:
         assert server.stdout and process.stdout
         assert process.stdout.readline() == "0\n"
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=NEVER)
+        _, err = process.communicate(timeout=NEVER)
         assert (process.returncode, err) == (130, "")
         assert server.stdout.readline() == "ended\n"
 

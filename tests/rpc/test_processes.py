@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -90,3 +91,178 @@ def test_the_death_of_one_in_the_ring_is_told_to_all_who_wait_for_it() -> None:
             first.call("travel", 2, [], timeout=NEVER)
         assert second.call("count", 0, 5, timeout=NEVER) == 5
         until(lambda: third.closed)
+
+
+# -- A side that dies, or sleeps, while 1,000 calls and 100 streams run
+
+CALLS, STREAMS = 1000, 100
+
+BUSY = """
+import flower
+from flower import rpc
+from flower.time import sleep
+
+class Busy:
+    def echo(self, value):
+        return value
+
+    def slow(self, value):
+        sleep(0.01)
+        return value
+
+    def never(self):
+        flower.channel().receive(60)
+
+    def count(self):
+        number = 0
+        while True:
+            yield number
+            number += 1
+
+    def idle(self):
+        yield -1
+        flower.channel().receive(60)
+
+server = rpc.serve("tcp://127.0.0.1:0", Busy(), max_inflight=2000)
+print(server.url, flush=True)
+try:
+    flower.run()
+except KeyboardInterrupt:
+    server.close()
+"""
+
+
+@contextmanager
+def busy() -> Iterator[tuple[Program, rpc.Peer]]:
+    with Program(BUSY) as program:
+        with rpc.connect(str(flower.blocking(program.line))) as peer:
+            yield program, peer
+    settle()
+
+
+def load(peer: rpc.Peer, outcomes: list[str]) -> list[flower.tasklet]:
+    """Start the calls and the streams, each of which says how it ended."""
+
+    def call(number: int) -> None:
+        method = ("echo", "slow", "never")[number % 3]
+        try:
+            while True:
+                assert peer.call(method, *[number] * (method != "never")) == number
+        except Disconnected as error:
+            outcomes.append(f"call: {type(error).__name__}")
+
+    def stream(number: int) -> None:
+        expected = 0
+        try:
+            for value in peer.stream("count" if number % 2 else "idle"):
+                assert value in (expected, -1)
+                expected += 1
+            outcomes.append("stream: a clean end")
+        except Disconnected as error:
+            outcomes.append(f"stream: {type(error).__name__}")
+
+    tasklets = [flower.go(call, number) for number in range(CALLS)]
+    return tasklets + [flower.go(stream, number) for number in range(STREAMS)]
+
+
+def test_a_server_is_killed_under_load() -> None:
+    outcomes: list[str] = []
+    with busy() as (program, peer):
+        tasklets = load(peer, outcomes)
+        flower.time.sleep(0.3)
+        assert outcomes == []
+        program.kill(signal.SIGKILL)
+        for t in tasklets:
+            t.join(NEVER)
+        assert Counter(outcomes) == {"call: Disconnected": CALLS, "stream: ChannelBroken": STREAMS}
+        assert peer.closed
+
+
+def test_a_server_sleeps_under_load_and_wakes() -> None:
+    outcomes: list[str] = []
+    with busy() as (program, peer):
+        tasklets = load(peer, outcomes)
+        flower.time.sleep(0.2)
+        program.kill(signal.SIGSTOP)
+        late = []
+        for number in range(20):
+            with pytest.raises(flower.Timeout):
+                peer.call("echo", number, timeout=0.005)
+            late.append(number)
+        assert outcomes == []
+        program.kill(signal.SIGCONT)
+        assert [peer.call("echo", -number, timeout=NEVER) for number in range(20)] == [-number for number in range(20)]
+        assert outcomes == []  # neither has a late answer gone to somebody else
+        peer.close()
+        for t in tasklets:
+            t.join(NEVER)
+        assert Counter(outcomes) == {"call: Disconnected": CALLS, "stream: ChannelBroken": STREAMS}
+        program.kill(signal.SIGINT)
+        flower.blocking(program.end)
+
+
+CLIENT = """
+import sys
+import flower
+from flower import rpc
+
+with rpc.connect(sys.argv[1]) as peer:
+    for number in range(1000):
+        flower.go(peer.call, ("echo", "never")[number % 2], *[number] * (number % 2 == 0))
+    for number in range(100):
+        stream = peer.stream(("count", "idle")[number % 2])
+        flower.go(lambda stream: [None for _ in stream], stream)
+    print("under way", flush=True)
+    flower.channel().receive(60)
+"""
+
+
+class Served:
+    """What the client calls; it counts what goes on."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.echoed = 0
+        self.gate = flower.channel()
+
+    def echo(self, value: int) -> int:
+        self.echoed += 1
+        return value
+
+    def never(self) -> None:
+        self.running += 1
+        try:
+            self.gate.receive(NEVER)
+        finally:
+            self.running -= 1
+
+    def count(self) -> Iterator[int]:
+        self.running += 1
+        try:
+            yield from range(10**9)
+        finally:
+            self.running -= 1
+
+    def idle(self) -> Iterator[int]:
+        self.running += 1
+        try:
+            yield 0
+            self.gate.receive(NEVER)
+        finally:
+            self.running -= 1
+
+
+def test_a_client_is_killed_under_load() -> None:
+    service = Served()
+    with rpc.serve("tcp://127.0.0.1:0", service, max_inflight=2000) as server:
+        with Program(CLIENT, server.url) as program:
+            assert flower.blocking(program.line) == "under way"
+            until(lambda: service.running == 600 and service.echoed == 500)
+            program.kill(signal.SIGKILL)
+            until(lambda: service.running == 500)  # the streams; calls that wait know nothing of it until they end
+            while service.gate.balance < 0:
+                service.gate.try_send(None)
+            until(lambda: service.running == 0 and not server.peers)
+        with rpc.connect(server.url) as peer:
+            assert peer.call("echo", 1) == 1
+    settle()
