@@ -156,10 +156,10 @@ class Acceptor:
             sock.close()
             raise
         else:
-            try:
-                self.connections.try_send(Conn(stream))
-            except ChannelClosed:  # closed meanwhile
+            if self.connections.closing:  # meanwhile
                 stream.abort()
+            else:
+                self.connections.try_send(Conn(stream))
         self._look_again()
 
     async def _shake_hands(self, layer: TlsLayer) -> None:

@@ -262,6 +262,10 @@ class _Race:
             self._start()
             winner: socket.socket = await self._outcome
             return winner
+        except BaseException:
+            if self._outcome.done() and not self._outcome.cancelled() and self._outcome.exception() is None:
+                self._outcome.result().close()  # cancelled when somebody had won
+            raise
         finally:
             if self._timer is not None:
                 self._timer.cancel()
