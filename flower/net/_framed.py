@@ -69,8 +69,8 @@ class Framed(Generic[T]):
     Bytes that the codec refuses, or a message that is too long, raise ProtocolError, with the peer's address in its
     text: at each receiver, after the messages before that. Sending is still possible then, to tell the peer.
 
-    What a peer can make us hold is bounded: the longest message, one chunk, and what the connection holds. One that
-    is dropped stops reading, and leaves its connection, which is ``conn``, open.
+    What a peer can make us hold is bounded: the longest message, one chunk, and what the connection holds. ``with``
+    closes it, and its connection, which is ``conn``; one that is dropped stops reading, and leaves that open.
     """
 
     __slots__ = ("__weakref__", "_codec", "_inner", "conn")

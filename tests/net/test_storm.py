@@ -271,8 +271,9 @@ def test_servers_that_stop_at_any_moment(seed: int) -> None:
     dice = random.Random(seed)
 
     def handle(conn: Conn) -> None:
-        for line in framed(conn, Lines()):
-            conn.send(line.encode() + b"\n")
+        with framed(conn, Lines()) as lines:
+            for line in lines:
+                lines.send(line)
 
     listener = Listen((HOME, 0))
     server = flower.go(listener.serve, handle)
