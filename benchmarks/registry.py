@@ -166,6 +166,11 @@ ORDER = [
         "rpc_latency",
         "rpc_memory",
     ),
+    "net_echo",
+    "net_accept",
+    "net_tls",
+    "net_latency",
+    "net_memory",
     "startup",
 ]
 """The order in which the subjects run and are printed; a new file need not stand here."""

@@ -6,7 +6,8 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,35 +29,18 @@ def load_program() -> str:
     return str(PROGRAM)
 
 
-def pin(core: int) -> None:
-    """Keep this process on one core, where there are two."""
+@contextmanager
+def on_two_cores(pid: int) -> Iterator[None]:
+    """This process on one core, and the other on the next, where there are two."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(cores) > 1:
-        os.sched_setaffinity(0, {cores[core]})
-
-
-class Load:
-    """The load on a server of this process, which goes on until every connection has come and gone."""
-
-    def __init__(self, port: int, mode: str, connections: int, size: int, n: int, more: Sequence[str] = ()) -> None:
-        warmup = max(1, n // 10)
-        command = [load_program(), mode, *map(str, (port, connections, size, n, warmup, os.getpid())), *more]
-        self.connections = connections if mode != "accept" else n + warmup
-        cores = sorted(os.sched_getaffinity(0))
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        os.sched_setaffinity(pid, {cores[1]})
+        os.sched_setaffinity(0, {cores[0]})
+    try:
+        yield
+    finally:
         if len(cores) > 1:
-            os.sched_setaffinity(self.process.pid, {cores[1]})
-            os.sched_setaffinity(0, {cores[0]})
-        self._cores = cores
-
-    def result(self) -> dict[str, Any]:
-        """The figures, once the server has come to its end."""
-        out, _ = self.process.communicate(timeout=60)
-        os.sched_setaffinity(0, set(self._cores))
-        if self.process.returncode:
-            raise RuntimeError(f"the load ended with {self.process.returncode}")
-        found: dict[str, Any] = json.loads(out)
-        return found
+            os.sched_setaffinity(0, set(cores))
 
 
 def listening() -> socket.socket:
@@ -64,11 +48,25 @@ def listening() -> socket.socket:
     return socket.create_server((HOME, 0), backlog=1024)
 
 
-def measured(serve: Callable[[socket.socket, int], None], n: int, watch: Stopwatch, mode: str, *args: Any) -> Any:
+def measured(
+    serve: Callable[[socket.socket, int], None],
+    n: int,
+    watch: Stopwatch,
+    mode: str,
+    connections: int,
+    size: int,
+    *more: str,
+) -> dict[str, Any]:
     """Run ``serve(listening socket, connections)``, which returns when so many have come and gone, under load."""
+    warmup = max(1, n // 10)
     with listening() as sock:
-        load = Load(sock.getsockname()[1], mode, *args[:2], n, args[2:])
-        serve(sock, load.connections)
-    found = load.result()
+        numbers = (sock.getsockname()[1], connections, size, n, warmup, os.getpid())
+        load = subprocess.Popen([load_program(), mode, *map(str, numbers), *more], stdout=subprocess.PIPE)
+        with on_two_cores(load.pid):
+            serve(sock, n + warmup if mode == "accept" else connections)
+            out, _ = load.communicate(timeout=60)
+    if load.returncode:
+        raise RuntimeError(f"the load ended with {load.returncode}")
+    found: dict[str, Any] = json.loads(out)
     watch.wall, watch.cpu = found["wall"], found["cpu"]
     return found

@@ -29,19 +29,6 @@ HANDSHAKE_TIMEOUT = 10.0  # seconds; Go's net/http has the same for its clients
 class TlsLayer:
     """One connection's TLS."""
 
-    __slots__ = (
-        "_fault",
-        "_incoming",
-        "_notified",
-        "_outgoing",
-        "_shaken",
-        "_ssl",
-        "_stream",
-        "_timeout",
-        "_transport",
-        "_waiter",
-    )
-
     def __init__(
         self, stream: Stream, context: ssl.SSLContext, *, server_side: bool, server_name: str | None, timeout: float
     ) -> None:
@@ -56,6 +43,8 @@ class TlsLayer:
         self._outgoing = ssl.MemoryBIO()
         self._ssl = context.wrap_bio(self._incoming, self._outgoing, server_side, server_name)
         stream.tls = self._ssl
+        self._read = self._ssl.read  # bound, for the two calls that each piece of data makes
+        self._encrypt = self._ssl.write
 
     def as_protocol(self) -> Any:
         """For the loop, which wants a function that makes its protocol object."""
@@ -147,12 +136,14 @@ class TlsLayer:
         """Give the stream what can be decrypted."""
         pieces = []
         try:
-            while piece := self._ssl.read(RECORD):
-                pieces.append(piece)
-                if not (self._incoming.pending or self._ssl.pending()):
+            while True:
+                piece = self._read(RECORD)  # a whole record, so that nothing of it stays behind
+                if not piece:
+                    self._notified = True
                     break
-            else:
-                self._notified = True
+                pieces.append(piece)
+                if not self._incoming.pending:
+                    break
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
@@ -160,7 +151,8 @@ class TlsLayer:
         finally:
             if pieces:
                 self._stream.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        self._pump()
+        if self._outgoing.pending:
+            self._pump()
         if self._notified and not self._stream.at_eof and not self._stream.eof_received():
             self.close()
 
@@ -193,8 +185,10 @@ class TlsLayer:
 
     def write(self, data: bytes) -> None:
         try:
-            while (taken := self._ssl.write(data)) < len(data):
+            taken = self._encrypt(data)
+            while taken < len(data):
                 data = data[taken:]
+                taken = self._encrypt(data)
         except ssl.SSLError as error:  # WantRead too: a peer that negotiates anew, which TLS 1.3 has not
             self._fail(error)
         else:

@@ -1,0 +1,17 @@
+# cython: language_level=3
+from flower.net._stream cimport Stream
+
+cdef class TlsLayer:
+    cdef object __weakref__
+    cdef Stream _stream
+    cdef object _timeout
+    cdef object _transport
+    cdef object _fault
+    cdef object _waiter
+    cdef object _incoming
+    cdef object _outgoing
+    cdef object _ssl
+    cdef object _read
+    cdef object _encrypt
+    cdef bint _shaken
+    cdef bint _notified
