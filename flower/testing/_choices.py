@@ -193,6 +193,10 @@ class Replay(Strategy):
             raise ScheduleError("the schedule is of another program, or this one has changed: it draws more values")
         return self.values[self._value]
 
+    def skip(self, count: int) -> None:
+        """Pass over the first drawn values."""
+        self._value += count
+
     def unused(self) -> int:
         """How many of the choices have not been asked for."""
         return sum(number > self._number for number in self.taken)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -147,7 +148,9 @@ class Plan:
             raise ScheduleError(f"the schedule is of another program than {self.program}: {strategy.schedule!r}")
         world = self.new_world(Choices(strategy, self.program), None)
         drawn = {name: strategy.value() for name in self.arguments}
-        self.run_once(world, args, {**(kwargs or {}), **drawn}, drawn)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Using `\w+` outside")  # of Hypothesis's test, which this is none of
+            self.run_once(world, args, {**(kwargs or {}), **drawn}, drawn)
         if strategy.unused():
             raise ScheduleError(
                 f"{self.program} ended after {world.choices.count} choices, and the schedule has more: "
@@ -161,25 +164,40 @@ class Plan:
             return
         choices, drawn = self.recorded
         text = choices.schedule()
-        logs = []
-        for _ in range(2):
+        logs: list[Any] = []
+
+        def again(_: None) -> None:
             strategy = Replay(text)
-            if strategy.values is None:
-                return  # drawn values that no string holds: Hypothesis alone can repeat them
-            values = dict(zip(self.arguments, strategy.values, strict=False))
-            strategy._value = len(values) - 1
+            strategy.skip(len(self.arguments))
             world = self.new_world(Choices(strategy, self.program), None)
             self.run_once(world, args, {**kwargs, **self._keep(drawn)}, drawn)
             logs.append(world._log.lines)
-        for number, (one, two) in enumerate(zip(*logs, strict=False), 1):
-            if one != two:
+
+        if Replay(text).values is None:
+            return  # drawn values that no string holds: Hypothesis alone can repeat them
+        for _ in range(2):
+            _in_hypothesis(again)
+        one, two = logs
+        for number, (before, after) in enumerate(zip(one, two, strict=False), 1):
+            if before != after:
                 raise Nondeterministic(
-                    f"the same choices gave two logs, which differ in line {number}:\n  {one[1]}: {one[2]}\n"
-                    f"  {two[1]}: {two[2]}\nThe program depends on something that the kit does not choose: real time, "
-                    "random numbers, the order of a set, what an earlier run has left behind"
+                    f"the same choices gave two logs, which differ in line {number}:\n  {before[1]}: {before[2]}\n"
+                    f"  {after[1]}: {after[2]}\nThe program depends on something that the kit does not choose: real "
+                    "time, random numbers, the order of a set, what an earlier run has left behind"
                 )
-        if len(logs[0]) != len(logs[1]):
+        if len(one) != len(two):
             raise Nondeterministic("the same choices gave two logs, one longer than the other")
+
+
+def _in_hypothesis(test: Callable[[None], None]) -> None:
+    """Run something once where ``hypothesis.assume`` and its like may be called."""
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import strategies as st
+
+    once = settings(
+        max_examples=1, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
+    once(given(st.none())(test))()
 
 
 class _Source:

@@ -1,8 +1,8 @@
 """What a world can't steer: calls that block the thread, or reach the world outside. They are refused, by line.
 
 The calls that Python code can be kept from are replaced while a world is in force. Whatever blocks in another way (a
-name that was imported before, a lock, a loop without an end) is stopped by a signal after some seconds without a step,
-where the platform and the program leave us SIGALRM.
+lock, a loop without an end) is stopped by a signal after some seconds without a step, where the platform and the
+program leave us SIGALRM.
 """
 
 from __future__ import annotations
@@ -45,6 +45,24 @@ _ADVICE = {
 }
 
 
+_sleeping: list[tuple[Any, str]] = []
+_scanned = 0
+
+
+def _names_of_sleep() -> list[tuple[Any, str]]:
+    """Every module that has ``time.sleep``, and its name there: many a program imports it by itself."""
+    global _scanned
+    if len(sys.modules) != _scanned:
+        _scanned = len(sys.modules)
+        _sleeping[:] = [
+            (module, name)
+            for module in list(sys.modules.values())
+            for name, value in list(getattr(module, "__dict__", {}).items())
+            if value is time.sleep
+        ]
+    return _sleeping
+
+
 class Guard:
     """The replaced calls of one world."""
 
@@ -57,7 +75,8 @@ class Guard:
         self._alarm: Any = None
 
     def install(self) -> None:
-        self._replace(time, "sleep", "time.sleep")
+        for module, name in _names_of_sleep():
+            self._replace(module, name, "time.sleep")
         self._replace(threading.Thread, "start", "threading.Thread.start")
         self._replace(subprocess.Popen, "__init__", "subprocess.Popen")
         for name in _SOCKET:

@@ -20,6 +20,7 @@ from flower.channels import _blocking, _channel, _failures, _hub, _lifecycle, _s
 from flower.channels._deadlock import REASONS
 from flower.channels._scheduler import Scheduler, current_scheduler, fail, set_current_scheduler
 from flower.channels._task import BLOCKED, READY, RUN
+from flower.errors import Cancelled, TaskletExit
 from flower.testing._choices import Choices, Replay, literal
 from flower.testing._findings import (
     BlockedOutside,
@@ -38,6 +39,7 @@ from flower.testing._tap import Tap
 if TYPE_CHECKING:
     from flower.testing._network import Network
 
+MOST_LAST_STEPS = 1_000  # operations that all tasklets together may still make when they are killed at the end
 MOST_KILLS = 20  # how often a tasklet is killed at the end that goes on after a kill
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -87,6 +89,7 @@ class World:
         self._busy = False  # a choice or an invariant is under way
         self._finishing = False
         self._closing = False
+        self._last_steps = 0
         self._history = History(self)
         self._network: Network | None = None
         self._scheduler: Any = None
@@ -325,7 +328,10 @@ class World:
             _channel.set_interposer(s, None)
             s.chooser = None
             s.posts.clear()
-            _hub.end(s, True)
+            stubborn = any(t.alive for t in self._names if t is not self._main)
+            if stubborn:
+                _keep_for_good((s, list(self._names)))
+            _hub.end(s, not stubborn)
             set_current_scheduler(self._before)
             schedulers = _lifecycle._schedulers
             if self._registered is not None:
@@ -469,6 +475,9 @@ class World:
     def after_operation(self, me: Any, finding: Finding | None, may_switch: bool) -> None:
         """The tap has carried out an operation for this tasklet, or for the hub (None)."""
         if self._closing:
+            self._last_steps += 1
+            if self._last_steps > MOST_LAST_STEPS and me is not self._main and me is not None:
+                raise TaskletExit  # it has had time to clean up
             return
         s = self._scheduler
         if finding is not None:
@@ -531,7 +540,7 @@ class World:
         if t in self._names:
             return
         name = t.label or getattr(t.func, "__qualname__", None) or "tasklet"
-        name = name.rpartition("<locals>.")[2]
+        name = str(name).rpartition("<locals>.")[2]
         count = self._name_counts[name] = self._name_counts.get(name, 0) + 1
         self._names[t] = name if count == 1 else f"{name}-{count}"
 
@@ -627,6 +636,13 @@ class _InlineWorkers:
         self._scheduler.post(job)
 
 
+def _keep_for_good(what: Any) -> None:
+    """A tasklet that goes on after every kill would go round for good in its greenlet's finalizer, too."""
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(what))
+
+
 def show_error(error: BaseException) -> str:
     text = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -634,8 +650,6 @@ def show_error(error: BaseException) -> str:
 
 def _is_control(error: BaseException) -> bool:
     """Whether it belongs to the test's machinery (Hypothesis's, pytest's, Ctrl-C), and is no error of the program."""
-    from flower.errors import Cancelled, TaskletExit
-
     module = type(error).__module__
     if module.partition(".")[0] in ("hypothesis", "_pytest"):
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import queue
+import select
 import socket
 import subprocess
 import threading
@@ -326,7 +327,11 @@ def runs_a_program() -> None:
     subprocess.Popen(["true"])
 
 
-@pytest.mark.parametrize("blocker", [sleeps, starts_a_thread, connects, runs_a_program])
+def sleeps_by_an_imported_name() -> None:
+    imported_sleep(0.01)
+
+
+@pytest.mark.parametrize("blocker", [sleeps, sleeps_by_an_imported_name, starts_a_thread, connects, runs_a_program])
 @pytest.mark.parametrize("where", ["test", "tasklet", "worker"])
 def test_blocking_outside_is_refused_by_line(blocker: Any, where: str) -> None:
     def test(w: ft.World) -> None:
@@ -343,7 +348,7 @@ def test_blocking_outside_is_refused_by_line(blocker: Any, where: str) -> None:
     time.sleep(0)  # given back
 
 
-@pytest.mark.parametrize("how", ["lock", "sleep", "spin"])
+@pytest.mark.parametrize("how", ["lock", "wait", "spin"])
 def test_what_blocks_unseen_is_stopped(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flower.testing._outside.STALL", 0.02)
 
@@ -351,8 +356,8 @@ def test_what_blocks_unseen_is_stopped(how: str, monkeypatch: pytest.MonkeyPatch
         def block() -> None:
             if how == "lock":
                 queue.Queue().get()  # type: ignore[var-annotated]
-            elif how == "sleep":
-                imported_sleep(30)
+            elif how == "wait":
+                select.select([], [], [], 30)
             while True:
                 pass
 

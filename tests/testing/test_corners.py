@@ -1,0 +1,271 @@
+"""Odd uses of a world: it ends, says what is wrong, and leaves the thread as it was."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+from hypothesis import assume
+from hypothesis import strategies as st
+
+import flower
+import flower.testing as ft
+from tests.testing.support import found, holds, notes
+
+STUBBORN = """
+import flower, flower.testing as ft
+
+@ft.explore(max_examples=3, database=None)
+def test(w):
+    ch = flower.channel()
+
+    def stubborn():
+        while True:
+            try:
+                ch.receive()
+            except BaseException:
+                pass
+
+    w.go(stubborn)
+
+try:
+    test()
+except ft.Deadlock:
+    print("deadlock")
+ch = flower.channel()
+flower.go(ch.send, "alive")
+print(ch.receive())
+"""
+
+
+def test_a_tasklet_that_can_not_be_killed() -> None:
+    """It is left as it is, for good, and the program ends."""
+    done = subprocess.run([sys.executable, "-c", STUBBORN], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr, done.returncode) == ("deadlock\nalive\n", "", 0)
+
+
+def test_a_livelock_that_swallows_everything_ends() -> None:
+    def test(w: ft.World) -> None:
+        ch = flower.channel(1)
+
+        def greedy() -> None:
+            while True:
+                try:
+                    ch.send(1)
+                    ch.receive()
+                except Exception:
+                    pass
+
+        w.go(greedy)
+        w.go(greedy)
+        w.settle()
+
+    found(ft.StepLimit, test, max_steps=200, max_examples=3)
+
+
+def test_a_body_that_swallows_the_finding_gets_it_nevertheless() -> None:
+    def test(w: ft.World) -> None:
+        @w.invariant
+        def wrong() -> None:
+            assert w.steps < 3
+
+        ch = flower.channel(9)
+        for n in range(9):
+            try:
+                ch.send(n)
+            except AssertionError:
+                pass
+
+    found(AssertionError, test, max_examples=3)
+
+
+def test_assumptions_in_the_test_and_in_tasklets() -> None:
+    seen = set()
+
+    def test(w: ft.World, n: int = st.integers(0, 9)) -> None:  # type: ignore[assignment]
+        assume(n != 3)
+
+        def body() -> None:
+            assume(n != 4)
+            seen.add(n)
+
+        w.go(body)
+
+    holds(test, max_examples=60)
+    assert seen.isdisjoint({3, 4}) and len(seen) > 3
+
+
+def test_pytest_outcomes_in_a_tasklet() -> None:
+    def test(w: ft.World) -> None:
+        w.go(pytest.fail, "from inside")
+        w.settle()
+
+    with pytest.raises(pytest.fail.Exception, match="from inside"):
+        ft.explore(max_examples=3, database=None)(test)()
+
+
+def test_ctrl_c_ends_the_search() -> None:
+    def test(w: ft.World) -> None:
+        signal.raise_signal(signal.SIGINT)
+        flower.channel(1).send(1)
+        flower.schedule()
+
+    with pytest.raises(KeyboardInterrupt):
+        ft.explore(max_examples=3, database=None)(test)()
+
+
+def test_in_a_thread_of_its_own() -> None:
+    errors: list[BaseException] = []
+
+    def search() -> None:
+        try:
+            ft.explore(max_examples=20, database=None)(meeting)()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=search)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive() and not errors
+
+
+def meeting(w: ft.World) -> None:
+    ch = flower.channel()
+    w.go(ch.send, 1)
+    assert ch.receive() == 1
+
+
+def test_in_a_tasklet_and_the_others_go_on_afterwards() -> None:
+    ch = flower.channel()
+    other = flower.go(ch.receive)
+    t = flower.go(ft.explore(max_examples=20, database=None)(meeting))
+    t.join()
+    ch.send("still here")
+    assert other.join() == "still here"
+
+
+def test_stackless_spellings_in_a_world() -> None:
+    def test(w: ft.World) -> None:
+        order: list[str] = []
+
+        def worker(name: str) -> None:
+            order.append(name)
+            got = flower.schedule_remove("mine")
+            order.append(f"{name} {got}")
+
+        one = flower.tasklet(worker)("one")
+        one.run()
+        assert order == ["one"] and one.paused
+        one.tempval = "yours"
+        one.insert()
+        flower.run()
+        assert order == ["one", "one yours"]
+        assert flower.run(lambda: "result") == "result"
+
+    holds(test)
+
+
+def test_a_run_inside_and_a_deadlock_in_its_main() -> None:
+    def test(w: ft.World) -> None:
+        with pytest.raises(flower.Deadlock):
+            flower.run(flower.channel().receive)
+
+    holds(test, max_examples=5)
+
+
+def test_odd_labels_values_and_functions() -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            raise RuntimeError("no words")
+
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError("no comparison")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    class Callable:
+        def __call__(self) -> None:
+            ch.send(Odd())
+
+    ch: Any = flower.channel(2)
+
+    def test(w: ft.World) -> None:
+        nonlocal ch
+        ch = flower.channel(2, label=5)  # type: ignore[arg-type]
+        flower.tasklet(Callable(), label=7)()  # type: ignore[arg-type]
+        w.go(Callable())
+        w.settle()
+        assert type(ch.receive()) is type(ch.receive()) is Odd
+        flower.select((ch, Odd()), default=Odd())
+        w.settle()
+
+    holds(test)
+
+
+def test_two_worlds_one_after_the_other_are_alike() -> None:
+    logs = []
+
+    def test(w: ft.World) -> None:
+        meeting(w)
+        logs.append(w.log())
+
+    holds(test, max_examples=1)
+    holds(test, max_examples=1)
+    assert len(logs) == 2 and logs[0] == logs[1]
+
+
+def test_a_channel_from_outside_the_world() -> None:
+    ch: flower.channel[int] = flower.channel(5, label="from outside")
+    ch.send(1)
+
+    def test(w: ft.World) -> None:
+        assert ch.receive() == 1
+        ch.send(1)
+
+    holds(test, max_examples=5)
+    assert ch.receive() == 1
+
+
+def test_the_callbacks_of_a_program_work() -> None:
+    def test(w: ft.World) -> None:
+        seen: list[Any] = []
+        flower.set_channel_callback(lambda *args: seen.append(args[2:]))
+        switches: list[Any] = []
+        flower.set_schedule_callback(lambda *args: switches.append(args))
+        try:
+            meeting(w)
+        finally:
+            flower.set_channel_callback(None)
+            flower.set_schedule_callback(None)
+        assert (True, False) in seen or (True, True) in seen
+        assert switches
+
+    holds(test, max_examples=20)
+
+
+def test_a_long_log_is_cut_in_its_middle() -> None:
+    def test(w: ft.World) -> None:
+        ch = flower.channel(1)
+        for n in range(500):
+            ch.send(n)
+            ch.receive()
+        raise AssertionError
+
+    text = notes(found(AssertionError, test, max_examples=2))
+    assert "lines left out" in text and text.count("\n") < 200
+
+
+def test_timers_signals_and_after_func_at_the_end() -> None:
+    def test(w: ft.World) -> None:
+        calls: list[int] = []
+        flower.time.after_func(5, calls.append, 1)
+        flower.tick(1)
+        w.invariant(lambda: None)
+        flower.run()
+        assert calls == [1]
+
+    holds(test, max_examples=10)
