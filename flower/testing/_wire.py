@@ -121,7 +121,7 @@ class Transport:
             self._take(*self._early.popleft())
 
     def write(self, data: bytes) -> None:
-        if self._closing or self._eof or self._lost:
+        if not data or self._closing or self._eof or self._lost:  # of no bytes, the peer sees nothing
             return
         network = self._network
         broken = network.reset_at(len(data))
