@@ -96,8 +96,7 @@ def register(
     if to is None or of is None:
         raise TypeError(f"{cls.__name__} is no dataclass and no enum: say how it is sent, with to= and of=")
     known = _Registered(name or cls.__qualname__, to, of)
-    other = _by_name.get(known.name)
-    if other is not None and _by_class.get(cls, known).name != known.name:
+    if any(other.name == known.name and owner is not cls for owner, other in _by_class.items()):
         raise ValueError(f"the name {known.name!r} is registered for another class: give name=")
     _by_class[cls] = _by_name[known.name] = known
     return cls

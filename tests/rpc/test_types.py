@@ -1,0 +1,259 @@
+"""Values that MessagePack has no types for, between Flower peers; and plain ones for plain peers."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import datetime
+import enum
+import uuid
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flower import rpc
+from flower.errors import InvalidArguments, RemoteError
+from flower.rpc import _types
+from flower.rpc._types import MAX_EXT_DEPTH, VALUE, Codec
+from flower.rpc._wire import Unmade, Wire
+from tests.rpc.support import PLAIN, Calc, served
+
+
+@pytest.fixture(autouse=True)
+def registry() -> Iterator[None]:
+    """Each test registers what it likes."""
+    before = dict(_types._by_class), dict(_types._by_name)
+    yield
+    for table, old in zip((_types._by_class, _types._by_name), before, strict=True):
+        table.clear()
+        table.update(old)  # type: ignore[arg-type]
+
+
+def flower_wire() -> Wire:
+    wire = Wire()
+    wire.codec.flower = True
+    return wire
+
+
+def through(value: Any) -> Any:
+    """What arrives of a value."""
+    sender, receiver = flower_wire(), flower_wire()
+    (event,) = receiver.feed(sender.notify("m", [value]))
+    assert type(event[2]) is not Unmade, event[2].error
+    return event[2][0]
+
+
+ZONE = datetime.timezone(datetime.timedelta(hours=-3, minutes=-30))
+VALUES: list[Any] = [
+    (), (1, (2,)), [(1,), [2]], {1, 2}, frozenset("ab"), {(1, 2): "x"}, 2**64, -(2**63) - 1, 10**300, Decimal("1.10"),
+    uuid.UUID(int=5), datetime.datetime(2024, 2, 29, 23, 59, 59, 999_999), datetime.datetime(2024, 1, 1, tzinfo=ZONE),
+    datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC), datetime.datetime(2024, 10, 27, 2, 30, fold=1),
+    datetime.date(1, 1, 1), datetime.time(1, 2, 3), datetime.timedelta(days=-1, microseconds=1), 1 + 2j, b"", "", True,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", VALUES, ids=repr)
+def test_a_value_arrives_as_what_it_was(value: Any) -> None:
+    found = through(value)
+    assert found == value
+    assert type(found) is type(value)
+    if isinstance(value, datetime.datetime):
+        assert (found.utcoffset(), found.fold) == (value.utcoffset(), value.fold)
+
+
+class Text(str):
+    pass
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+def test_subclasses_arrive_as_what_they_are_built_on() -> None:
+    pair = collections.namedtuple("pair", "a b")
+    ordered = collections.OrderedDict(a=1)
+    assert through([Text("t"), Number.ONE, pair(1, 2), ordered, bytearray(b"x")]) == ["t", 1, (1, 2), {"a": 1}, b"x"]
+
+
+hashables = st.one_of(st.integers(), st.text(max_size=5), st.uuids(), st.decimals(allow_nan=False), st.dates())
+values = st.recursive(
+    hashables | st.none() | st.binary(max_size=5) | st.datetimes() | st.timedeltas(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.sets(hashables, max_size=3)
+        | st.dictionaries(hashables, inner, max_size=3)
+    ),
+    max_leaves=10,
+)
+
+
+@pytest.mark.slow
+@given(values)
+def test_any_of_them_arrives(value: Any) -> None:
+    assert through(value) == value
+
+
+# -- Registered classes
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: int = 0
+    seen: list[int] = dataclasses.field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        if self.x < 0:
+            raise ValueError("x is at least 0")
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Odd(Exception):
+    pass
+
+
+class Blob:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
+def test_registered_classes() -> None:
+    rpc.register(Point)
+    rpc.register(name="colour")(Colour)
+    rpc.register(Blob, to=lambda blob: blob.data, of=Blob)
+    rpc.register(Point)  # twice is no harm
+    assert through([Point(1, 2), Colour.RED]) == [Point(1, 2), Colour.RED]
+    assert through(Blob(b"x")).data == b"x"
+
+
+def test_what_cant_be_registered() -> None:
+    with pytest.raises(TypeError, match="say how it is sent"):
+        rpc.register(Blob)
+    with pytest.raises(TypeError, match="takes a class"):
+        rpc.register(5)  # type: ignore[call-overload]
+    rpc.register(Point, name="p")
+    with pytest.raises(ValueError, match="registered for another class"):
+        rpc.register(Colour, name="p")
+
+
+@pytest.mark.parametrize("value", [Point(1), Colour.RED, Blob(b""), object(), datetime.time(1, tzinfo=datetime.UTC)])
+def test_what_is_not_registered_is_told_before_anything_is_sent(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"rpc.register|can't be sent"):
+        flower_wire().notify("m", [value])
+
+
+def unmade(contents: Any) -> str:
+    (event,) = flower_wire().feed(msgpack.packb([2, "m", [msgpack.ExtType(VALUE, contents), 5]]))
+    assert type(event[2]) is Unmade
+    assert event[2].rest == [None, 5]
+    return str(event[2].error)
+
+
+def test_what_cant_be_made_here_costs_no_connection() -> None:
+    rpc.register(Point, name="point")
+    assert "'nobody', which is not registered" in unmade(b"r" + msgpack.packb(["nobody", {}]))
+    assert "x is at least 0" in unmade(b"r" + msgpack.packb(["point", {"x": -1}]))
+    assert "KeyError" in unmade(b"?" + msgpack.packb(1))
+    assert "TypeError" in unmade(b"s" + msgpack.packb([[1]]))
+    assert "InvalidOperation" in unmade(b"D" + msgpack.packb("abc"))
+    assert "IndexError" in unmade(b"r" + msgpack.packb([]))
+
+
+@pytest.mark.usefixtures("loop")
+def test_it_costs_the_call_alone() -> None:
+    rpc.register(Point, name="point")
+
+    class Service(Calc):
+        def point(self) -> Any:
+            return Point(1)
+
+    with served(Service()) as (_, peer):
+        assert peer.call("point") == Point(1)
+        hole = msgpack.ExtType(VALUE, b"r" + msgpack.packb(["nobody", {}]))
+        with pytest.raises(InvalidArguments, match="not registered"):
+            peer.call("echo", hole)
+        assert peer.call("echo", Point(2)) == Point(2)
+        assert peer.call("add", (1,), (2,)) == (1, 2)
+
+
+@pytest.mark.usefixtures("loop")
+def test_registered_exceptions_are_raised_as_what_they_are() -> None:
+    rpc.register(Odd)
+
+    class Service:
+        def odd(self) -> None:
+            raise Odd("a", 1)
+
+    with served(Service()) as (_, peer):
+        with pytest.raises(Odd) as caught:
+            peer.call("odd")
+        assert isinstance(caught.value, RemoteError)
+        assert caught.value.args == ("a", 1)
+
+
+@pytest.mark.usefixtures("loop")
+def test_plain_peers_get_plain_types() -> None:
+    class Service(Calc):
+        def pair(self) -> Any:
+            return (1, (2,))
+
+        def set(self) -> Any:
+            return {1}
+
+    with served(Service(), ours=PLAIN) as (_, peer):
+        assert peer.call("pair") == [1, [2]]
+        assert peer.call("echo", (1, 2)) == [1, 2]
+        with pytest.raises(RemoteError, match="set can be sent to a Flower peer"):
+            peer.call("set")
+        for value in ({1}, uuid.uuid4(), 2**70):
+            with pytest.raises((TypeError, ValueError)):
+                peer.call("echo", value)
+
+
+# -- Limits
+
+
+def test_the_contents_of_ext_types_count_too() -> None:
+    inner = msgpack.packb([[]] * 100_000)
+    wire = Wire(1_000_000)
+    wire.codec.flower = True
+    bombs = [msgpack.ExtType(VALUE, b"t" + inner)] * 3
+    (event,) = wire.feed(msgpack.packb([2, "m", bombs]))
+    assert "No valid" in str(event) or "no valid" in str(event)
+
+
+@pytest.mark.parametrize("depth", [MAX_EXT_DEPTH, MAX_EXT_DEPTH + 1])
+def test_ext_types_in_ext_types(depth: int) -> None:
+    value: Any = ()
+    for _ in range(depth - 1):
+        value = (value,)
+    if depth > MAX_EXT_DEPTH:
+        with pytest.raises(ValueError, match="nested more than"):
+            through(value)
+    else:
+        assert through(value) == value
+    data = msgpack.packb([])
+    for _ in range(depth):
+        data = msgpack.packb(msgpack.ExtType(VALUE, b"t" + data if data == b"\x90" else b"t\x91" + data))
+    (event,) = flower_wire().feed(b"\x93\x02\xa1m\x91" + data)
+    assert (event[0] == -1) is (depth > MAX_EXT_DEPTH)
+
+
+@pytest.mark.slow
+@settings(max_examples=300)
+@given(st.binary(max_size=60))
+def test_any_contents_of_an_ext_type_end_in_an_event(data: bytes) -> None:
+    codec = Codec(None)
+    codec.flower = True
+    for code in (VALUE, 70, 5):
+        events = list(Wire(codec=codec).feed(msgpack.packb([2, "m", [msgpack.ExtType(code, data)]])))
+        assert len(events) == 1
