@@ -61,6 +61,7 @@ cdef class channel:
     cpdef int _abandon(self, object reason) except -1
     @cython.locals(t=Task, w=Waiter)
     cpdef int _pump(self) except -1
+    cpdef int _overfill(self, object value) except -1
     @cython.locals(ring=list, size=Py_ssize_t)
     cpdef int _put_back(self, list values) except -1
     @cython.final

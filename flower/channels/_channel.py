@@ -465,6 +465,14 @@ class channel:
             wake(t)
         return 0
 
+    def _overfill(self, value: Any) -> int:
+        """As `send`, but where that would wait, hold the value, be it one more than the channel may."""
+        if not self.put(value):
+            while self.ring is None or self.held == len(self.ring):
+                self.grow()
+            self.store(value)
+        return 0
+
     def _put_back(self, values: list[Any]) -> int:
         """Make these the oldest of the held values, be they more than it may hold. No receiver waits."""
         size = FIRST_RING
@@ -633,5 +641,6 @@ if not cython.compiled:
     zeroed(channel)
     guarded(
         channel,
-        "send receive _obtain try_send try_receive close open _abandon _pump _put_back closed balance queue __repr__",
+        "send receive _obtain try_send try_receive close open _abandon _pump _overfill _put_back closed balance queue "
+        "__repr__",
     )

@@ -2,7 +2,7 @@
 
 One id is one direction. `Outbound` is the side whose values leave: it is the *outlet* of a local channel, which hands
 it a value whenever it has credit. `Inbound` is the side where they arrive: it puts them into a local channel, at once,
-and gives credit as they are taken. Neither ever blocks, and neither has a tasklet (but for `Inbound.pump`).
+and gives credit as they are taken. Neither ever blocks, and neither has a tasklet.
 
 ====================  ===============================================  =========================================
 the local channel     at an `Outbound`                                 at an `Inbound`
@@ -10,7 +10,7 @@ the local channel     at an `Outbound`                                 at an `In
 came from the peer    a proxy without capacity; its sender is what     holds what has arrived; its receiver is
 (``here`` is false)   the user has                                     what the user has
 is our user's own     the receiving end was passed: it moves           the sending end was passed: others may
-(``here`` is true)                                                     send too, and it may be full
+(``here`` is true)                                                     send too; it is overfilled if need be
 ====================  ===============================================  =========================================
 
 Credit is given in absolute totals since the channel was opened. A value may be begun while fewer values than the total
@@ -19,8 +19,9 @@ are sent, and fewer bytes; so one value may go beyond the bytes, of any size, an
 Invariants
 
 - ``ch._credit`` is above 0 only while the peer's credit allows a value. ``taken <= sent``.
-- A channel of the peer's that the user has dropped is not held here: when its last user lets go of it, the peer
-  learns that. A user's own one is held while it has values that wait for credit, and while it is fed from elsewhere.
+- The channel is not held here: when its last user lets go of it, the peer learns that. But an `Outbound` holds it while
+  what was left in it when it was closed waits for credit; and one that is fed from elsewhere, or goes on elsewhere, is
+  held by where it goes.
 - An `Inbound` stays in the table until the sender has said the last word, ``$/end`` or ``$/rst``; after ``$/stop`` what
   arrives is counted and dropped. An `Outbound` leaves it with its own last word.
 """
@@ -33,7 +34,7 @@ from collections import deque
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flower.channels import bomb, channel, tasklet
+from flower.channels import bomb, channel
 from flower.errors import ChannelBroken, ChannelClosed, ProtocolError
 from flower.rpc._faults import describe, fault, rebuild, rebuild_abort
 from flower.rpc._wire import Unmade
@@ -46,6 +47,9 @@ CREDIT = "$/w"
 END = "$/end"
 RESET = "$/rst"
 STOP = "$/stop"
+
+# Values in an unbounded channel, as a number.
+MAX_HELD = 2**62
 
 # What says that a message is a value of this channel, before its id.
 _VALUE_HEAD = b"\x93\x02\xa3$/d\x92"
@@ -136,6 +140,7 @@ class Outbound:
 
     def on_close(self) -> None:
         """The channel was closed. What it holds, and what blocked senders offer, still goes."""
+        self.hold = self.ref()
         self.streams.session.here(self._end_if_drained)
 
     def _cut(self, data: bytes, fresh: Any) -> None:
@@ -179,8 +184,7 @@ class Outbound:
         room = 0 if self._later else self._room()
         ch._credit = room
         if self.here:
-            held = room == 0 or ch._feeder is not None
-            self.hold = ch if held and not self.over else None
+            self.hold = ch if (ch._feeder is not None or ch.closing) and not self.over else None
 
     def _go_on(self) -> None:
         """Credit has come: send what waits for it."""
@@ -294,10 +298,8 @@ class Inbound:
     __slots__ = (
         "__weakref__",
         "_bytes",
-        "_ending",
         "_parts",
         "_parts_size",
-        "_pumping",
         "_sizes",
         "_taken_bytes",
         "_told",
@@ -307,7 +309,6 @@ class Inbound:
         "hold",
         "id",
         "meets",
-        "queue",
         "received",
         "ref",
         "stopped",
@@ -329,11 +330,9 @@ class Inbound:
             ch._low = self.window // 2 + 1
             if meets:
                 ch._on_wait = self.on_wait
-            self.ref = weakref.ref(ch, self._dropped)
-        else:
-            self.ref = weakref.ref(ch)
-            if ch.capacity:
-                self.window = int(min(self.window, ch.capacity))
+        elif ch.capacity:
+            self.window = int(min(self.window, ch.capacity))
+        self.ref = weakref.ref(ch, self._dropped)
         self.hold: channel[Any] | None = ch
         self.received = self._bytes = 0
         self._sizes: deque[int] = deque()  # of the values that are not known to be taken
@@ -342,9 +341,6 @@ class Inbound:
         self.granted = self.window
         self.granted_bytes = settings.channel_bytes
         self.stopped = False
-        self.queue: deque[Any] = deque()  # for a user's own channel that is full
-        self._pumping = False
-        self._ending: Any = None  # what is to be done when the queue is empty
         self._parts: list[bytes] | None = None
         self._parts_size = 0
 
@@ -401,17 +397,12 @@ class Inbound:
         return None if self.stopped else session.wire.unpack_value(data)
 
     def deliver(self, value: Any) -> None:
-        """Put a value, or a failure, where the user will find it."""
+        """Put a value, or a failure, where the user will find it: there is always room for what had credit."""
         ch = self.ref()
         if ch is None:
             return
         try:
-            if self.here:
-                if self.queue or not ch.try_send(value):
-                    self.queue.append(value)
-                    self._start_pump()
-            else:
-                ch.try_send(value)
+            ch._overfill(value)
         except ChannelClosed as error:
             self.stop(error.reason, None)
         except Exception as error:  # it goes on through another connection, which can't carry it
@@ -419,35 +410,15 @@ class Inbound:
             if ch._outlet is not None:
                 ch._outlet.fail(describe(error))
 
-    def _start_pump(self) -> None:
-        if not self._pumping:
-            self._pumping = True
-            session = self.streams.session
-            tasklet(self._pump, label=f"values of {session.name}", daemon=session.daemon)()
-
-    def _pump(self) -> None:
-        """The user's channel was full: hand it what came meanwhile, as it has room."""
-        ch = self.hold
-        try:
-            while self.queue and ch is not None:
-                ch.send(self.queue[0])
-                if self.queue:
-                    self.queue.popleft()
-                self.look()
-        except (ChannelClosed, ConnectionError) as error:
-            self.queue.clear()
-            self.stop(getattr(error, "reason", None), None)
-        finally:
-            self._pumping = False
-            if not self.queue and self._ending is not None:
-                self._ending()
-
     # -- Credit
 
     def _taken(self) -> int:
         ch = self.ref()
-        waiting = len(self.queue) if self.here else 0 if ch is None else len(ch)
-        return self.received - waiting
+        if ch is None:
+            return self.received
+        if not self.here or ch._outlet is not None:
+            return self.received - len(ch)
+        return self.received - min(self.received, max(0, len(ch) - int(min(ch.capacity, MAX_HELD))))
 
     def look(self, waiting: int = 0) -> None:
         """Give credit, if there is enough to give. ``waiting``: who is about to wait, beside those who do."""
@@ -465,7 +436,7 @@ class Inbound:
             items = taken + ch._credit  # as much as the next one takes
             due = items > self.granted
         elif self.meets:
-            items = self.received + max(0, waiting - min(0, ch.balance) - len(self.queue))
+            items = self.received + max(0, waiting - ch.balance)
             due = items > self.granted
         else:
             items = taken + self.window
@@ -516,11 +487,11 @@ class Inbound:
         if ch is None:
             return
         if self.here:
-            self._ending = self._finish if failure is None else self._let_go
             if failure is not None:
                 self.deliver(failure)
-            if not self._pumping:
-                self._ending()
+            self._let_go(ch)
+            if failure is None:
+                ch.close()
             return
         ch._feeder = None
         ch._low = 0
@@ -532,15 +503,9 @@ class Inbound:
             pass
         ch.close()
 
-    def _finish(self) -> None:
-        ch = self.hold
-        self._let_go()
-        if ch is not None:
-            ch.close()
-
-    def _let_go(self) -> None:
-        ch, self.hold = self.hold, None
-        if ch is not None:
+    def _let_go(self, ch: channel[Any] | None) -> None:
+        self.hold = None
+        if self.here and ch is not None:
             self.streams.unbind(ch, self)
 
     def stop(self, reason: Any, error: Any) -> None:
@@ -550,7 +515,7 @@ class Inbound:
         taken = self._taken()
         self.stopped = True
         self._sizes.clear()
-        self._let_go()
+        self._let_go(self.ref())
         self.streams.post(STOP, [self.id, taken, _plain_reason(reason), error])
 
     def on_stop(self, reason: Any, dropped: int) -> None:

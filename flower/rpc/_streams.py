@@ -19,7 +19,7 @@ import msgpack
 from flower.channels import channel
 from flower.channels._ends import Receiver, Sender
 from flower.errors import ProtocolError
-from flower.rpc._ends import STOP, Inbound, Outbound
+from flower.rpc._ends import MAX_HELD, STOP, Inbound, Outbound
 from flower.rpc._wire import Unmade
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Home:
         self.members: list[Inbound] = []
         self._was_external = ch._external
         ch._feeder = self
+        ch._low = int(min(ch.capacity, MAX_HELD)) + 1  # the last that was too many is taken
         ch._on_wait = self.on_wait
         ch._set_external(True)  # whoever waits on it may be woken from outside
 
@@ -52,6 +53,7 @@ class Home:
             self.members.remove(member)
         if not self.members:
             ch._feeder = ch._on_wait = None
+            ch._low = 0
             ch._set_external(self._was_external)
 
     def on_wait(self) -> None:
@@ -60,7 +62,8 @@ class Home:
                 member.on_wait()
 
     def on_low(self) -> None:
-        pass
+        for member in list(self.members):
+            member.on_low()
 
     def on_stop(self, reason: Any, dropped: int) -> None:
         for member in list(self.members):
@@ -158,6 +161,7 @@ class Streams:
 
     def _bind(self, ch: channel[Any], inbound: Inbound) -> None:
         outlet = ch._outlet
+        inbound.hold = ch if isinstance(outlet, Outbound) else None
         if isinstance(outlet, Outbound):
             outlet.followers.append(inbound)
             inbound.look()
@@ -236,8 +240,9 @@ class Streams:
 
     def _come_home(self, number: int, taken: int) -> Any:
         inbound = self.inbound.get(number)
-        if inbound is not None and inbound.hold is not None:
-            return inbound.hold.sender
+        ch = None if inbound is None or not inbound.here else inbound.ref()
+        if ch is not None:
+            return ch.sender
         outbound = self.outbound.get(number)
         if outbound is not None and outbound.here:
             return outbound.come_home(taken).receiver

@@ -232,7 +232,7 @@ class Codec:
             kind = type(value)
             if self.flower is False and isinstance(value, tuple):
                 return list(value)
-            if kind is int:
+            if kind is int and self.flower is False:
                 raise OverflowError(f"an integer of {value.bit_length()} bits; a plain peer takes 64")
             raise NotPlain(f"a {kind.__name__} can be sent to a Flower peer, and this is none")
         if self.depth >= MAX_EXT_DEPTH:

@@ -128,6 +128,23 @@ def test_a_channel_that_failed_refuses_with_its_failure() -> None:
             refused()
 
 
+@pytest.mark.parametrize("capacity", [0, 2])
+def test_a_channel_may_be_overfilled(capacity: int) -> None:
+    ch = channel(capacity)
+    feeder = Feeder(ch, capacity + 1)
+    waiting = go(ch.receive)
+    schedule()
+    for i in range(20):
+        ch._overfill(i)
+    assert not ch.try_send("no room")
+    assert waiting.join() == 0
+    assert [ch.receive() for _ in range(19)] == list(range(1, 20))
+    assert feeder.lows == 1
+    ch.close()
+    with pytest.raises(ChannelClosed):
+        ch._overfill(1)
+
+
 def test_what_comes_back_is_received_first() -> None:
     ch = channel(2)
     ch.send_sequence([3, 4])
