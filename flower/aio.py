@@ -226,18 +226,19 @@ def _wait(awaitable: Any, timeout: float | None) -> Any:
     done._external = True
     task = poller.spawn(_run(awaitable))
     task.add_done_callback(lambda _: done.try_send(None))
+    error: BaseException | None = None
+    interruption: BaseException | None = None
     try:
         try:
             done.receive(timeout)
-        except BaseException as interruption:
+        except BaseException as first:
             task.cancel()
-            with shield():
-                done.receive()
+            interruption = _await_end(task, done) or first
             _drop(awaitable)
             if not isinstance(interruption, Cancelled | Timeout):
                 if not task.cancelled() and (error := task.exception() or task.result()[1]) is not None:
                     poller.scheduler.report(error, getcurrent())
-                raise
+                raise interruption
             if task.cancelled():
                 if isinstance(interruption, Timeout):
                     raise Timeout(f"{_name(awaitable)} was not done within {timeout} s") from None
@@ -247,8 +248,23 @@ def _wait(awaitable: Any, timeout: float | None) -> Any:
             raise error
         return result
     finally:
-        error = None
+        error = interruption = None
         del task  # its exception's traceback names this frame
+
+
+def _await_end(task: Any, done: channel[None]) -> TaskletExit | None:
+    """Wait until the cancelled task has ended, for what a kill means too, which is given back. Ctrl-C is raised."""
+    killed = None
+    while not task.done():
+        try:
+            with shield():
+                done.receive()
+        except TaskletExit as exit:
+            killed = exit
+        except BaseException:
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())  # it is left to itself
+            raise
+    return killed
 
 
 async def _run(awaitable: Any) -> tuple[Any, BaseException | None]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import flower
-from tests.net.support import NEVER, in_thread, output, rounds
+from tests.net.support import NEVER, in_thread, output, rounds, until
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -166,6 +166,35 @@ def test_a_tasklet_that_is_killed() -> None:
     with pytest.raises(flower.TaskletKilled):
         t.join(NEVER)
     assert log == ["begun", "cancelled", "cleaned up"]
+
+
+def test_killed_while_it_is_cancelled() -> None:
+    """It waits for the end of the asyncio task nevertheless."""
+    log = []
+    go_on: list[Any] = []
+
+    async def slow_to_end() -> None:
+        try:
+            await asyncio.sleep(NEVER)
+        finally:
+            go_on.append(asyncio.get_running_loop().create_future())
+            await go_on[0]
+            log.append("cleaned up")
+
+    def body() -> None:
+        with flower.timeout(0.001):
+            flower.wait(slow_to_end())
+
+    t = flower.go(body)
+    until(lambda: go_on)
+    t.kill()
+    rounds(2)
+    assert t.alive
+    assert log == []
+    go_on[0].set_result(None)
+    with pytest.raises(flower.TaskletKilled):
+        t.join(NEVER)
+    assert log == ["cleaned up"]
 
 
 def test_a_coroutine_that_ends_well_though_it_is_cancelled() -> None:
