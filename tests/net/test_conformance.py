@@ -41,7 +41,7 @@ def given(proto: str, pair: tuple[socket.socket, socket.socket], **options: Any)
 
 
 class TestTCP(ConnectionConformance):
-    churn = 1000
+    churn = 5000
 
     def connected(self, **options: Any) -> Any:
         return joined((HOME, 0), "tcp", **options)
