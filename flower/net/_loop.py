@@ -65,6 +65,7 @@ class LoopPoller:
         self.scheduler = current_scheduler()
         self.thread = threading.get_ident()
         self.resources: set[Resource] = set()
+        self.gathered: list[Any] = []  # streams with something to let out at the end of the turn
         self._tasks: set[asyncio.Task[Any]] = set()
         self._context = contextvars.Context()  # one for all callbacks: it costs less than a copy for each
         self._turn: Callable[[], float] | None = None
@@ -207,6 +208,8 @@ class LoopPoller:
             delay = -1.0
         finally:
             _set_running_loop(self.loop)
+        while self.gathered:
+            self.gathered.pop().let_out()
         if delay == 0.0:
             self.ready()
         elif delay < 0.0:

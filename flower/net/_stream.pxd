@@ -1,5 +1,6 @@
 # cython: language_level=3
 from flower.channels._channel cimport channel as Channel
+from flower.channels._scheduler cimport Scheduler
 
 cdef extern from "pythread.h":
     unsigned long get_ident "PyThread_get_thread_ident"()
@@ -15,6 +16,10 @@ cdef class Stream:
     cdef public object tls
     cdef readonly object _transport
     cdef object _put
+    cdef list _gathered
+    cdef list _gathering
+    cdef Scheduler _scheduler
+    cdef Py_ssize_t _gathered_size
     cdef object _is_closing
     cdef readonly object _sock
     cdef public object _fault
@@ -36,5 +41,6 @@ cdef class Stream:
     cdef bint _holding
 
     cpdef write(self, bytes data, object timeout)
+    cpdef let_out(self)
     cdef _wait_for_room(self, object timeout)
     cdef _admit(self)

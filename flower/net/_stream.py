@@ -10,6 +10,10 @@ Invariants
 - ``full`` mirrors the transport's pause_writing. Whoever must wait for room waits in ``_room``, first in,
   first out; ``_waiting`` counts them until they have written, so that a newcomer can't overtake one that
   was woken.
+- ``_gathered`` holds what was written in this turn, less than GATHERED bytes: uvloop makes a system call of each write,
+  so what the tasklets of a turn write leaves in one. The stream is then among its poller's ``gathered``, which are let
+  out when the turn is over; the last tasklet that can run lets it out itself, and so does main, which may be about to
+  block its thread. Whatever else is done with the transport, this is let out before.
 - ``incoming`` is closed when no more will come. A failure is put into it as bombs before that, one for each who waits.
 - ``_transport`` is the loop's, or a `TlsLayer` around it, which behaves like one. None once it is gone.
 
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from flower.net._loop import LoopPoller
 
 CHUNK_COST = 64  # bytes: what a held chunk costs beside its data, so that a flood of tiny ones is bounded too
+GATHERED = 16 * 1024  # bytes written in one turn that leave together; more leave at once, and what is longer alone
 LINGER = 30.0  # seconds that the bytes written before a close have to leave; then the connection is cut
 PARTING = 2.0  # seconds that the peer then has to close its side; nginx's lingering_timeout is 5, Apache's 2
 RESET = struct.pack("ii", 1, 0)  # for SO_LINGER: end with a reset
@@ -72,6 +77,10 @@ class Stream:
         self._sock = sock
         self._transport: Any = None
         self._put: Any = None
+        self._gathered: list[bytes] = []
+        self._gathered_size = 0
+        self._gathering: list[Stream] | None = poller.gathered
+        self._scheduler = poller.scheduler
         self._is_closing: Any = None
         self._fault: BaseException | None = None
         self._held = 0
@@ -208,9 +217,32 @@ class Stream:
         if self.full or self._waiting or self.half or self.ended or self._is_closing():
             self._wait_for_room(timeout)  # a transport that closes by itself has failed, and is about to say why
         self._sent = True
-        self._put(data)
+        gathering = self._gathering
+        scheduler = self._scheduler
+        alone = scheduler.ready.count == 0 or scheduler.current is scheduler.main
+        if gathering is None or (alone and not self._gathered):
+            self._put(data)
+        else:
+            if not self._gathered:
+                gathering.append(self)
+            self._gathered.append(data)
+            self._gathered_size += len(data)
+            if alone or self._gathered_size >= GATHERED:
+                self.let_out()
         if self._waiting and not self.full:
             self._admit()
+
+    def let_out(self) -> None:
+        """Hand to the transport what was written in this turn."""
+        pieces = self._gathered
+        if pieces:
+            self._gathered = []
+            self._gathered_size = 0
+            if self._put is not None:
+                try:
+                    self._put(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+                except BaseException as error:
+                    self._break(error)
 
     def _wait_for_room(self, timeout: float | None) -> None:
         if not (self.ended or self.half):
@@ -237,10 +269,11 @@ class Stream:
         """Wait until all that was written is with the kernel."""
         if get_ident() != self._thread:
             raise RuntimeError(f"{self.describe()} belongs to another thread: only that one may flush")
-        transport = self._transport
         if self.ended:
             raise self.writing_fault()
-        if not transport.get_write_buffer_size():
+        self.let_out()
+        transport = self._transport
+        if transport is None or not transport.get_write_buffer_size():
             return
         if self._emptied is None:
             self._emptied = _gate("what was written to leave")
@@ -268,6 +301,7 @@ class Stream:
             raise self.writing_fault()
         if not self.half:
             self.half = True
+            self.let_out()
             if self._room is not None:
                 self._room.close()
             if self.at_eof:
@@ -298,6 +332,7 @@ class Stream:
             raise RuntimeError(f"{self.describe()}: it speaks TLS already")
         if self.ended or self.half or self.at_eof:
             raise self.writing_fault()
+        self.let_out()
         early = []
         while len(self.incoming):
             early.append(self.incoming.try_receive(b""))
@@ -315,6 +350,7 @@ class Stream:
         """Close here: what was written leaves, what was received and not taken is dropped."""
         if not self.shut:
             self.shut = True
+            self.let_out()
             transport = self._transport
             if transport is not None and not self.ended:
                 if transport.get_write_buffer_size():
@@ -367,6 +403,7 @@ class Stream:
 
     def _cut(self) -> None:
         """Without SO_LINGER the peer would take what it has got for the whole."""
+        self._gathered = []
         if self._transport is not None:
             try:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -376,6 +413,7 @@ class Stream:
 
     def finish(self, late: bool) -> bool:
         """The loop is about to end. True while bytes are still to leave; ``late``: those of no `close` are cut."""
+        self.let_out()
         transport = self._transport
         if transport is None:
             return False
@@ -392,6 +430,7 @@ class Stream:
         """In a forked child: the parent goes on with this connection; here it is over."""
         transport = self._transport
         self.set_transport(None)
+        self._gathered = []
         self._fault = _ours(ConnectionAbortedError(f"{self.describe()} belongs to the parent process, since a fork"))
         self.ended = True
         self._paused = False

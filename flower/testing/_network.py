@@ -296,6 +296,7 @@ class SimulatedPoller:
         self.scheduler = network.world._scheduler
         self.thread = self.scheduler.thread_id
         self.resources: set[Any] = set()
+        self.gathered = None  # each write is one of the wire's pieces
 
     def call_here(self, function: Callable[[], object]) -> None:
         function()

@@ -624,3 +624,47 @@ def test_dropped_in_another_thread_it_is_closed_in_its_own() -> None:
         in_thread(box.clear)()
     assert far.read() == b""
     far.close()
+
+
+# -- What the tasklets of one turn write leaves together
+
+
+def writers(conn: Conn, count: int, last: Any = None) -> list[flower.tasklet]:
+    def write(number: int) -> None:
+        conn.send(b"%d," % number)
+        if number == count - 1 and last is not None:
+            last()
+
+    return [flower.go(write, number) for number in range(count)]
+
+
+NUMBERS = b"".join(b"%d," % number for number in range(100))
+
+
+@pytest.mark.parametrize("end", ["close", "close_write", "flush", "main"])
+def test_what_was_written_in_one_turn_leaves_in_order_whatever_follows(end: str) -> None:
+    with connected() as (near, far):
+        last = getattr(near, end, None)
+        for t in writers(near, 100, last) + writers(near, 0):
+            t.join(NEVER)
+        if end == "main":
+            near.send(b"main")
+        near.close()
+        assert read_all(far) == NUMBERS + (b"main" if end == "main" else b"")
+
+
+def test_what_was_written_in_one_turn_and_is_much_leaves_before_its_end() -> None:
+    block = b"x" * 5000
+    with connected() as (near, far):
+        for t in [flower.go(near.send, block) for _ in range(50)]:
+            t.join(NEVER)
+        near.close()
+        assert read_all(far) == block * 50
+
+
+def test_an_abort_drops_what_was_written_in_its_turn() -> None:
+    with connected() as (near, far):
+        for t in writers(near, 100, near.abort):
+            t.join(NEVER)
+        with pytest.raises(ConnectionResetError):
+            read_all(far)
