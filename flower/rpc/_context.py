@@ -20,7 +20,7 @@ class Context:
     None. Calls that the method makes in turn inherit the deadline.
     """
 
-    __slots__ = ("_alarm", "_ended", "_reason", "_task", "deadline", "meta", "method", "session")
+    __slots__ = ("_alarm", "_ended", "_reason", "_scope", "_task", "deadline", "meta", "method", "session")
 
     def __init__(self, session: Session, method: str, meta: dict[str, Any], deadline: float | None) -> None:
         self.session = session
@@ -29,6 +29,7 @@ class Context:
         self.deadline = deadline
         self._reason: str | None = None  # "cancelled" or "deadline", once it is that
         self._ended = False
+        self._scope: Any = None
         self._task: Any = None
         self._alarm: Any = None
 
@@ -79,7 +80,7 @@ class Context:
         task = self._task
         if task is None or task.carrier is None:  # it has not begun, and will not
             return
-        scope = move_on()
+        scope = self._scope = move_on()
         scope._task = task
         if task.scope is None:
             task.scope = scope
@@ -89,6 +90,11 @@ class Context:
                 outermost = outermost._parent
             outermost._parent = scope
         scope.cancel()
+
+    def _calm(self) -> None:
+        """What was cancelled has noticed it by other means: its clean-up may wait."""
+        if self._scope is not None:
+            self._scope.cancelled = False
 
     def __repr__(self) -> str:
         return f"<Context of {self.method}, called by {self.session.name}>"

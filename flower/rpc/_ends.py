@@ -229,15 +229,17 @@ class Outbound:
         """The sender has failed: the receiver gets the error after what was sent. Senders that wait are refused."""
         if not self.over:
             ch = self.ref()  # it may be held by us alone
-            self._last_word(RESET, [self.id, told])
+            self.over = True
             _refuse(ch, "the channel has failed")
+            self._last_word(RESET, [self.id, told])
 
     def on_stop(self, reason: Any, error: Any) -> None:
         """The receiver is done."""
         if not self.over:
             ch = self.ref()
+            self.over = True
+            _refuse(ch, rebuild(error) if error is not None else reason)  # who sends learns this before all else
             self._last_word(END, [self.id, self.sent])
-            _refuse(ch, rebuild(error) if error is not None else reason)
 
     def come_home(self, taken: int) -> channel[Any]:
         """The receiving end comes back: what the peer has not taken is received here, before all that follows."""
@@ -259,10 +261,10 @@ class Outbound:
         waiting = len(self._later) + (len(ch) if ch is not None else 0)
         unwritten = sum(1 for _ in self.queue)
         self.over = True
-        self._let_go()
         if ch is not None:
             maybe = max(0, self.sent - self.taken - unwritten)
             ch._abandon(ChannelBroken(text, waiting + min(unwritten, self.sent - self.taken), maybe))
+        self._let_go()
 
     def _last_word(self, kind: str, params: list[Any]) -> None:
         self.over = True

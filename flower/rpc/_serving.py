@@ -224,7 +224,6 @@ class Serving:
             else:
                 self._send(data)
             return
-        self.running[msgid] = context
         self._send(data, session.take_fresh())
         del data, result
         outlet = stream._outlet
@@ -240,6 +239,7 @@ class Serving:
             for value in values:
                 stream.send(value)
         except (ChannelClosed, Disconnected) as error:
+            context._calm()
             if not stream.closing:
                 self._fail_stream(stream, error, context)
             return

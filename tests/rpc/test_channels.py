@@ -53,6 +53,13 @@ class Streams(Calc):
         self.gate.receive(NEVER)
         yield 1
 
+    def careful(self) -> Iterator[int]:
+        try:
+            yield from range(100)
+        finally:
+            self.gate.receive(NEVER)
+            self.log.append("cleaned")
+
     def keep(self, end: Any) -> None:
         self.kept = end
 
@@ -133,6 +140,34 @@ def test_a_stream_that_is_dropped_ends_the_generator() -> None:
         del stream
         until(lambda: service.log == ["closed"])
         quiet(session, other)
+
+
+@pytest.mark.parametrize("how", ["stop", "drop", "lost"])
+def test_a_generator_that_waits_for_something_else_learns_that_nobody_wants_more(how: str) -> None:
+    with streaming() as (service, session, other):
+        stream = session.stream("waiting")
+        assert stream.receive() == 0
+        until(lambda: service.gate.balance == -1)
+        if how == "stop":
+            stream.close()
+        elif how == "drop":
+            del stream
+        else:
+            session.close()
+        until(lambda: service.gate.balance == 0)
+        until(lambda: other.inflight == 0)
+
+
+def test_a_generator_may_wait_while_it_cleans_up() -> None:
+    with streaming(channel_items=1) as (service, session, other):
+        stream = session.stream("careful")
+        assert stream.receive() == 0
+        rounds(5)
+        stream.close()
+        until(lambda: service.gate.balance == -1)
+        service.gate.send(None, NEVER)
+        until(lambda: service.log == ["cleaned"])
+        until(lambda: other.inflight == 0)
 
 
 def test_an_error_of_a_generator_comes_after_its_values() -> None:
