@@ -77,13 +77,16 @@ class Authority:
     def __init__(self, folder):
         self.folder = Path(folder)
         self.ca = str(self.folder / "ca.pem")
-        self._openssl("req", "-x509", *self._key("ca"), "-subj", "/CN=the authority", "-out", "ca.pem")
+        usage = ["-addext", "keyUsage=critical,keyCertSign"]  # Python 3.13 wants to see it, and who has signed what
+        self._openssl("req", "-x509", *self._key("ca"), "-subj", "/CN=the authority", *usage, "-out", "ca.pem")
+        (self.folder / "signer").write_text("authorityKeyIdentifier=keyid\n")
 
     def certify(self, name, *, host=None):
         """A certificate and its key, as `flower.net` takes them."""
         extension = ["-addext", f"subjectAltName={host}"] if host else []
         self._openssl("req", "-new", *self._key(name), "-subj", f"/CN={name}", *extension, "-out", f"{name}.csr")
         signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-copy_extensions", "copy"]
+        signed += ["-extfile", "signer"]
         self._openssl("x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")
         return {"cert": str(self.folder / f"{name}.pem"), "key": str(self.folder / f"{name}.key")}
 
