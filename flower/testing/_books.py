@@ -54,6 +54,7 @@ class Book:
     def __init__(self, name: str, held: int) -> None:
         self.name = name
         self.unknown = held  # values that were there before
+        self.leads_away = False  # its values go on elsewhere, through a connection say
         self._offers: list[Offer] = []  # neither received nor refused
         self._refused: list[Offer] = []
         self._ends: list[int] = []  # of the receives, in order
@@ -139,6 +140,8 @@ class Book:
     def check(self, ch: Any) -> Finding | None:
         """The channel as it is now; always in this order."""
         held = len(ch)
+        if ch._outlet is not None:
+            self.leads_away = True
         if held > ch.capacity:
             return CapacityExceeded(f"{self.name} holds {held} values, and its capacity is {ch.capacity}")
         senders, receivers = ch._waiting()
@@ -158,6 +161,8 @@ class Book:
 
     def check_rest(self, ch: Any) -> Finding | None:
         """The channel when nothing is under way any more."""
+        if self.leads_away:
+            return None
         waiting = [offer for offer in self._offers if offer.state == SENT]
         if len(waiting) + self.unknown > len(ch):
             what = str(waiting[0]) if waiting else "a value that was there before"

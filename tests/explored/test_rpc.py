@@ -1,0 +1,225 @@
+"""RPC sessions over the simulated network: every call, stream and channel ends, and as it is documented to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+
+import flower
+from flower import rpc
+from flower.errors import ChannelBroken, RemoteAbort, RemoteError
+from flower.testing import World, explore
+from flower.time import sleep
+from tests.explored.support import EXAMPLES
+
+URL = "tcp://server:9000"
+LOST = (OSError, ChannelBroken, RemoteAbort, flower.Timeout)  # what a call may end with when the network fails
+
+
+def explored(test: Any) -> Any:
+    """No early timers: a handshake that is not answered in time makes another kind of peer, which has no streams."""
+    return pytest.mark.slow(explore(max_examples=EXAMPLES // 2, database=None, seed=5, early_timers=0)(test))
+
+
+class Service:
+    def __init__(self) -> None:
+        self.done: list[int] = []
+        self.made = 0
+        self.ended: list[str] = []
+
+    def add(self, n: int) -> int:
+        self.done.append(n)
+        sleep(0.1)
+        return n + 1
+
+    def fail(self) -> None:
+        raise KeyError("no such thing")
+
+    def count(self, n: int) -> Iterator[int]:
+        try:
+            for i in range(n):
+                self.made += 1
+                yield i
+        finally:
+            self.ended.append("count")
+
+    def fill(self, sender: Any, n: int) -> None:
+        for i in range(n):
+            sender.send(i)
+        sender.close()
+
+    def total(self, receiver: Any) -> int:
+        return sum(receiver)
+
+
+def served(w: World, service: Any) -> Any:
+    """A peer on the host "client", of a server on the host "server"."""
+
+    def server() -> None:
+        with rpc.serve(URL, service):
+            flower.never().receive()
+
+    w.net.at("server").go(server, daemon=True, name="server")
+    w.settle()
+    with w.net.at("client"):
+        peer = rpc.connect(URL)
+    peer.ping()  # they know each other from here on
+    return peer
+
+
+@explored
+def test_calls_at_once(w: World) -> None:
+    service = Service()
+    peer = served(w, service)
+    results: dict[int, Any] = {}
+
+    def call(n: int) -> None:
+        results[n] = peer.call("add", n)
+
+    def fail() -> None:
+        with pytest.raises(RemoteError, match="no such thing"):
+            peer.call("fail")
+
+    for n in range(3):
+        w.go(call, n, name=f"caller-{n}")
+    w.go(fail, name="failing")
+    w.advance(30)
+    assert results == {0: 1, 1: 2, 2: 3}
+    assert sorted(service.done) == [0, 1, 2]
+    peer.close()
+
+
+@explored
+def test_a_stream_arrives_in_order_and_waits_for_its_reader(w: World) -> None:
+    service = Service()
+    peer = served(w, service)
+    n = w.draw(st.sampled_from([0, 1, 5, 40]))
+    got = []
+    for i in peer.stream("count", n):
+        got.append(i)
+        if i == 2:
+            sleep(1)
+    assert got == list(range(n)) and service.made == n
+    peer.close()
+    w.advance(30)
+    assert service.ended == ["count"]
+
+
+@explored
+def test_a_stream_that_nobody_wants_any_more_ends_there(w: World) -> None:
+    service = Service()
+    peer = served(w, service)
+    stream = peer.stream("count", 10**6)
+    for i in stream:
+        if i == 3:
+            break
+    how = w.draw(st.sampled_from(["close", "drop", "hang up"]))
+    if how == "close":
+        stream.close()
+    elif how == "hang up":
+        peer.close()
+    del stream
+    w.advance(30)
+    assert service.ended == ["count"] and service.made < 10**6
+    peer.close()
+
+
+@explored
+def test_channels_in_messages(w: World) -> None:
+    peer = served(w, Service())
+    ch: flower.channel[int] = flower.channel(w.draw(st.integers(0, 3)), label="theirs to fill")
+    reply = peer.start("fill", ch.sender, 6)
+    assert list(ch) == list(range(6))
+    reply.receive()
+    numbers: flower.channel[int] = flower.channel(w.draw(st.integers(0, 3)), label="theirs to sum")
+    total = peer.start("total", numbers.receiver)
+    for i in range(5):
+        numbers.send(i)
+    numbers.close()
+    assert total.receive() == 10
+    peer.close()
+
+
+@explored
+def test_whatever_breaks_everything_ends(w: World) -> None:
+    """A call that was answered has been carried out; one that was not, once at most; a stream is whole, or fails."""
+    service = Service()
+    peer = served(w, service)
+    w.net.faults("reset")
+    ended: list[str] = []
+    answered: list[int] = []
+
+    def call(n: int) -> None:
+        try:
+            assert peer.call("add", n, timeout=20) == n + 1
+            answered.append(n)
+        except LOST:
+            pass
+        ended.append("call")
+
+    def read() -> None:
+        got: list[int] = []
+        try:
+            for i in peer.stream("count", 8, timeout=20):
+                got.append(i)
+        except LOST:
+            assert got == list(range(len(got)))
+        else:
+            assert got == list(range(8))
+        ended.append("stream")
+
+    def fill() -> None:
+        ch: flower.channel[int] = flower.channel(1, label="theirs to fill")
+        got: list[int] = []
+        try:
+            reply = peer.start("fill", ch.sender, 4, timeout=20)
+            for i in ch:
+                got.append(i)
+            reply.receive()
+            assert got == list(range(4))
+        except LOST:
+            assert got == list(range(len(got)))
+        ended.append("channel")
+
+    w.go(call, 1, name="caller-1")
+    w.go(call, 2, name="caller-2")
+    w.go(read, name="reader")
+    w.go(fill, name="filler")
+    trouble = w.draw(st.sampled_from(["none", "partition", "crash", "close"]))
+    sleep(w.draw(st.sampled_from([0, 0.05, 0.15])))
+    if trouble == "partition":
+        w.net.partition("client", "server")
+        w.advance(w.draw(st.sampled_from([1, 40])))
+        w.net.heal()
+    elif trouble == "crash":
+        w.net.crash("server")
+    elif trouble == "close":
+        peer.close()
+    w.advance(100)
+    assert sorted(ended) == ["call", "call", "channel", "stream"]
+    assert set(answered) <= set(service.done)
+    assert len(service.done) == len(set(service.done))
+    peer.close()
+
+
+@explored
+def test_a_deadline_ends_the_call_on_both_sides(w: World) -> None:
+    started: list[str] = []
+
+    class Slow:
+        def wait(self) -> None:
+            started.append("begun")
+            try:
+                sleep(50)
+            finally:
+                started.append("ended")
+
+    peer = served(w, Slow())
+    with pytest.raises(flower.Timeout):
+        peer.call("wait", timeout=w.draw(st.sampled_from([0.5, 5])))
+    w.advance(20)
+    assert started in ([], ["begun", "ended"])
+    peer.close()
