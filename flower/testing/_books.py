@@ -54,7 +54,7 @@ class Book:
     def __init__(self, name: str, held: int) -> None:
         self.name = name
         self.unknown = held  # values that were there before
-        self.leads_away = False  # its values go on elsewhere, through a connection say
+        self.remote = False  # its values come from a connection, or leave through one: not only by operations
         self._offers: list[Offer] = []  # neither received nor refused
         self._refused: list[Offer] = []
         self._ends: list[int] = []  # of the receives, in order
@@ -92,8 +92,8 @@ class Book:
                 if offer.value is value:
                     offer.taken = True
                     return self._twice(offer)
-            if self.unknown:
-                self.unknown -= 1
+            if self.unknown or self.remote:
+                self.unknown = max(self.unknown - 1, 0)
                 return None
             return ValueDuplicated(f"{who} received {show(value)} from {self.name}, where it was not (any more)")
         self._offers.remove(found)
@@ -140,9 +140,7 @@ class Book:
     def check(self, ch: Any) -> Finding | None:
         """The channel as it is now; always in this order."""
         held = len(ch)
-        if ch._outlet is not None:
-            self.leads_away = True
-        if held > ch.capacity:
+        if held > ch.capacity and not self.remote:
             return CapacityExceeded(f"{self.name} holds {held} values, and its capacity is {ch.capacity}")
         senders, receivers = ch._waiting()
         for t in (*senders, *receivers):
@@ -161,7 +159,7 @@ class Book:
 
     def check_rest(self, ch: Any) -> Finding | None:
         """The channel when nothing is under way any more."""
-        if self.leads_away:
+        if self.remote:
             return None
         waiting = [offer for offer in self._offers if offer.state == SENT]
         if len(waiting) + self.unknown > len(ch):

@@ -39,6 +39,8 @@ class Tap:
     def book(self, ch: Any) -> Book:
         found = self._books.get(id(ch))
         if found is not None and found[0]() is ch:
+            if ch._outlet is not None or ch._feeder is not None:
+                found[1].remote = True
             return found[1]
         label = ch.label
         if label:
@@ -48,6 +50,7 @@ class Tap:
             count = self._numbers[""] = self._numbers.get("", 0) + 1
             name = f"channel-{count}"
         book = Book(name, len(ch))
+        book.remote = ch._outlet is not None or ch._feeder is not None
         self._books[id(ch)] = (weakref.ref(ch), book)
         return book
 
