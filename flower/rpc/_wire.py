@@ -82,6 +82,9 @@ class Unmade:
         self.error = error
         self.rest = rest
 
+    def __repr__(self) -> str:
+        return f"<Unmade: {self.error}>"
+
 
 class _Broken(Exception):
     """Inside this file: what was received can't stand. The text becomes the violation's reason."""

@@ -1,0 +1,185 @@
+"""A process that is killed or stopped in the midst of 1,000 calls and 100 streams: everything ends, in a known way."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+from typing import Any
+
+import pytest
+
+import flower
+from flower import channel, rpc
+from flower.errors import ChannelBroken, Disconnected, Timeout
+from flower.rpc import Settings
+from tests.net.support import NEVER, Program, until
+
+pytestmark = pytest.mark.slow
+
+CALLS = 1000
+STREAMS = 100
+MANY = Settings(max_inflight=CALLS + STREAMS)
+
+SERVER = """
+import flower
+from flower import channel, rpc
+from flower.rpc import Settings
+
+class Service:
+    def __init__(self):
+        self.gate = channel()
+
+    def echo(self, value):
+        return value
+
+    def wait(self):
+        self.gate.receive()
+
+    def endless(self):
+        n = 0
+        while True:
+            yield n
+            n += 1
+
+    def drain(self, receiver):
+        for value in receiver:
+            flower.schedule()
+
+with rpc.serve("tcp://127.0.0.1:0", Service(), settings=Settings(max_inflight=1200)) as server:
+    print(server.url, flush=True)
+    flower.run()
+"""
+
+
+class Load:
+    """Calls and streams in both directions on one connection, and how each ended."""
+
+    def __init__(self, peer: Any) -> None:
+        self.peer = peer
+        self.ends: Counter[str] = Counter()
+        self.values = 0
+        self.tasks = [flower.go(self.call, i) for i in range(CALLS)]
+        self.tasks += [flower.go(self.read) for _ in range(STREAMS // 2)]
+        self.tasks += [flower.go(self.write) for _ in range(STREAMS // 2)]
+
+    def note(self, what: str, work: Any) -> None:
+        try:
+            work()
+        except Exception as error:
+            self.ends[f"{what}: {type(error).__name__}"] += 1
+        else:
+            self.ends[f"{what}: done"] += 1
+
+    def call(self, i: int) -> None:
+        def work() -> None:
+            while True:
+                assert self.peer._session.call("echo" if i % 2 else "wait", (i,) if i % 2 else ()) == i
+
+        self.note("call", work)
+
+    def read(self) -> None:
+        def work() -> None:
+            for expected, value in enumerate(self.peer._session.stream("endless")):
+                assert value == expected
+                self.values += 1
+
+        self.note("read", work)
+
+    def write(self) -> None:
+        def work() -> None:
+            ch = channel(4)
+            self.peer._session.begin("drain", (ch.receiver,))
+            while True:
+                ch.send(b"x" * 100)
+
+        self.note("write", work)
+
+    def join(self) -> None:
+        for t in self.tasks:
+            t.join(NEVER)
+        assert sum(self.ends.values()) == CALLS + STREAMS
+
+
+def test_the_server_is_killed() -> None:
+    with Program(SERVER) as program, rpc.connect(str(flower.blocking(program.line)), settings=MANY) as peer:
+        load = Load(peer)
+        until(lambda: load.values > 2000)
+        program.kill()
+        load.join()
+        assert set(load.ends) == {"call: Disconnected", "read: ChannelBroken", "write: ChannelBroken"}
+        assert not peer._session.calls.pending
+        assert not len(peer._session.streams)
+        with pytest.raises(Disconnected):
+            peer.call("echo", 1)
+
+
+def test_the_server_stops_and_goes_on() -> None:
+    with Program(SERVER) as program, rpc.connect(str(flower.blocking(program.line)), settings=MANY) as peer:
+        load = Load(peer)
+        until(lambda: load.values > 1000)
+        os.kill(program.process.pid, signal.SIGSTOP)
+        with pytest.raises(Timeout):
+            peer.call("echo", 1, timeout=0.3)
+        before = load.values
+        os.kill(program.process.pid, signal.SIGCONT)
+        assert peer.call("echo", 2, timeout=NEVER) == 2
+        until(lambda: load.values > before + 1000)
+        assert not load.ends
+        peer.close()
+        load.join()
+        assert all(end.split()[1] in ("Disconnected", "ChannelBroken", "ChannelClosed") for end in load.ends)
+
+
+def test_the_client_is_killed() -> None:
+    class Service:
+        def __init__(self) -> None:
+            self.gate = channel()
+            self.ends: Counter[str] = Counter()
+
+        def wait(self) -> None:
+            self.gate.receive(NEVER)
+
+        def drain(self, receiver: Any) -> None:
+            try:
+                for _ in receiver:
+                    pass
+            except ChannelBroken:
+                self.ends["broken"] += 1
+
+        def endless(self) -> Any:
+            try:
+                while True:
+                    yield 1
+            finally:
+                self.ends["stopped"] += 1
+
+    service = Service()
+    with rpc.serve("tcp://127.0.0.1:0", service, settings=MANY) as server:
+        client = f"""
+            import flower
+            from flower import channel, rpc
+            peer = rpc.connect({server.url!r})
+            session = peer._session
+            calls = [session.begin("wait") for _ in range({CALLS})]
+            ins = [session.stream("endless") for _ in range({STREAMS // 2})]
+            outs = [channel(4) for _ in range({STREAMS // 2})]
+            for ch in outs:
+                session.begin("drain", (ch.receiver,))
+                ch.send(1)
+            print("ready", flush=True)
+            flower.run()
+            while True:
+                for end in ins:
+                    end.receive()
+                for ch in outs:
+                    ch.send(b"x" * 1000)
+        """
+        with Program(client) as program:
+            assert str(flower.blocking(program.line)).strip() == "ready"
+            until(lambda: service.gate.balance == -CALLS)
+            program.kill()
+            until(lambda: service.ends == {"broken": STREAMS // 2, "stopped": STREAMS // 2})
+            for _ in range(CALLS):
+                service.gate.send(None, NEVER)
+            until(lambda: not server.peers)
