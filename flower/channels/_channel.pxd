@@ -1,7 +1,7 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._bomb cimport bomb
-from flower.channels._scheduler cimport Scheduler, here, may_park, meet, park, present, wake
+from flower.channels._scheduler cimport Scheduler, here, may_park, meet, present, wait, wake
 from flower.channels._task cimport RECEIVE, SEND, Task, case_channels, check_timeout, claim, members
 from flower.channels._waiting cimport NEVER, Waiter, WaitQueue
 
@@ -56,6 +56,7 @@ cdef class channel:
     @cython.final
     @cython.locals(ring=list)
     cdef object fetch(self)
+    @cython.final
     cdef object _obtain(self, object timeout)
     cpdef bint try_send(self, object value) except -1
     cpdef int _abandon(self, object reason) except -1

@@ -25,6 +25,7 @@ try:
 except ImportError:
     from flower.channels import _nocython as cython
 
+from flower.channels import _scheduler
 from flower.channels._bomb import bomb
 from flower.channels._ends import Receiver, Sender
 from flower.channels._scheduler import Scheduler, wake
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
-    from flower.channels._scheduler import here, may_park, meet, park, present
+    from flower.channels._scheduler import here, may_park, meet, present, wait
     from flower.channels._task import RECEIVE, SEND, claim
     from flower.channels._uncompiled import guarded, zeroed
     from flower.channels._waiting import NEVER
@@ -279,7 +280,9 @@ class channel:
                 return
         t.value = value
         self.senders.append(t)
-        park(t, SEND, self._external)
+        wait(t, SEND, self._external)
+        if t.error is not None:
+            raise _scheduler.cold.take_error(t)
 
     def receive(self, timeout: Any = None) -> Any:
         """Receive the oldest value.
@@ -316,7 +319,9 @@ class channel:
                 value = self.take()  # to prepare may have let another thread in
             if value is NOTHING:
                 self.receivers.append(t)
-                value = park(t, RECEIVE, self._external)
+                value = wait(t, RECEIVE, self._external)
+                if t.error is not None:
+                    raise _scheduler.cold.take_error(t)
         if isinstance(value, bomb):
             value.explode()
         return value
