@@ -42,6 +42,7 @@ print(ch.receive())
 """
 
 
+@pytest.mark.slow
 def test_a_tasklet_that_can_not_be_killed() -> None:
     """It is left as it is, for good, and the program ends."""
     done = subprocess.run([sys.executable, "-c", STUBBORN], capture_output=True, text=True, timeout=60)
@@ -83,6 +84,7 @@ def test_a_body_that_swallows_the_finding_gets_it_nevertheless() -> None:
     found(AssertionError, test, max_examples=3)
 
 
+@pytest.mark.slow
 def test_assumptions_in_the_test_and_in_tasklets() -> None:
     seen = set()
 
@@ -148,6 +150,7 @@ def test_in_a_tasklet_and_the_others_go_on_afterwards() -> None:
     assert other.join() == "still here"
 
 
+@pytest.mark.slow
 def test_stackless_spellings_in_a_world() -> None:
     def test(w: ft.World) -> None:
         order: list[str] = []
@@ -177,6 +180,7 @@ def test_a_run_inside_and_a_deadlock_in_its_main() -> None:
     holds(test, max_examples=5)
 
 
+@pytest.mark.slow
 def test_odd_labels_values_and_functions() -> None:
     class Odd:
         def __repr__(self) -> str:

@@ -38,6 +38,7 @@ def meeting(w: ft.World, n: int = st.integers(1, 3)) -> None:  # type: ignore[as
     assert [ch.receive() for _ in range(n)] == list(range(n))
 
 
+@pytest.mark.slow
 @ft.explore(max_examples=50)
 def test_it_decorates_a_test(w: ft.World, n: int = st.integers(0, 3)) -> None:  # type: ignore[assignment]
     meeting(w, n)
@@ -172,6 +173,7 @@ def test_invariants_are_looked_at_after_each_step() -> None:
     assert "overbooked" in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["invariant", "tasklet"])
 def test_a_draw_belongs_into_a_tasklets_own_code(where: str) -> None:
     def test(w: ft.World) -> None:
@@ -212,6 +214,7 @@ def test_worlds_do_not_nest() -> None:
     assert "a World inside of a World" in str(found(RuntimeError, test))
 
 
+@pytest.mark.slow
 def test_worlds_for_given() -> None:
     @settings(database=None, deadline=None)
     @given(w=ft.schedules(), n=st.integers(1, 3))
@@ -379,6 +382,7 @@ def test_wrong_use_is_refused() -> None:
         ft.replay(ft.explore()(lost_update), 3)
 
 
+@pytest.mark.slow
 def test_a_schedule_replays_without_hypothesis() -> None:
     code = """
 import sys, zlib

@@ -26,6 +26,7 @@ def behind_the_books(operation: Any, *args: Any) -> Any:
     return operation(*args)
 
 
+@pytest.mark.slow
 def test_deadlock_names_who_waits_where() -> None:
     def test(w: ft.World) -> None:
         left, right = flower.channel(1, label="left"), flower.channel(1, label="right")
@@ -69,6 +70,7 @@ def test_two_deadlocks_in_different_places_are_two_findings() -> None:
     assert type(found(ft.Deadlock, one)) is type(found(ft.Deadlock, one))
 
 
+@pytest.mark.slow
 def test_a_program_may_catch_its_deadlock() -> None:
     def test(w: ft.World) -> None:
         with pytest.raises(flower.Deadlock):
@@ -156,6 +158,7 @@ def test_tasklet_failed() -> None:
     assert "fail ended with an error that nobody collected: KeyError: 'lost'" in str(error)
 
 
+@pytest.mark.slow
 def test_an_error_that_is_joined_is_collected() -> None:
     def test(w: ft.World) -> None:
         t = flower.go(lambda: {}["missing"])
@@ -289,6 +292,7 @@ def test_a_channel_that_is_not_as_it_says(kind: type[ft.Finding], what: str) -> 
     assert "'liar'" in str(found(kind, test))
 
 
+@pytest.mark.slow
 def test_starvation_when_asked_for() -> None:
     def test(w: ft.World) -> None:
         left, busy = flower.channel(label="left out"), flower.channel(label="busy")
@@ -367,6 +371,7 @@ def test_what_blocks_unseen_is_stopped(how: str, monkeypatch: pytest.MonkeyPatch
     assert "no step for" in str(error)
 
 
+@pytest.mark.slow
 def test_blocking_runs_its_function_in_turn() -> None:
     def test(w: ft.World) -> None:
         assert flower.blocking(sum, [1, 2]) == 3

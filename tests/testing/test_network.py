@@ -141,6 +141,7 @@ def test_latency_partition_hold() -> None:
     holds(test, max_examples=30, early_timers=0)
 
 
+@pytest.mark.slow
 def test_crash_and_restart() -> None:
     def test(w: ft.World) -> None:
         ended: list[str] = []
