@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -403,3 +404,40 @@ except AssertionError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert "receive on channel-1 -> 1" in done.stdout
+
+
+ALIKE = """
+import hashlib, random, flower, flower.testing as ft
+from flower.testing._choices import Auto, Choices
+from flower.testing._explore import run_in
+
+logs = []
+for seed in range(20):
+    w = ft.World(Choices(Auto(random.Random(seed).randrange)))
+
+    def body():
+        channels = {name: flower.channel(1, label=name) for name in "abc"}
+
+        def work(name):
+            for n in range(5):
+                flower.select(*channels.values(), *((ch, n) for ch in channels.values()), timeout=1)
+                flower.time.sleep(n)
+
+        for name in channels:
+            w.go(work, name)
+
+    run_in(w, body)
+    logs.append(w.log())
+print(len(logs), hashlib.sha256("".join(logs).encode()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_the_log_is_the_same_in_each_process_compiled_and_not() -> None:
+    said = set()
+    for pure, seed in (("", "1"), ("", "2"), ("1", "3")):
+        env = {**os.environ, "FLOWER_PURE": pure, "PYTHONHASHSEED": seed}
+        done = subprocess.run([sys.executable, "-c", ALIKE], capture_output=True, text=True, timeout=60, env=env)
+        assert done.stderr == ""
+        said.add(done.stdout)
+    assert len(said) == 1 and said.pop().startswith("20 ")
