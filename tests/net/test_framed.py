@@ -454,6 +454,7 @@ def test_a_codec_that_fails_in_its_own_way() -> None:
 # -- Bounds, threads, and what is left
 
 
+@pytest.mark.slow
 def test_a_flood_is_held_back() -> None:
     with plain(Lines()) as (messages, sock):
         sock.setblocking(False)

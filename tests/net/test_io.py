@@ -379,10 +379,11 @@ def test_errors_are_the_built_in_s(tmp_path: Path) -> None:
         file.read()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["r", "rb"])
 def test_iteration(tmp_path: Path, mode: str) -> None:
     path = tmp_path / "file"
-    path.write_text("".join(f"{n:06} grün\n" for n in range(50_000)), "utf-8")
+    path.write_text("".join(f"{n:06} grün\n" for n in range(20_000)), "utf-8")
     with open(path, mode, encoding=None if "b" in mode else "utf-8") as plain:
         expected = plain.readlines()
     with flower.io.open(path, mode, encoding=None if "b" in mode else "utf-8") as file:

@@ -148,6 +148,7 @@ def test_a_conversation() -> None:
     assert gone(program.pid)
 
 
+@pytest.mark.slow
 def test_lines_from_a_program() -> None:
     with start(python("for n in range(5000): print(n)")) as program:
         assert list(framed(program.stdout, Lines())) == [str(n) for n in range(5000)]
