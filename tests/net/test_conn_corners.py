@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
 
 import flower
 from flower.errors import ChannelClosed, Timeout
-from tests.net.support import NEVER, fill, in_thread, plain_peer, receive_all, reset, rounds, until
+from flower.net import Dial, Listen
+from tests.net.certificates import certificates
+from tests.net.support import HOME, NEVER, fill, in_thread, plain_peer, receive_all, reset, rounds, until
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -103,3 +107,45 @@ def test_a_parked_select_names_the_connection_that_ends() -> None:
         with pytest.raises(flower.ChannelClosed) as caught:
             t.join(NEVER)
         assert caught.value.channel is conn
+
+
+def test_bytes_leave_at_once_though_the_writer_never_waits() -> None:
+    with plain_peer() as (conn, sock):
+        for i in range(3):
+            conn.send(b"%d" % i)
+            assert sock.recv(100) == b"%d" % i  # this blocks the thread, the loop with it
+
+
+@pytest.mark.compiled  # uncompiled, a frame that raises keeps the exception, and the exception the frame
+@pytest.mark.parametrize("proto", ["tcp", "tls"])
+@pytest.mark.parametrize("end", ["close", "abort", "peer"])
+def test_an_ended_connection_leaves_no_cycle(proto: str, end: str) -> None:
+    made = certificates()
+    server = {"cert": made.server, "key": made.server_key} if proto == "tls" else {}
+    gc.collect()
+    gc.disable()
+    try:
+        with Listen((HOME, 0), proto, **server) as listener:
+            near = Dial(proto, listener.addr(), **({"ca": made.ca} if proto == "tls" else {}))
+            far = listener.receive(NEVER)
+        near.write("x")
+        assert far.read(timeout=NEVER) == b"x"
+        if end == "peer":
+            far.close()
+            assert near.read(timeout=NEVER) == b""
+            near.close()
+        else:
+            getattr(near, end)()
+            try:
+                far.read(timeout=NEVER)
+            except OSError:
+                pass
+            far.close()
+        poller = near._stream.poller
+        until(lambda: not poller.resources)
+        streams = [weakref.ref(conn._stream) for conn in (near, far)]
+        del near, far
+        rounds(2)
+        assert [ref() for ref in streams] == [None, None]
+    finally:
+        gc.enable()
