@@ -164,6 +164,7 @@ def in_process(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, st
         (["add", '"1"', '"2"'], "12\n"),
         (["add", "[1]", "[2]"], "[\n  1,\n  2\n]\n"),
         (["same", "true"], "true\n"),
+        (["same", "123456789012345678901234567890"], "123456789012345678901234567890\n"),
         (["same", "null"], ""),
         (["same", "null", "--json"], "null\n"),
         (["same", "1.5"], "1.5\n"),
@@ -191,7 +192,6 @@ def test_call(url: str, capsys: pytest.CaptureFixture[str], words: list[str], ou
         (["nothing"], 1, "nothing"),
         (["add"], 1, "missing a required argument: 'a'"),
         (["add", "b=5", "1"], 2, "positional arguments come first: '1' stands after b="),
-        (["same", "123456789012345678901234567890"], 2, "MessagePack"),
     ],
 )
 def test_calls_that_fail(url: str, capsys: pytest.CaptureFixture[str], words: list[str], code: int, text: str) -> None:
@@ -478,6 +478,9 @@ def test_neovim(neovim: str, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = said("call", neovim, "nvim_command", "nosuchcommand")
     assert (code, out) == (1, "")
     assert "E492" in err
+    code, out, err = said("call", neovim, "nvim_set_var", "big", "123456789012345678901234567890")
+    assert (code, out) == (2, "")
+    assert "Flower peer" in err
     code, out, err = said("ping", neovim, "-c", "2", "-i", "0")
     assert (code, err) == (0, "")
     assert "2 sent, 2 answered" in out

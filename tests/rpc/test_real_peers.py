@@ -102,6 +102,9 @@ def test_pynvim_as_a_client() -> None:
 
 # -- msgpack-rpc-python
 
+# The second is for the tornado that the first demands, where Python no longer has that part itself (3.12).
+PACKAGES = ["msgpack-rpc-python==0.4.1", "backports.ssl_match_hostname"]
+
 
 @pytest.fixture
 def old(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -111,7 +114,7 @@ def old(pytestconfig: pytest.Config, monkeypatch: pytest.MonkeyPatch) -> Path:
     installed = folder / "installed"  # the last of all
     if not installed.exists():
         command = ["pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(folder)]
-        subprocess.run([sys.executable, "-m", *command, "msgpack-rpc-python==0.4.1"], check=True)
+        subprocess.run([sys.executable, "-m", *command, *PACKAGES], check=True)
         installed.touch()
     monkeypatch.setenv("PYTHONPATH", str(folder))
     return folder
