@@ -1,4 +1,4 @@
-"""What a world can't steer: calls that block the thread, or reach the world outside. They are refused, by line.
+"""A world and the outside: what takes its place, and what is refused, by line, since a world can't steer it.
 
 The calls that Python code can be kept from are replaced while a world is in force. Whatever blocks in another way (a
 lock, a loop without an end) is stopped by a signal after some seconds without a step, where the platform and the
@@ -7,7 +7,6 @@ program leave us SIGALRM.
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -18,13 +17,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flower.testing._findings import BlockedOutside
+from flower.testing._outcome import PACKAGE
 
 if TYPE_CHECKING:
     from flower.testing._world import World
 
 STALL = 5.0  # seconds of real time within which a tasklet must come to its next operation
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _SOCKET = (
     "accept",
     "bind",
@@ -43,6 +42,43 @@ _ADVICE = {
     "threading.Thread.start": "start a tasklet, or test this part without a World",
     "subprocess.Popen": "test this part without a World",
 }
+
+
+class OwnPoller:
+    """Waits for the outside, of which there is none: time passes at once."""
+
+    def __init__(self, world: World, scheduler: Any) -> None:
+        self._world = world
+        self._scheduler = scheduler
+
+    @property
+    def network(self) -> Any:
+        """What `flower.net` uses in place of the system's network."""
+        return self._world.net
+
+    def run(self, turn: Callable[[], float]) -> None:
+        while (seconds := turn()) >= 0.0:
+            if seconds > 0.0:
+                self._world.on_idle(self._scheduler.deadline())
+
+    def ready(self) -> None:
+        pass
+
+    def wake(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class InlineWorkers:
+    """`flower.blocking` in a world: the function runs in the hub, at a moment when nothing else does."""
+
+    def __init__(self, scheduler: Any) -> None:
+        self._scheduler = scheduler
+
+    def submit(self, job: Callable[[], object]) -> None:
+        self._scheduler.post(job)
 
 
 _sleeping: list[tuple[Any, str]] = []
@@ -126,6 +162,6 @@ class Guard:
 
 
 def _line(frame: Any) -> str:
-    while frame is not None and frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame is not None and frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}" if frame is not None else "?"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import math
-import os
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -20,10 +19,9 @@ from flower.channels import _blocking, _channel, _failures, _hub, _lifecycle, _s
 from flower.channels._deadlock import REASONS
 from flower.channels._scheduler import Scheduler, current_scheduler, fail, set_current_scheduler
 from flower.channels._task import BLOCKED, READY, RUN
-from flower.errors import Cancelled, TaskletExit
+from flower.errors import TaskletExit
 from flower.testing._choices import Choices, Replay, literal
 from flower.testing._findings import (
-    BlockedOutside,
     Finding,
     Starvation,
     StepLimit,
@@ -33,7 +31,8 @@ from flower.testing._findings import (
 )
 from flower.testing._history import History
 from flower.testing._log import Log
-from flower.testing._outside import Guard
+from flower.testing._outcome import is_control, keep_for_good, plain, show_error, site_of
+from flower.testing._outside import Guard, InlineWorkers, OwnPoller
 from flower.testing._tap import Tap
 
 if TYPE_CHECKING:
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 
 MOST_LAST_STEPS = 1_000  # operations that all tasklets together may still make when they are killed at the end
 MOST_KILLS = 20  # how often a tasklet is killed at the end that goes on after a kill
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 DrawValue = Callable[[Any, Any], Any]
 
@@ -131,7 +129,7 @@ class World:
             try:
                 value = self._draw_value(strategy, label)
             except BaseException as error:
-                if _is_control(error):
+                if is_control(error):
                     self.abort(error)
                 raise
             finally:
@@ -244,7 +242,7 @@ class World:
         s.watches = 1  # that everything is asleep is the poller's to say
         s.clock = self._read_clock
         s.chooser = self._choose
-        self._poller = _Poller(self, s)
+        self._poller = OwnPoller(self, s)
         s.poller = self._poller
         set_current_scheduler(s)
         s.set_poller(self._poller)
@@ -252,7 +250,7 @@ class World:
         _channel.set_interposer(s, self.tap)
         self._handler = _failures.set_error_handler(self._on_failure)
         self._workers = _blocking._workers
-        _blocking._workers = _InlineWorkers(s)  # type: ignore[assignment]
+        _blocking._workers = InlineWorkers(s)  # type: ignore[assignment]
         self._guard = Guard(self)
         self._guard.install()
         self._collects = gc.isenabled()
@@ -266,8 +264,8 @@ class World:
             if self._error is not None:
                 error = self._error
             if isinstance(error, Finding):
-                error = _plain(error)
-            if error is not None and not _is_control(error):
+                error = plain(error)
+            if error is not None and not is_control(error):
                 self._annotate(error)
         finally:
             self._close()
@@ -330,7 +328,7 @@ class World:
             s.posts.clear()
             stubborn = any(t.alive for t in self._names if t is not self._main)
             if stubborn:
-                _keep_for_good((s, list(self._names)))
+                keep_for_good((s, list(self._names)))
             _hub.end(s, not stubborn)
             set_current_scheduler(self._before)
             schedulers = _lifecycle._schedulers
@@ -528,7 +526,7 @@ class World:
         """The error handler: an error that nobody collects."""
         if getattr(error, "_flower_conn", False):  # the loss of a peer ends no program
             self.log_line(self.name_of(t), f"ended by {show_error(error)}")
-        elif _is_control(error) or not isinstance(error, Exception):
+        elif is_control(error) or not isinstance(error, Exception):
             self.abort(error)
         else:
             self.log_line(self.name_of(t), f"failed: {show_error(error)}")
@@ -566,7 +564,7 @@ class World:
             balances = ", ".join(f"{ch.balance}" for ch in owners)
             if balances:
                 what += f" (balance {balances})"
-        site = _site(t)
+        site = site_of(t)
         return f"{self.name_of(t)} waits in {what}" + (f", at {site[0]}:{site[1]} in {site[2]}" if site else "")
 
     def _waits_outside(self, t: Any) -> bool:
@@ -574,7 +572,7 @@ class World:
         return any(ch._external and t in ch._waiting()[1] for ch, _ in self.tap.live())
 
     def _deadlock(self, blocked: list[Any], what: str) -> Finding:
-        sites = frozenset((t.blocked_in, _site(t)) for t in blocked if t.state == BLOCKED)
+        sites = frozenset((t.blocked_in, site_of(t)) for t in blocked if t.state == BLOCKED)
         lines = "\n".join(f"  {self._describe(t)}" for t in blocked)
         return deadlock_of(sites)(f"{what}:\n{lines}")
 
@@ -596,79 +594,6 @@ class World:
         for t, other in others:
             error.add_note(f"Also, {self.name_of(t)} ended with {show_error(other)}")
         error.add_note(f"To run it again: --flower-schedule={self.choices.schedule()}")
-
-
-class _Poller:
-    """Waits for the outside, of which there is none: time passes at once."""
-
-    def __init__(self, world: World, scheduler: Any) -> None:
-        self._world = world
-        self._scheduler = scheduler
-        self.world = world
-
-    @property
-    def network(self) -> Any:
-        """What `flower.net` uses in place of the system's network."""
-        return self._world.net
-
-    def run(self, turn: Callable[[], float]) -> None:
-        while (seconds := turn()) >= 0.0:
-            if seconds > 0.0:
-                self._world.on_idle(self._scheduler.deadline())
-
-    def ready(self) -> None:
-        pass
-
-    def wake(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class _InlineWorkers:
-    """`flower.blocking` in a world: the function runs in the hub, at a moment when nothing else does."""
-
-    def __init__(self, scheduler: Any) -> None:
-        self._scheduler = scheduler
-
-    def submit(self, job: Callable[[], object]) -> None:
-        self._scheduler.post(job)
-
-
-def _keep_for_good(what: Any) -> None:
-    """A tasklet that goes on after every kill would go round for good in its greenlet's finalizer, too."""
-    import ctypes
-
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(what))
-
-
-def show_error(error: BaseException) -> str:
-    text = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _is_control(error: BaseException) -> bool:
-    """Whether it belongs to the test's machinery (Hypothesis's, pytest's, Ctrl-C), and is no error of the program."""
-    module = type(error).__module__
-    if module.partition(".")[0] in ("hypothesis", "_pytest"):
-        return True
-    return not isinstance(error, (Exception, Cancelled, TaskletExit, BlockedOutside, BaseExceptionGroup))
-
-
-def _plain(error: Finding) -> Finding:
-    """Without the place where it happened to be raised: to Hypothesis, that would make it another finding."""
-    error.__traceback__ = None
-    error.__context__ = error.__cause__
-    return error
-
-
-def _site(t: Any) -> tuple[str, int, str] | None:
-    """The line of the program where a tasklet waits."""
-    frame = t.frame
-    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame = frame.f_back
-    return None if frame is None else (os.path.relpath(frame.f_code.co_filename), frame.f_lineno, frame.f_code.co_name)
 
 
 def current_world() -> World | None:
