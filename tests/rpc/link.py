@@ -90,7 +90,9 @@ def linked(
 
 
 def settle() -> None:
-    """Let everybody run until all wait."""
+    """Let everybody run until all wait, what finalizers have left to be done included."""
+    flower.schedule()
+    flower.schedule()
     while flower.getruncount() > 1:
         flower.schedule()
 

@@ -266,10 +266,11 @@ class Sessions(RuleBasedStateMachine):
         if how == "close":
             stream.closed = True
             stream.sender.close()
-        else:
+        elif how == "drop":
             stream.failed = True
-            if how == "fail" and stream.sender._channel._outlet is not None:
-                stream.sender._channel._outlet.fail({"k": "failed", "t": "", "m": "on purpose"})
+        elif stream.sender._channel._outlet is not None:
+            stream.failed = True
+            stream.sender._channel._outlet.fail({"k": "failed", "t": "", "m": "on purpose"})
         if how != "fail":
             stream.sender = None
         settle()
