@@ -71,7 +71,7 @@ def settle(s: Any, t: Any, func: Any) -> None:
         if not getattr(error, "_flower_passed_on", False):
             s.raise_in_main(error)
     elif not collected:
-        if _handler is not None or (isinstance(error, ConnectionError) and getattr(error, "_flower_conn", False)):
+        if _handler is not None or getattr(error, "_flower_conn", False):
             s.report(error, t)
         else:
             error.add_note(f"This ended {describe(t)}, which nobody joined.")

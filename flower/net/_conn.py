@@ -20,6 +20,7 @@ from flower.errors import ChannelClosed, IncompleteRead, Timeout, TooLong
 from flower.net._loop import wait
 from flower.net._opening import start_tls
 from flower.net._secure import secure
+from flower.net._stream import _ours
 from flower.net._tls import HANDSHAKE_TIMEOUT
 
 if TYPE_CHECKING:
@@ -156,8 +157,10 @@ class Conn:
         def find(buffer: bytearray, seen: int) -> int:
             at = buffer.find(separator, max(0, seen - len(separator) + 1), limit)
             if at < 0 and len(buffer) >= limit:
-                raise TooLong(
-                    errno.EMSGSIZE, f"{self._stream.describe()}: no {separator!r} among the first {limit} bytes"
+                raise _ours(
+                    TooLong(
+                        errno.EMSGSIZE, f"{self._stream.describe()}: no {separator!r} among the first {limit} bytes"
+                    )
                 )
             return 0 if at < 0 else at + len(separator)
 
@@ -222,7 +225,8 @@ class Conn:
         except ChannelClosed:
             why = self._reading_end()
             if buffer and isinstance(why, ChannelClosed) and not self._stream.shut:
-                why = IncompleteRead(f"{self._stream.describe()}: ended after {len(buffer)} bytes of what was to come")
+                text = f"{self._stream.describe()}: ended after {len(buffer)} bytes of what was to come"
+                why = _ours(IncompleteRead(text))
             raise why from None
         finally:
             self._reading = False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
+from contextlib import redirect_stderr
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -149,3 +151,22 @@ def test_an_ended_connection_leaves_no_cycle(proto: str, end: str) -> None:
         assert [ref() for ref in streams] == [None, None]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("how", ["cut off", "too long"])
+def test_what_a_peer_does_ends_no_program(how: str) -> None:
+    """An uncaught error of a connection is reported, of whatever kind it is: a tasklet that nobody joins may see it."""
+    before = flower.set_error_handler(None)
+    try:
+        with plain_peer() as (conn, sock):
+            t = flower.tasklet(conn.read_until if how == "too long" else conn.read_exactly, label="handler")
+            t(*((b"\n",) if how == "too long" else (10,)), **({"limit": 5} if how == "too long" else {}))
+            rounds(1)
+            sock.sendall(b"123456")
+            sock.close()
+            with redirect_stderr(StringIO()) as err:
+                until(lambda: not t.alive)
+                rounds(2)  # nothing is raised here, in main
+            assert "Error in <tasklet 'handler'" in err.getvalue()
+    finally:
+        flower.set_error_handler(before)
