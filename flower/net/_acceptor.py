@@ -117,7 +117,7 @@ class Acceptor:
                 self._look_again()
                 return
             try:
-                sock, _peer = self._sock.accept()
+                sock, peer = self._accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
@@ -130,15 +130,24 @@ class Acceptor:
             else:
                 self._complained = False
                 self._opening += 1
-                self.poller.spawn(self._open(sock))
+                self.poller.spawn(self._open(sock, peer))
 
-    async def _open(self, sock: socket.socket) -> None:
+    def _accept(self) -> tuple[socket.socket, Any]:
+        sock: Any = self._sock
+        kind = _ACCEPTED.get(sock.family) if type(sock) is socket.socket else None
+        if kind is None:
+            return sock.accept()  # type: ignore[no-any-return]
+        descriptor, peer = sock._accept()  # what socket.accept() itself calls
+        return kind(kind.family, kind.type, 0, descriptor), peer
+
+    async def _open(self, sock: socket.socket, peer: Any) -> None:
         """Make a connection of an accepted socket, and put it into the channel."""
         stream = None
         try:
             try:
                 sock.setblocking(False)
                 stream = Stream(self.poller, sock, self.proto, self._bounds)
+                stream.remote = peer
                 layer = None if self._secure is None else self._secure(stream)
                 await self.poller.loop.connect_accepted_socket((layer or stream).as_protocol, sock)
                 if self._setup is not None:
@@ -233,6 +242,22 @@ class Acceptor:
 
     def describe(self) -> str:
         return f"listener {self.proto} {format_address(self.address)}"
+
+
+class _AcceptedINET(socket.socket):
+    """An accepted socket. Python's own looks its family and type up in an enumeration each time that it is asked."""
+
+    __slots__ = ()
+    family = socket.AF_INET
+    type = socket.SOCK_STREAM
+
+
+class _AcceptedINET6(_AcceptedINET):
+    __slots__ = ()
+    family = socket.AF_INET6
+
+
+_ACCEPTED: dict[int, Any] = {socket.AF_INET: _AcceptedINET, socket.AF_INET6: _AcceptedINET6}
 
 
 class _Path:

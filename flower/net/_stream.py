@@ -108,10 +108,11 @@ class Stream:
     def connection_made(self, transport: Any) -> None:
         self.set_transport(transport)
         transport.set_write_buffer_limits(high=self.bounds.outgoing)
-        try:
-            self.remote = self._sock.getpeername()
-        except OSError:  # gone already: connection_lost follows
-            pass
+        if self.remote is None:
+            try:
+                self.remote = self._sock.getpeername()
+            except OSError:  # gone already: connection_lost follows
+                pass
         self.poller.resources.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -456,11 +457,11 @@ class Stream:
                 gate.close()
 
     def _drain(self) -> None:
-        try:
-            while self.incoming.try_receive(None) is not None:
+        while len(self.incoming):
+            try:
+                self.incoming.try_receive(b"")
+            except BaseException:  # the failure that was left in it
                 pass
-        except BaseException:  # its end, or the failure that was left in it
-            pass
 
     def _let_go(self) -> None:
         if self._holding:
