@@ -14,7 +14,7 @@ from flower.channels import _scheduler
 from flower.testing import explore
 
 COMPILED: bool = _scheduler.COMPILED
-EXAMPLES = 150 if COMPILED else 60
+EXAMPLES = 100 if COMPILED else 60
 
 CAPACITY: Any = st.integers(0, 2)
 
