@@ -17,6 +17,7 @@ Invariants
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Mapping
 from threading import get_ident
@@ -37,6 +38,10 @@ from flower.rpc._wire import NOTIFICATION, REQUEST, RESPONSE, Wire
 
 BYE = "$/bye"
 DEFAULTS = Settings()
+
+# A peer whose machine is gone: after so many seconds of silence the kernel asks, again at intervals, and gives up after
+# so many times; and milliseconds for which what we sent may stay unacknowledged. About a minute in all.
+_LINK = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 60_000))
 
 
 class Session:
@@ -90,6 +95,7 @@ class Session:
     def start(self, *, daemon: bool) -> None:
         """Begin to read, in a tasklet of its own. Where we connected, say hello."""
         self.daemon = daemon
+        _watch_link(self.conn)
         self.outbox.start(daemon)
         if self.handshake.state is GREETING:
             self.early = True
@@ -461,6 +467,20 @@ _CONTROL: dict[str, Callable[[Session, list[Any]], None]] = {
 
 def _methods(calls: Calls) -> tuple[Any, Any, Any, Any]:
     return calls.call, calls.begin, calls.stream, calls.notify
+
+
+def _watch_link(conn: Any) -> None:
+    """Have the kernel notice that the peer's machine is gone: no program of ours has to be quick for that."""
+    sock = getattr(getattr(conn, "_stream", None), "_sock", None)
+    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    for option, value in _LINK:
+        number = getattr(socket, option, None)  # each system has some of them
+        if number is not None:
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, number, value)
+            except OSError:  # it is closed already
+                return
 
 
 def _name(conn: Any) -> str:

@@ -50,6 +50,8 @@ MAX_MESSAGE = 16 * 1024 * 1024
 # What a message's values may take in memory, in times of its longest length. A list of floats takes 3.6 times its
 # bytes, one of short strings 8, empty arrays would take 64.
 MEMORY_FACTOR = 8
+# Bytes in a message that every peer takes.
+SMALL = 256
 # A buffer that has grown beyond this many bytes is given back.
 KEPT_BUFFER = 64 * 1024
 
@@ -302,6 +304,8 @@ class Wire:
             if isinstance(error, NotPlain) or not isinstance(error, TypeError):
                 raise
             raise TypeError(str(error)) from None
+        if len(data) <= SMALL and len(data) <= most and _PLAIN.issuperset(map(type, values)):
+            return data
         if len(data) > KEPT_BUFFER:
             tools.renew()  # the old one would keep its large buffer
         most = min(most, self.most_sent)

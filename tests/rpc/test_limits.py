@@ -272,3 +272,27 @@ def test_a_notification_that_ends_its_tasklet_does_not_stop_the_rest(how: str) -
         sender.join(NEVER)
         assert peer.call("add", 1, 2) == 3
         until(lambda: len(ending.log) == 20)
+
+
+# -- Peers that are gone
+
+
+def test_14_the_kernel_notices_that_the_peers_machine_is_gone() -> None:
+    with served() as (server, peer):
+        assert peer.call("add", 1, 2) == 3
+        (session,) = server._sessions
+        for end in (peer._session, session):
+            sock = end.conn._stream._sock
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+
+
+def test_14_a_ping_is_answered_while_every_method_waits() -> None:
+    calc = Calc()
+    with served(calc) as (_, peer):
+        replies = [peer.start("wait") for _ in range(50)]
+        until(lambda: calc.gate.balance == -50)
+        assert peer._session.ping(NEVER) >= 0
+        for _ in replies:
+            calc.gate.send(None, NEVER)
