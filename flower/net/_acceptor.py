@@ -148,6 +148,8 @@ class Acceptor:
                 sock.setblocking(False)
                 stream = Stream(self.poller, sock, self.proto, self._bounds)
                 stream.remote = peer
+                if stream.local == self.address:
+                    stream.local = self.address  # one for all of them
                 layer = None if self._secure is None else self._secure(stream)
                 await self.poller.loop.connect_accepted_socket((layer or stream).as_protocol, sock)
                 if self._setup is not None:
