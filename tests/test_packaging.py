@@ -95,6 +95,8 @@ def test_it_runs_in_an_empty_environment_without_a_compiler(wheel: Path, tmp_pat
     assert (total, compiled) == ("10", "True")
     assert Path(where).is_relative_to(home)
 
+    assert "flower call URL METHOD" in run(bin_folder / "flower", "--help", cwd=tmp_path, **bare)
+
     total, compiled, _ = run(*program, cwd=tmp_path, FLOWER_PURE="1", **bare).split()
     assert (total, compiled) == ("10", "False")
 
