@@ -138,7 +138,7 @@ class Acceptor:
         if kind is None:
             return sock.accept()  # type: ignore[no-any-return]
         descriptor, peer = sock._accept()  # what socket.accept() itself calls
-        return kind(kind.family, kind.type, 0, descriptor), peer
+        return kind(kind.family, kind.type, sock.proto, descriptor), peer  # asyncio tells TCP by its number
 
     async def _open(self, sock: socket.socket, peer: Any) -> None:
         """Make a connection of an accepted socket, and put it into the channel."""

@@ -284,6 +284,7 @@ def test_14_the_kernel_notices_that_the_peers_machine_is_gone() -> None:
         for end in (peer._session, session):
             sock = end.conn._stream._sock
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
 
