@@ -63,7 +63,7 @@ cdef class channel:
     @cython.locals(t=Task, w=Waiter)
     cpdef int _pump(self) except -1
     cpdef int _overfill(self, object value) except -1
-    @cython.locals(ring=list, size=Py_ssize_t)
+    @cython.locals(ring=list, size=Py_ssize_t, count=Py_ssize_t, i=Py_ssize_t)
     cpdef int _put_back(self, list values) except -1
     @cython.final
     @cython.locals(t=Task, w=Waiter, after=Waiter)

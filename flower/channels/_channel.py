@@ -1,5 +1,4 @@
-# cython: nonecheck=False, boundscheck=False, wraparound=False
-# (No field is read through None: the same source, uncompiled, would raise AttributeError, and its tests pass.)
+# cython: boundscheck=False, wraparound=False
 """The channel: a value passes from one tasklet to another, or waits in a bounded buffer between them.
 
 Invariants
@@ -99,6 +98,8 @@ def check_capacity(capacity: Any) -> int:
         return 0
     if isinstance(capacity, bool) or not (isinstance(capacity, int) or capacity == NEVER):
         raise TypeError(f"a channel's capacity is a whole number of values, math.inf or None, not {capacity!r}")
+    if isinstance(capacity, int):
+        capacity = int(capacity)  # a subclass may compare as it likes
     if capacity < 0:
         raise ValueError(f"a channel's capacity is at least 0, not {capacity!r}")
     return int(min(capacity, UNBOUNDED))
@@ -483,10 +484,18 @@ class channel:
         size = FIRST_RING
         while size < len(values) + self.held:
             size *= 2
-        ring: list[Any] = values + [self.fetch() for _ in range(self.held)]
-        self.held = len(ring)
+        ring: list[Any] = [None] * size
+        if size < len(values) + self.held:  # to allocate may have run finalizers that use this channel
+            return self._put_back(values)
+        count = len(values)
+        for i in range(count):
+            ring[i] = values[i]
+        while self.held:
+            ring[count] = self.fetch()
+            count += 1
+        self.held = count
         self.head = 0
-        self.ring = ring + [None] * (size - len(ring))
+        self.ring = ring
         return 0
 
     def dismiss(self, queue: WaitQueue, selects_only: bool, woken: WaitQueue) -> int:
@@ -516,7 +525,7 @@ class channel:
 
     def _refusal(self) -> BaseException:
         if isinstance(self.reason, BaseException):  # it is no close, but a failure: a connection that was lost
-            return copy.copy(self.reason)
+            return another(self.reason)
         name = f"the channel {self.label!r}" if self.label else "the channel"
         if self.reason is not None:
             return ChannelClosed(f"{name} was closed by its receiver: {self.reason}", self, self.reason)
@@ -632,6 +641,14 @@ class channel:
         return 0
 
 
+def another(error: BaseException) -> BaseException:
+    """A copy, so that each raise has a traceback of its own; the error itself where it can't be copied."""
+    try:
+        return copy.copy(error)
+    except Exception:
+        return error
+
+
 def tasks_in(queue: WaitQueue) -> list[Any]:
     """Whose waiters are in the queue, in order."""
     found = []
@@ -646,6 +663,6 @@ if not cython.compiled:
     zeroed(channel)
     guarded(
         channel,
-        "send receive _obtain try_send try_receive close open _abandon _pump _overfill _put_back closed balance queue "
-        "__repr__",
+        "_set_external send receive _obtain try_send try_receive close open _abandon _pump _overfill _put_back closed "
+        "balance queue __repr__",
     )

@@ -12,6 +12,7 @@ from flower.channels._scheduler import current_scheduler
 from flower.channels._task import check_timeout
 from flower.channels._tasklet import go
 from flower.channels._waiting import Alarm
+from flower.errors import ChannelClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,9 +46,17 @@ def _time_channel(label: str) -> channel[float]:
     return ch
 
 
+def _scheduler_of(ch: channel[float]) -> Any:
+    """The scheduler on whose thread the time of this channel comes."""
+    scheduler = ch._keep.scheduler
+    if scheduler.closing:
+        raise RuntimeError("the thread (before a fork: the process) that made this timer has ended: make another one")
+    return scheduler
+
+
 def _once(ch: channel[float], seconds: float) -> None:
     """An alarm that offers the time to the channel after the seconds."""
-    scheduler = ch._keep.scheduler
+    scheduler = _scheduler_of(ch)
     ref = weakref.ref(ch)
 
     def fire(now: float) -> None:
@@ -64,7 +73,7 @@ def _once(ch: channel[float], seconds: float) -> None:
 
 def _again(ch: channel[float], interval: float) -> None:
     """An alarm that offers the time to the channel at each interval."""
-    scheduler = ch._keep.scheduler
+    scheduler = _scheduler_of(ch)
     ref = weakref.ref(ch)
     first = scheduler.now() + interval
 
@@ -104,7 +113,10 @@ def _silence(ch: channel[float]) -> bool:
     """Stop the channel's alarm; says whether it was still to go off, or its value to be received."""
     pending: bool = ch._keep.scheduler.clear_alarm(ch._keep.alarm)
     ch._set_external(False)
-    return ch.try_receive() is not None or pending
+    try:
+        return ch.try_receive() is not None or pending
+    except ChannelClosed:
+        return pending
 
 
 class Timer:

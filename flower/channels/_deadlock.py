@@ -45,6 +45,8 @@ def asleep_for_good(s: Any) -> float:
     me = threading.current_thread()
     if jobs_given or any(t is not me and t not in _ignored for t in threading.enumerate()):
         return SECONDS_BETWEEN_LOOKS
+    if s.queued():  # the last of the other threads has woken somebody before it ended
+        return 0.0
     victim = s.victim if s.victim is not None and s.victim.state == BLOCKED else s.main
     error = Deadlock(report(s, victim))
     fail(victim, error)

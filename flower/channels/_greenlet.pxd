@@ -57,6 +57,19 @@ cdef extern from *:
         return r;
     }
 
+    /* Let the current thread go so many calls deeper than the recursion limit says, or fewer again. */
+    CYTHON_UNUSED static void flower_deepen(int calls) {
+        PyThreadState *ts = PyThreadState_Get();
+    #if PY_VERSION_HEX >= 0x030C0000
+        ts->py_recursion_remaining += calls;
+    #if PY_VERSION_HEX < 0x030E0000
+        ts->c_recursion_remaining += calls;
+    #endif
+    #else
+        ts->recursion_remaining += calls;
+    #endif
+    }
+
     /* Seconds, for telling whether a time slice is over: a few nanoseconds to read, a few milliseconds fine. */
     static CYTHON_INLINE double flower_coarse(void) {
     #if defined(CLOCK_MONOTONIC_COARSE)
@@ -131,6 +144,7 @@ cdef extern from *:
     int import_greenlet "flower_import_greenlet"() except -1
     int switch_to "flower_switch"(greenlet g) except -1
     int start_below "flower_start"(greenlet g, size_t down) except -1
+    void deepen "flower_deepen"(int calls)
     double coarse "flower_coarse"()
     object call "flower_call"(object func, object args, object kwargs)
     object take_caught "flower_take_caught"()

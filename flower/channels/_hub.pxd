@@ -26,4 +26,5 @@ cpdef object drop_alarms(Scheduler s)
 cpdef Py_ssize_t unfinished(Scheduler s) except -1
 @cython.locals(t=Task)
 cpdef object drop_ready(Scheduler s)
+cpdef object give_up(Scheduler s, Task t)
 cpdef object finish_off(Scheduler s, Task t, object error)

@@ -52,16 +52,19 @@ TRIMMED_PER_TURN = 256
 def live(s: Scheduler) -> object:
     """What the hub runs: one poller after the other."""
     turn_of_s = functools.partial(turn, s)
+    raised: list[Any] = []  # by signal handlers of the program's own, while nobody ran
     while not s.closing:
-        s.entered = s.poller
         try:
+            while raised:
+                s.raise_in_main(raised.pop())
+            s.entered = s.poller
             s.entered.run(turn_of_s)
+            if s.entered is not s.poller:
+                s.entered.close()
         except GreenletExit:
             raise
-        except BaseException as error:  # by a signal handler of the program's own, while nobody ran
-            s.raise_in_main(error)
-        if s.entered is not s.poller:
-            s.entered.close()
+        except BaseException as error:  # no call here: another handler could raise in it, and end the hub
+            raised.append(error)
     s.poller.close()
     s.current = None
     if s.bury:
@@ -241,6 +244,18 @@ def drop_ready(s: Scheduler) -> None:
             t.ended = True
             t.failure = TaskletExit()
             _scheduler.cold.settle(s, t, None)
+
+
+def give_up(s: Scheduler, t: Task) -> None:
+    """Let go of a task of a thread that is gone: it can't run any more, not even to clean up."""
+    if t.state == BLOCKED and not t.decided:
+        withdraw(t)
+    elif t.state == READY:
+        s.ready.remove(t)
+    t.state = DEAD
+    t.ended = True
+    t.failure = TaskletExit()
+    _scheduler.cold.settle(s, t, None)
 
 
 def finish_off(s: Scheduler, t: Task, error: BaseException) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ from flower.errors import TaskletExit
 
 if TYPE_CHECKING:
     from types import FrameType
+
+# How often the tasklets of a thread that ends are looked for, a millisecond apart.
+LOOKS_FOR_TASKLETS = 100
 
 _of_thread = threading.local()
 _schedulers: dict[int, Scheduler] = {}
@@ -31,8 +35,12 @@ class _Owner:
 
     def __del__(self) -> None:
         s, self.scheduler = self.scheduler, None
-        if s is not None and s.thread_id == threading.get_ident():
+        if s is None:
+            return
+        if s.thread_id == threading.get_ident():
             end_thread(s)
+        else:  # somebody's gc.get_objects() has kept this, as the thread ended
+            abandon(s)
 
 
 def adopt_thread(s: Scheduler) -> Scheduler:
@@ -70,12 +78,27 @@ def end_thread(s: Scheduler) -> None:
         )
 
 
+def abandon(s: Scheduler) -> None:
+    """The thread is gone already: its tasklets leave what they wait in, and can't clean up."""
+    s.closing = True
+    if _schedulers.get(s.thread_id) is s:
+        del _schedulers[s.thread_id]
+    _hub.drop_ready(s)
+    for t in _deadlock.started_tasklets(s):
+        _hub.give_up(s, t)
+    _hub.drop_alarms(s)
+
+
 def bury(s: Scheduler) -> None:
     """On the hub, for the last time: the tasklets that are left leave what they wait in, and end."""
     _hub.drop_ready(s)
-    if s.started:
+    for _ in range(LOOKS_FOR_TASKLETS):
+        if not s.started:
+            break
         for t in _deadlock.started_tasklets(s):
             _hub.finish_off(s, t, TaskletExit())
+        if s.started:
+            time.sleep(0.001)  # another thread's garbage collection is under way, and has some of them in hand
 
 
 def print_left(error: BaseException) -> None:
@@ -153,6 +176,8 @@ def in_child() -> None:
         if t is not forker:  # a ghost: what it waits in is the parent's
             withdraw(t)
             _kept.append(t)
+    old.closing = True
+    _hub.drop_alarms(old)  # of the parent's timers, none goes off here
     new = Scheduler(forker)
     _scheduler.set_current_scheduler(new)
     adopt_thread(new)

@@ -1,14 +1,14 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._greenlet cimport (
-    call, coarse, get_here, greenlet, import_greenlet, set_context, set_here, switch_to, take_caught,
+    call, coarse, deepen, get_here, greenlet, import_greenlet, set_context, set_here, switch_to, take_caught,
 )
 from flower.channels._task cimport (
     BLOCKED, DEAD, ERRORS, KILL, PAUSED, READY, RUN, RUNNING, SLEEP, Task, members, withdraw,
 )
 from flower.channels._waiting cimport NEVER, Alarm, Timed, Timers, Waiter, WaitQueue
 
-cdef int SWITCHES_PER_TURN
+cdef int DEPTH_TO_WAKE, SWITCHES_PER_TURN
 cdef double SECONDS_PER_TURN
 cdef Py_ssize_t CROWD, IDLE_CARRIERS
 

@@ -56,6 +56,7 @@ else:
     from flower.channels._uncompiled import (
         call,
         coarse,
+        deepen,
         get_here,
         guarded,
         hold,
@@ -77,6 +78,9 @@ IDLE_CARRIERS = 512
 # With so many carriers in use, idle ones are all kept: each is a memory map of its own once its neighbours are gone,
 # and a process has 65,530 by default; beyond that, what is freed is lost. The hub ends them later, in order.
 CROWD = 16_384
+
+# Frames that waking another thread may take beyond the recursion limit.
+DEPTH_TO_WAKE = 50
 
 _monotonic = time.monotonic
 
@@ -350,10 +354,14 @@ class Scheduler:
     def rouse(self) -> int:
         """Something became ready while the hub waits for the outside."""
         self.polling = False
-        if get_here() is self:
-            self.poller.ready()
-        else:
-            self.poller.wake()
+        deepen(DEPTH_TO_WAKE)  # what is done is done: no RecursionError may come now, and nobody wait for good
+        try:
+            if get_here() is self:
+                self.poller.ready()
+            else:
+                self.poller.wake()
+        finally:
+            deepen(-DEPTH_TO_WAKE)
         return 0
 
     def tell(self, before: Task, after: Task) -> int:
@@ -382,6 +390,10 @@ class Scheduler:
         self.ready.append(me)
         self.switch()
         me.decided = False
+
+    def queued(self) -> int:
+        """How many tasks are ready to run."""
+        return self.ready.count
 
     def deadline(self) -> float:
         """When the earliest timer is due, on the scheduler's clock; infinite if there is none."""
@@ -634,5 +646,6 @@ if not cython.compiled:
     cancel = hold(cancel)
     guarded(
         Scheduler,
-        "finish retire set_poller hold release raise_in_main throw_into set_alarm clear_alarm pause sleep_until",
+        "finish retire recount set_poller hold release raise_in_main throw_into set_alarm clear_alarm pause "
+        "sleep_until",
     )

@@ -109,7 +109,7 @@ cdef object MISSING
 cdef unsigned long long dice, LOW_32_BITS
 cdef Py_ssize_t roll(Py_ssize_t sides) except -1
 
-@cython.locals(i=Py_ssize_t, s=Scheduler, t=Task, waiters=list, w=Waiter, wishes=bint, outside=bint)
+@cython.locals(i=Py_ssize_t, s=Scheduler, t=Task, waiters=list, w=Waiter, wishes=bint, prepared=bint, outside=bint)
 cdef object choose_case(PyObject **cases, Py_ssize_t count, object timeout, object default)
 cdef bint aim(Waiter w, object case, Py_ssize_t index, Task t) except -1
 cdef channel end_of(object thing, str attribute, Py_ssize_t index)
@@ -119,7 +119,7 @@ cdef bint is_ready(Waiter w)
 @cython.locals(i=Py_ssize_t, count=Py_ssize_t, found=Py_ssize_t, skip=Py_ssize_t)
 cdef Waiter pick_ready(Scheduler s, list waiters)
 @cython.locals(ch=channel, index=Py_ssize_t)
-cdef object perform(Waiter w, PyObject **cases, Py_ssize_t count)
+cdef object perform(Waiter w, PyObject **cases)
 @cython.locals(i=Py_ssize_t, ch=channel, w=Waiter)
 cdef int tell_channels(list waiters) except -1
 @cython.locals(i=Py_ssize_t, count=Py_ssize_t, first=Py_ssize_t, ch=channel, w=Waiter, outside=bint)

@@ -32,7 +32,7 @@ if cython.compiled:
     ready_selected()  # type: ignore[name-defined]  # noqa: F821  (from the .pxd)
 else:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
-    from flower.channels._channel import interposer_here
+    from flower.channels._channel import NOTHING, interposer_here
     from flower.channels._scheduler import here, may_park, wait
     from flower.channels._task import SELECT
     from flower.channels._uncompiled import hold
@@ -119,31 +119,36 @@ def choose_case(cases: Any, count: int, timeout: Any, default: Any) -> Any:
     for i in range(count):
         if aim(cython.cast(Waiter, waiters[i]), cython.cast(object, cases[i]), i, t):
             wishes = True
-    w = pick_ready(s, waiters)
-    if w is None and default is MISSING:
-        if may_park(timeout) is None or wishes:
-            s.prepare(timeout)
-            if wishes:
-                tell_channels(waiters)
-            w = pick_ready(s, waiters)  # to prepare may have let another thread in
-        if w is None:
-            outside = link_all(s, waiters)
-            t.cases = waiters
-            value = wait(t, SELECT, outside)
-            t.cases = None
-            if t.error is not None:
-                raise name_channel(_scheduler.cold.take_error(t), waiters, cases)
-            i = t.chosen
+    prepared = False
+    while True:
+        w = pick_ready(s, waiters)
+        if w is not None:
+            result = perform(w, cases)
+            if result is NOTHING:  # taken before us, by a finalizer that an allocation ran
+                continue
             forget(t, waiters)
-            if isinstance(value, bomb):
-                value.explode()
-            return make_selected(named(cython.cast(object, cases[i])), value, i)
-    if w is None:
-        result = make_selected(None, default, -1)
-    else:
-        result = perform(w, cases, count)
+            return result
+        if default is not MISSING:
+            forget(t, waiters)
+            return make_selected(None, default, -1)
+        if prepared or (may_park(timeout) is not None and not wishes):
+            break
+        s.prepare(timeout)
+        prepared = True
+        if wishes:
+            tell_channels(waiters)
+        # either may have let another thread in: look again
+    outside = link_all(s, waiters)
+    t.cases = waiters
+    value = wait(t, SELECT, outside)
+    t.cases = None
+    if t.error is not None:
+        raise name_channel(_scheduler.cold.take_error(t), waiters, cases)
+    i = t.chosen
     forget(t, waiters)
-    return result
+    if isinstance(value, bomb):
+        value.explode()
+    return make_selected(named(cython.cast(object, cases[i])), value, i)
 
 
 def aim(w: Waiter, case: Any, index: int, t: Task) -> bool:
@@ -156,7 +161,9 @@ def aim(w: Waiter, case: Any, index: int, t: Task) -> bool:
     elif isinstance(case, tuple):
         if len(case) != 2:
             raise TypeError(f"select's case {index} is no pair (channel, value): {case!r}")
-        ch, w.value = case
+        pair = cython.cast(tuple, case)  # a subclass may index and iterate as it likes
+        ch = pair[0]
+        w.value = pair[1]
         w.sends = True
         if isinstance(ch, channel) or ch is None:
             w.channel = ch
@@ -180,7 +187,7 @@ def end_of(thing: Any, attribute: str, index: int) -> channel[Any]:
 
 def named(case: Any) -> Any:
     """The channel, or what stands for it, as the caller wrote it."""
-    return case[0] if isinstance(case, tuple) else case
+    return cython.cast(tuple, case)[0] if isinstance(case, tuple) else case
 
 
 def is_ready(w: Waiter) -> bool:
@@ -212,8 +219,8 @@ def pick_ready(s: Scheduler, waiters: Any) -> Any:
     return waiters[found]
 
 
-def perform(w: Waiter, cases: Any, count: int) -> Any:
-    """Do the ready case."""
+def perform(w: Waiter, cases: Any) -> Any:
+    """Do the ready case. NOTHING: it is so no more."""
     ch = cython.cast(channel, w.channel)
     index = w.index
     value = None
@@ -222,9 +229,12 @@ def perform(w: Waiter, cases: Any, count: int) -> Any:
         error.channel = named(cython.cast(object, cases[index]))
         raise error
     if w.sends:
-        ch.put(w.value)
+        if not ch.put(w.value):
+            return NOTHING
     else:
         value = ch.take()
+        if value is NOTHING:
+            return NOTHING
         if isinstance(value, bomb):
             value.explode()
     return make_selected(named(cython.cast(object, cases[index])), value, index)

@@ -89,6 +89,10 @@ def set_here(scheduler: Any) -> None:
     _here.scheduler = scheduler
 
 
+def deepen(calls: int) -> None:
+    """Uncompiled, the recursion limit holds everywhere."""
+
+
 def call(func: Any, args: Any, kwargs: Any) -> Any:
     """Call a tasklet's function; what it raises is put aside, for `take_caught`."""
     try:

@@ -62,6 +62,7 @@ class LoopPoller:
     def __init__(self) -> None:
         self.loop = _new_event_loop()
         self.loop.slow_callback_duration = math.inf  # in debug mode: a turn is no slow callback
+        self.loop.set_exception_handler(self._on_error)
         self.scheduler = current_scheduler()
         self.thread = threading.get_ident()
         self.resources: set[Resource] = set()
@@ -118,6 +119,9 @@ class LoopPoller:
             self._due = True
             try:
                 self.loop.call_soon_threadsafe(self._on_turn, context=self._context)
+            except RecursionError:
+                self._due = False
+                raise
             except RuntimeError:  # closed meanwhile: there is nobody left to wake
                 pass
 
@@ -217,6 +221,12 @@ class LoopPoller:
             self.loop.stop()
         elif delay != math.inf:
             self._arm(delay)
+
+    def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """A callback failed. If it was the turn, hit by a signal handler as it began, it must come again."""
+        self._due = False
+        self.ready()
+        loop.default_exception_handler(context)
 
     def _arm(self, delay: float) -> None:
         delay = min(delay, LONGEST_SLEEP)

@@ -377,3 +377,35 @@ def test_threads_that_are_waited_for_at_exit_still_work() -> None:
         go_on.set()
     """
     assert output(code) == "end of main\nlate\n"
+
+
+@pytest.mark.slow
+@pytest.mark.compiled  # uncompiled, a handler may raise between any two lines of the core's own
+def test_a_handler_that_raises_again_and_again_does_not_end_the_hub() -> None:
+    code = """
+        import signal, time, flower
+        class Alarm(Exception): pass
+        def handler(*_): raise Alarm
+        signal.signal(signal.SIGALRM, handler)
+        end = time.monotonic() + 3
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.0002)
+        while True:
+            try:
+                while time.monotonic() < end:
+                    try:
+                        flower.channel().receive(timeout=0.01)
+                    except (Alarm, flower.Timeout):
+                        pass
+                break
+            except Alarm:
+                pass
+        while True:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                break
+            except Alarm:
+                pass
+        flower.time.sleep(0.001)
+        print("ok")
+    """
+    assert output(code) == "ok\n"

@@ -249,3 +249,66 @@ def test_a_busy_worker_counts_as_no_free_one() -> None:
         barrier = threading.Barrier(3)
         calls = [flower.go(flower.blocking, barrier.wait, NEVER) for _ in range(3)]
         assert sorted(t.join() for t in calls) == [0, 1, 2]
+
+
+# -- Classes of users' own
+
+
+def test_a_subclass_that_forgets_to_call_init_gets_an_error() -> None:
+    class Jobs(channel[int]):
+        def __init__(self) -> None:
+            pass
+
+    for use in (lambda ch: ch.try_send(1), lambda ch: ch.receive(), lambda ch: ch.close(), flower.select):
+        with pytest.raises(AttributeError):
+            use(Jobs())
+
+
+def test_a_reason_that_cannot_be_copied_is_given_as_it_is() -> None:
+    class Lost(Exception):
+        def __init__(self, host: str, port: int) -> None:
+            super().__init__(f"lost {host}:{port}")
+
+    ch = channel()
+    ch.receiver.close(Lost("host", 1))
+    for use in (lambda: ch.send(1), lambda: flower.select(ch)):
+        with pytest.raises(Lost, match="lost host:1"):
+            use()
+
+
+def test_a_pair_that_cannot_be_indexed_is_a_case_like_any_other() -> None:
+    class Case(tuple[Any, ...]):
+        def __iter__(self) -> Any:
+            raise KeyError("no")
+
+    ch = channel(1)
+    assert flower.select(Case((ch, 3))).index == 0
+    assert ch.receive() == 3
+
+
+@pytest.mark.compiled  # uncompiled, the recursion limit holds inside of the core, too
+def test_a_send_to_another_thread_just_below_the_recursion_limit_is_made_or_refused() -> None:
+    code = """
+        import os, sys, threading, time, flower
+        ch, answers = flower.channel(), flower.channel(100)
+        def answer():
+            for value in ch:
+                answers.send(value)
+        threading.Thread(target=answer, daemon=True).start()
+        def at(depth, f):
+            return f() if depth == 0 else at(depth - 1, f)
+        sys.setrecursionlimit(300)
+        for depth in range(300, 270, -1):
+            while ch.balance >= 0:
+                time.sleep(0.001)
+            try:
+                at(depth, lambda: ch.send(depth))
+            except RecursionError:
+                ch.send("again")
+                assert answers.receive(timeout=30) == "again", depth
+            else:
+                assert answers.receive(timeout=30) == depth
+        print("ok", flush=True)
+        os._exit(0)
+    """
+    assert output(code) == "ok\n"

@@ -323,3 +323,48 @@ def test_a_watch_opened_and_closed_again_holds_nothing(usr1: Any) -> None:
     assert signal.getsignal(signal.SIGUSR1) is usr1
     with pytest.raises(flower.Deadlock):
         channel().receive()
+
+
+@pytest.mark.slow
+def test_a_select_whose_place_a_finalizer_takes_has_not_sent() -> None:
+    """The collector may run in the allocation of the channel's buffer, and a finalizer fill the channel."""
+    code = """
+        import gc, flower
+        for threshold in range(1, 300):
+            ch = flower.channel(1)
+            class Dropped:
+                def __del__(self):
+                    ch.try_send("the finalizer's")
+            x = Dropped(); x.itself = x; del x
+            gc.disable(); gc.set_threshold(threshold); gc.enable()
+            result = flower.select((ch, "mine"), default="full")
+            gc.set_threshold(700)
+            held = ch.receive()
+            assert (result.index == 0) == (held == "mine"), (threshold, result.index, held)
+            gc.collect()
+        print("ok")
+    """
+    assert output(code) == "ok\n"
+
+
+@pytest.mark.slow
+def test_values_that_are_put_back_are_not_overwritten_by_a_finalizers() -> None:
+    code = """
+        import gc, flower
+        for threshold in range(1, 200):
+            ch = flower.channel(100)
+            ch.send_sequence(range(5))
+            said = []
+            class Dropped:
+                def __del__(self):
+                    said.append(ch.try_send("the finalizer's"))
+            x = Dropped(); x.itself = x; del x
+            gc.disable(); gc.set_threshold(threshold); gc.enable()
+            ch._put_back([-2, -1])
+            gc.set_threshold(700)
+            gc.collect()
+            got = [ch.receive() for _ in range(len(ch))]
+            assert got == [-2, -1, 0, 1, 2, 3, 4, "the finalizer's"] and said == [True], (threshold, got)
+        print("ok")
+    """
+    assert output(code) == "ok\n"

@@ -280,3 +280,55 @@ def test_a_receiver_elsewhere_learns_that_the_thread_of_a_timer_has_ended(make: 
         held.set()
         with pytest.raises(flower.ChannelClosed):
             waiter.join()
+
+
+def test_a_timer_of_a_thread_that_has_ended_says_so() -> None:
+    fired, pending, ticker = in_thread(lambda: [flower.time.Timer(0), flower.time.Timer(60), flower.time.Ticker(60)])
+    assert pending.stop() is False
+    ticker.stop()
+    for timer in (fired, pending, ticker):
+        with pytest.raises(RuntimeError, match="has ended"):
+            timer.reset(0.001)
+
+
+def test_a_timer_of_before_a_fork_is_none_in_the_child() -> None:
+    code = """
+        import os, flower, flower.time
+        timer = flower.time.Timer(0.1)
+        if os.fork() == 0:
+            for use in (timer.c.receive, lambda: timer.reset(0.1)):
+                try:
+                    use()
+                except (flower.ChannelClosed, RuntimeError) as error:
+                    print(type(error).__name__, flush=True)
+            os._exit(0)
+        os.wait()
+        timer.c.receive()
+        print("the parent's goes on")
+    """
+    assert output(code) == "ChannelClosed\nRuntimeError\nthe parent's goes on\n"
+
+
+@pytest.mark.slow
+def test_a_thread_whose_end_is_noticed_elsewhere_leaves_no_waiters(switching: None) -> None:
+    """Whoever calls gc.get_objects() holds all that the ending thread lets go of, for a moment."""
+    ch = channel()
+
+    def works() -> None:
+        for _ in range(5):
+            go(ch.receive)
+        flower.time.sleep(0.001)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        for _ in range(scaled(30)):
+            threads = [threading.Thread(target=works) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        for _ in range(1000):
+            if ch.balance == 0:
+                break
+            flower.time.sleep(0.01)
+    assert ch.balance == 0
