@@ -142,20 +142,20 @@ FAULTS = [
     Fault(
         "a select's send case that is ready is done twice",
         "_select",
-        "    if w.sends:\n        ch.put(w.value)\n",
-        "    if w.sends:\n        ch.put(w.value)\n        if ch.can_put():\n            ch.put(w.value)\n",
+        "        if not ch.put(w.value):\n",
+        "        if ch.can_put():\n            ch.put(w.value)\n        if not ch.put(w.value):\n",
     ),
     Fault(
         "a select takes from each ready case",
         "_select",
-        "        value = ch.take()\n        if isinstance(value, bomb):",
-        "        value = ch.take()\n        if ch.held:\n            ch.take()\n        if isinstance(value, bomb):",
+        "        value = ch.take()\n        if value is NOTHING:",
+        "        value = ch.take()\n        if ch.held:\n            ch.take()\n        if value is NOTHING:",
     ),
     Fault(
         "a select takes its default though a case is ready",
         "_select",
-        "    if w is None and default is MISSING:\n",
-        "    if default is not MISSING:\n        w = None\n    if w is None and default is MISSING:\n",
+        "        if w is not None:\n            result = perform(",
+        "        if w is not None and default is MISSING:\n            result = perform(",
     ),
     Fault(
         "a kill overwrites a value that was delivered",
@@ -239,8 +239,9 @@ FAULTS = [
     Fault(
         "an exception that was sent is received as a value",
         "_channel",
-        "                value = park(t, RECEIVE, self._external)\n        if isinstance(value, bomb):",
-        "                return park(t, RECEIVE, self._external)\n        if isinstance(value, bomb):",
+        "                    raise _scheduler.cold.take_error(t)\n        if isinstance(value, bomb):",
+        "                    raise _scheduler.cold.take_error(t)\n                return value\n"
+        "        if isinstance(value, bomb):",
     ),
     Fault(
         "a select of both ends of one channel meets itself",
