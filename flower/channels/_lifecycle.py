@@ -11,6 +11,8 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from greenlet import getcurrent
+
 from flower.channels import _deadlock, _hub, _scheduler
 from flower.channels._scheduler import COMPILED, Scheduler
 from flower.channels._task import withdraw
@@ -37,7 +39,10 @@ class _Owner:
         s, self.scheduler = self.scheduler, None
         if s is None:
             return
-        if s.thread_id == threading.get_ident():
+        root = getcurrent()  # not the thread's number: that may be another thread's by now
+        while root.parent is not None:
+            root = root.parent
+        if root is s.main.carrier:
             end_thread(s)
         else:  # somebody's gc.get_objects() has kept this, as the thread ended
             abandon(s)
@@ -84,8 +89,15 @@ def abandon(s: Scheduler) -> None:
     if _schedulers.get(s.thread_id) is s:
         del _schedulers[s.thread_id]
     _hub.drop_ready(s)
-    for t in _deadlock.started_tasklets(s):
-        _hub.give_up(s, t)
+    left = s.started
+    for _ in range(LOOKS_FOR_TASKLETS):
+        for t in _deadlock.started_tasklets(s):
+            if t.alive:
+                _hub.give_up(s, t)
+                left -= 1
+        if left <= 0:
+            break
+        time.sleep(0.001)
     _hub.drop_alarms(s)
 
 

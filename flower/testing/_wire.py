@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ def connect(network: Network, near: str, local: Any, far: str, remote: Any) -> t
 
 class Socket:
     """One end, as far as a stream looks at its socket."""
+
+    family = socket.AF_UNSPEC  # there is no kernel to ask about the link
 
     def __init__(self, local: Any, remote: Any) -> None:
         self._local = local
