@@ -8,6 +8,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from flower.channels import _hub
 from flower.channels._channel import channel
 from flower.channels._scheduler import fail
 from flower.channels._task import BLOCKED, PAUSED, SELECT, Task, case_channels
@@ -80,23 +81,14 @@ def foreign_loop_refused(s: Any) -> bool:
     return True
 
 
-def started_tasklets(s: Any) -> list[Any]:
-    """The scheduler's tasks that have begun and not ended, without the main one.
-
-    Nobody keeps a list of them, as that would cost each spawn: the garbage collector knows.
-    """
-    tasks = [t for t in gc.get_objects() if isinstance(t, Task)]
-    return [t for t in tasks if t.sched is s and t.carrier is not None and t is not s.main]
-
-
 def parked_tasks() -> list[Any]:
-    """The blocked tasks of all threads, the main ones included."""
+    """The blocked tasks of all threads, the main ones included: those of plain threads are in no list."""
     return [t for t in gc.get_objects() if isinstance(t, Task) and t.state == BLOCKED and not t.decided]
 
 
 def report(s: Any, victim: Any) -> str:
     """Who is blocked, in what, on which object, and where."""
-    blocked = [t for t in [s.main, *started_tasklets(s)] if t.state in (BLOCKED, PAUSED)]
+    blocked = [t for t in [s.main, *_hub.begun(s)] if t.state in (BLOCKED, PAUSED)]
     blocked.sort(key=lambda t: t is not victim)
     owners = _owners_of_queues()
     lines = ["all tasklets are asleep, and nothing can wake one of them:"]

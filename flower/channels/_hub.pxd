@@ -26,5 +26,7 @@ cpdef object drop_alarms(Scheduler s)
 cpdef Py_ssize_t unfinished(Scheduler s) except -1
 @cython.locals(t=Task)
 cpdef object drop_ready(Scheduler s)
+@cython.locals(t=Task)
+cpdef list begun(Scheduler s)
 cpdef object give_up(Scheduler s, Task t)
 cpdef object finish_off(Scheduler s, Task t, object error)

@@ -132,7 +132,7 @@ def run_ready(s: Scheduler) -> int:
                 carrier = make_carrier(s)  # may run finalizers: t is not current yet, so that they can't block
                 down = s.lane * LANE_BYTES
             t.carrier = carrier
-            s.started += 1
+            s.enlist(t)
         s.current = t
         t = None
         if down:
@@ -246,12 +246,24 @@ def drop_ready(s: Scheduler) -> None:
             _scheduler.cold.settle(s, t, None)
 
 
+def begun(s: Scheduler) -> list[Any]:
+    """The tasks that have begun and not ended, the oldest first; without the main one."""
+    found = []
+    t = s.newest
+    while t is not None:
+        found.append(t)
+        t = t.older
+    found.reverse()
+    return found
+
+
 def give_up(s: Scheduler, t: Task) -> None:
     """Let go of a task of a thread that is gone: it can't run any more, not even to clean up."""
     if t.state == BLOCKED and not t.decided:
         withdraw(t)
     elif t.state == READY:
         s.ready.remove(t)
+    s.strike(t)
     t.state = DEAD
     t.ended = True
     t.failure = TaskletExit()

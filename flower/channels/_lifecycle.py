@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,6 @@ from flower.errors import TaskletExit
 
 if TYPE_CHECKING:
     from types import FrameType
-
-# How often the tasklets of a thread that ends are looked for, a millisecond apart.
-LOOKS_FOR_TASKLETS = 100
 
 _of_thread = threading.local()
 _schedulers: dict[int, Scheduler] = {}
@@ -37,7 +33,7 @@ class _Owner:
 
     def __del__(self) -> None:
         s, self.scheduler = self.scheduler, None
-        if s is None:
+        if s is None or sys.is_finalizing():  # at_exit has seen to it
             return
         root = getcurrent()  # not the thread's number: that may be another thread's by now
         while root.parent is not None:
@@ -89,28 +85,16 @@ def abandon(s: Scheduler) -> None:
     if _schedulers.get(s.thread_id) is s:
         del _schedulers[s.thread_id]
     _hub.drop_ready(s)
-    left = s.started
-    for _ in range(LOOKS_FOR_TASKLETS):
-        for t in _deadlock.started_tasklets(s):
-            if t.alive:
-                _hub.give_up(s, t)
-                left -= 1
-        if left <= 0:
-            break
-        time.sleep(0.001)
+    for t in _hub.begun(s):
+        _hub.give_up(s, t)
     _hub.drop_alarms(s)
 
 
 def bury(s: Scheduler) -> None:
     """On the hub, for the last time: the tasklets that are left leave what they wait in, and end."""
     _hub.drop_ready(s)
-    for _ in range(LOOKS_FOR_TASKLETS):
-        if not s.started:
-            break
-        for t in _deadlock.started_tasklets(s):
-            _hub.finish_off(s, t, TaskletExit())
-        if s.started:
-            time.sleep(0.001)  # another thread's garbage collection is under way, and has some of them in hand
+    for t in _hub.begun(s):
+        _hub.finish_off(s, t, TaskletExit())
 
 
 def print_left(error: BaseException) -> None:

@@ -53,6 +53,7 @@ cdef class Scheduler:
     cdef public list main_errors
     cdef public object posts
     cdef public Py_ssize_t started
+    cdef Task newest
     cdef bint bury
     cdef public object on_switch
     cdef public object clock
@@ -75,6 +76,9 @@ cdef class Scheduler:
     cpdef object carry(self)
     @cython.locals(t=Task, carrier=greenlet)
     cdef Task retire(self, object me)
+    @cython.locals(before=Task)
+    cdef int enlist(self, Task t) except -1
+    cdef int strike(self, Task t) except -1
     cdef int finish(self, Task t) except -1
     @cython.locals(seconds=double)
     cdef Task prepare(self, object timeout)

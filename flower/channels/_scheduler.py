@@ -149,7 +149,8 @@ class Scheduler:
         self.traps: int = 0
         self.main_errors: list[BaseException] = []
         self.posts: Any = deque()
-        self.started: int = 0
+        self.started: int = 0  # how many have begun and not ended; they are linked, from the ``newest`` on
+        self.newest: Task | None = None
         self.bury: bool = False
         self.on_switch: Any = None
         self.clock: Any = None
@@ -219,7 +220,7 @@ class Scheduler:
                 self.enter_hub()
                 return 0
             t.carrier = self.idle.pop()
-            self.started += 1
+            self.enlist(t)
         self.current = t
         if t is not me:
             carrier = t.carrier
@@ -247,6 +248,29 @@ class Scheduler:
             t = self.retire(me)
         return None
 
+    def enlist(self, t: Task) -> int:
+        """The task begins."""
+        before = self.newest
+        if before is not None:
+            before.newer = t
+            t.older = before
+        self.newest = t
+        self.started += 1
+        return 0
+
+    def strike(self, t: Task) -> int:
+        """The task, which has begun, is at its end."""
+        if t.newer is None:
+            self.newest = t.older
+        else:
+            t.newer.older = t.older
+        if t.older is not None:
+            t.older.newer = t.newer
+        t.older = None
+        t.newer = None
+        self.started -= 1
+        return 0
+
     def retire(self, me: object) -> Task | None:
         """The task ``ending`` has, on this carrier. Returns the next one to start here, or None: this carrier ends."""
         t = self.ending
@@ -266,7 +290,7 @@ class Scheduler:
                 self.last = None
             if t.carrier is None:
                 t.carrier = me
-                self.started += 1
+                self.enlist(t)
                 self.current = t
                 return t
         set_context(None)
@@ -288,7 +312,7 @@ class Scheduler:
         if self.on_switch is not None:
             self.last = t
         self.current = None
-        self.started -= 1
+        self.strike(t)
         # Held until the end of this method: to drop them may run finalizers, which may start this very task again.
         func, _args, _kwargs, _cases = t.func, t.args, t.kwargs, t.cases
         t.func = None

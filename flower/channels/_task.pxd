@@ -19,6 +19,8 @@ cdef class Task(Waiter):
     cdef readonly object context
     cdef public object label
     cdef public WaitQueue joiners
+    cdef Task older
+    cdef Task newer
     cdef public object owner
     cdef public object failure
     cdef public object traceback

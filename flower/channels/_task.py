@@ -77,6 +77,8 @@ class Task(Waiter):
     context: Any
     label: Any
     joiners: Any
+    older: Any  # its neighbours among those of its scheduler that have begun
+    newer: Any
     owner: Any  # the group that is told of its end
     failure: Any
     traceback: Any

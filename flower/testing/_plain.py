@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import flower
-from flower.channels import _deadlock
+from flower.channels import _hub
 from flower.channels._failures import describe
 from flower.channels._scheduler import current_scheduler
 from flower.net import Dial, Listen
@@ -87,9 +87,9 @@ def no_leaks() -> Iterator[None]:
     ...     flower.go(print, "done").join()
     done
     """
-    before = set(_deadlock.started_tasklets(current_scheduler()))
+    before = set(_hub.begun(current_scheduler()))
     yield
     wait_until_parked()
-    left = [t for t in _deadlock.started_tasklets(current_scheduler()) if t not in before]
+    left = [t for t in _hub.begun(current_scheduler()) if t not in before]
     if left:
         raise TaskletLeak("left behind:\n" + "\n".join(f"  {describe(t)}" for t in left))
