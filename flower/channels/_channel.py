@@ -15,7 +15,6 @@ completes a waiting partner takes that partner out of its queues, writes the out
 
 from __future__ import annotations
 
-import copy
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -525,7 +524,7 @@ class channel:
 
     def _refusal(self) -> BaseException:
         if isinstance(self.reason, BaseException):  # it is no close, but a failure: a connection that was lost
-            return another(self.reason)
+            return _scheduler.cold.copy_error(self.reason)
         name = f"the channel {self.label!r}" if self.label else "the channel"
         if self.reason is not None:
             return ChannelClosed(f"{name} was closed by its receiver: {self.reason}", self, self.reason)
@@ -639,14 +638,6 @@ class channel:
         finally:
             s.traps -= 1
         return 0
-
-
-def another(error: BaseException) -> BaseException:
-    """A copy, so that each raise has a traceback of its own; the error itself where it can't be copied."""
-    try:
-        return copy.copy(error)
-    except Exception:
-        return error
 
 
 def tasks_in(queue: WaitQueue) -> list[Any]:

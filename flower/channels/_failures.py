@@ -123,7 +123,7 @@ def raise_failure(t: Any) -> None:
     if isinstance(error, (TaskletExit, GreenletExit)):
         raise TaskletKilled(f"{describe(t)} was killed") from None
     if t.collected:
-        error = _copy(error)
+        error = copy_error(error)
     t.collected = True
     t.sched.spare_main(error)
     try:
@@ -132,8 +132,8 @@ def raise_failure(t: Any) -> None:
         del error
 
 
-def _copy(error: BaseException) -> BaseException:
-    """The same error once more, so that two tasklets can raise it without mixing their tracebacks."""
+def copy_error(error: BaseException) -> BaseException:
+    """The same error once more, so that two can raise it without mixing their tracebacks."""
     cls = type(error)
     try:
         other = cls.__new__(cls, *error.args)

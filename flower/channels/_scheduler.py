@@ -167,7 +167,7 @@ class Scheduler:
         main.carrier = getcurrent()
         return 0
 
-    # -- the three places that a testing kit can take over (the third is the poller)
+    # -- what the testing kit can take over here
 
     def choose(self) -> Task | None:
         """Take the next task out of the queue; None when the hub must have its turn first."""
