@@ -6,11 +6,12 @@ answers with an error is a plain one. `Handshake` is where a connection stands i
 ==========  =======================================  ==========================================================
 state       what it means                            what moves it
 ==========  =======================================  ==========================================================
-GREETING    we connected, and have sent our hello    its answer: a map -> FLOWER; an error -> PLAIN (or REFUSED)
+GREETING    we connected, and have sent our hello    its answer, however late: a map -> FLOWER; an error -> PLAIN
+                                                     (or REFUSED)
 WAITING     we accepted; plain until it says hello   its hello -> FLOWER
 LOCKED      as WAITING, and nothing else is served   its hello, with what proves it -> FLOWER; else -> REFUSED
 FLOWER      both are Flower peers                    nothing: a second hello breaks the protocol
-PLAIN       the peer is a plain one, or taken so     nothing
+PLAIN       the peer is a plain one                  nothing
 REFUSED     somebody is not who he says he is        nothing: the connection is closed
 ==========  =======================================  ==========================================================
 """
@@ -71,7 +72,8 @@ class Settings:
       so that a large one holds up nobody.
     - ``token``: what we prove with that we may come in; where we serve, what everybody has to. ``verify(token,
       hello)``: decides in its place; it gives True or a dict, which becomes the context's ``identity``, or else
-      False. It may not block. ``handshake_timeout``: seconds that a peer has to come in.
+      False. It may not block. ``handshake_timeout``: seconds that a peer has to come in; where we connect, that calls
+      wait for an answer to our hello if they can't do without.
     - ``plain``: no hello; the peer is taken for a plain MessagePack-RPC peer. ``metadata``: a dict of plain data,
       which the peer sees. ``node``: our name; the host's and the process id if none is given. ``tracebacks``:
       whether peers are told the tracebacks of our methods' errors.

@@ -34,6 +34,7 @@ from flower.rpc._calls import CALL, CAST
 from flower.rpc._context import Context, _current
 from flower.rpc._faults import describe, describe_plain, fault, to_plain
 from flower.rpc._service import BadArguments, Method
+from flower.rpc._types import NotPlain
 from flower.rpc._wire import MAX_MESSAGE, Unmade
 
 if TYPE_CHECKING:
@@ -203,12 +204,20 @@ class Serving:
             else:
                 result = function(*args, **(kwargs or {}))
             if type(result) is GeneratorType:
+                if session.early:
+                    session.await_settled()
                 if session.theirs is not None:
                     stream = channel(1, context.method)
                     values, result = result, stream.receiver
                 else:
                     result = _listed(result)
-            data = session.wire.reply(msgid, result, AT_MOST - self.unsent)
+            try:
+                data = session.wire.reply(msgid, result, AT_MOST - self.unsent)
+            except NotPlain:
+                if not session.early:
+                    raise
+                session.await_settled()  # our caller was quicker than its answer to our hello
+                data = session.wire.reply(msgid, result, AT_MOST - self.unsent)
         except _ENDS as error:  # the caller learns of it, and our scheduler too
             kind = context._reason or "cancelled"
             self._send(session.wire.refuse(msgid, self._fault(kind, f"{kind}: {type(error).__name__}")))

@@ -12,13 +12,18 @@ Invariants
 
 - `_finish` runs once, when the reader ends, for whatever reason. After that ``fault`` is set, nothing is pending,
   every call fails at once, and every channel that went through here is broken.
-- ``early`` is true while our hello has no answer: the peer's limits, and whether it is a Flower peer, are not known.
+- ``early`` is true while we wait for the answer to our hello: the peer's limits, and whether it is a Flower peer, are
+  not known. Without an answer in time they are not either: then nobody waits for it any more, and what only a Flower
+  peer could read is not sent. It counts whenever it comes.
+- What the side that was greeted sends is Flower's from its answer on, and plain before it: so both sides agree, about
+  each message, on what it is. ``theirs`` is therefore set when that answer has left, or has come.
 """
 
 from __future__ import annotations
 
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import Any
@@ -113,7 +118,7 @@ class Session:
     @property
     def peer_is(self) -> str | None:
         """ "flower" or "plain"; None while that is not known."""
-        return None if self.early else "plain" if self.theirs is None else "flower"
+        return None if self._hello_id else "plain" if self.theirs is None else "flower"
 
     @property
     def is_locked(self) -> bool:
@@ -169,6 +174,11 @@ class Session:
             return True
         if not needed:
             return False
+        if self._hello_id:
+            why = (
+                f"no answer to our hello within {self.settings.handshake_timeout} s, and only a Flower peer could read"
+            )
+            raise Timeout(f"{self.name}: {why} this call (to a plain peer one connects with plain=True)")
         if isinstance(what, Exception):
             raise what
         raise TypeError(f"{what} can be called at Flower peers only, and {self.name} is none")
@@ -338,33 +348,37 @@ class Session:
             self.outbox.post(self.wire.refuse(msgid, refusal))
             self.outbox.flush()
             raise AuthError(f"{self.name}: {error}") from None
-        self.outbox.post(self.wire.reply(msgid, answer))
-        self._settle()
+        self._let_in()
+        greeting = _Greeting(self.wire.reply(msgid, answer), self._settle)
+        self.outbox.offer(greeting)
+        self.outbox.flush()
 
     def _on_hello_answer(self, event: list[Any]) -> None:
         self._hello_id = 0
-        if not self.early:
-            return  # it was too late
         try:
             self.handshake.answered(event[2], event[3])
         except BadHello as error:
             raise ProtocolError(f"{self.name}: {error}") from None
         except AuthError as error:
             raise AuthError(f"{self.name}: {error}") from None
+        self._let_in()
         self._settle()
 
-    def _settle(self) -> None:
-        """Who the peer is, is known now."""
-        self.early = False
-        self.theirs = self.handshake.theirs
-        self.codec.flower = self.theirs is not None
+    def _let_in(self) -> None:
+        """The peer may go on: it has said who it is."""
         self.wire.limit(self.settings.max_message)
-        if self.theirs is not None:
-            self.wire.most_sent = self.theirs.max_message
-            self.streams.max_frame = self.theirs.max_frame
         if self._alarm is not None:
             self.scheduler.clear_alarm(self._alarm)
             self._alarm = None
+
+    def _settle(self) -> None:
+        """Who the peer is, is known now, and it knows that."""
+        self.early = False
+        self.theirs = self.handshake.theirs
+        self.codec.flower = self.theirs is not None
+        if self.theirs is not None:
+            self.wire.most_sent = self.theirs.max_message
+            self.streams.max_frame = self.theirs.max_frame
         if self._settled is not None:
             self._settled.close()
 
@@ -376,9 +390,13 @@ class Session:
             log.warning("%s: said no hello within %s s", self.name, self.settings.handshake_timeout)
             self._fail(Disconnected(f"{self.name}: said no hello in time"))
             self.conn.abort()
-        elif self.early:  # it answers nothing that it does not know
-            self.handshake.answered("no answer", None)
-            self._settle()
+        elif self.early and self.settings.token is not None:
+            self._fail(Disconnected(f"{self.name}: no answer to our hello within {self.settings.handshake_timeout} s"))
+            self.conn.abort()
+        elif self.early:
+            self.early = False
+            if self._settled is not None:
+                self._settled.close()
 
     # -- The peer's control notifications
 
@@ -451,6 +469,16 @@ class Session:
     def _wake_drain(self) -> None:
         if self._idle is not None:
             self._idle.try_send(None)
+
+
+class _Greeting:
+    """The answer to a hello, as a source of the `Outbox`, which says when it has left."""
+
+    __slots__ = ("listed", "queue")
+
+    def __init__(self, answer: bytes, sent: Callable[[], object]) -> None:
+        self.queue: deque[tuple[bytes, Any]] = deque([(answer, [(sent, sent)])])
+        self.listed = False
 
 
 # The protocol's own notifications, between Flower peers.

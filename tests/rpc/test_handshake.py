@@ -21,10 +21,11 @@ from flower.errors import (
     Timeout,
     UnknownMethod,
 )
+from flower.net import Listen
 from flower.rpc import Settings
 from flower.rpc._hello import FLOWER, GREETING, LOCKED, PLAIN, REFUSED, WAITING, BadHello, Handshake, read_hello
 from tests.net.support import NEVER, rounds, until
-from tests.rpc.support import URL, Calc, raw_client, raw_server, served
+from tests.rpc.support import URL, Calc, raw_client, raw_server, served, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -199,16 +200,80 @@ def test_who_says_no_hello_in_time_is_cut_off() -> None:
             raise ConnectionResetError
 
 
-def test_a_peer_that_answers_no_hello_is_a_plain_one() -> None:
+def test_a_peer_that_does_not_answer_hello_is_called_all_the_same() -> None:
+    """Who it is stays open: what any peer can read is sent, and the rest says why it is not."""
     with raw_server(settings=Settings(handshake_timeout=0.01)) as (peer, raw):
         peer._session.ready()
-        assert peer._session.peer_is == "plain"
+        assert peer._session.peer_is is None
         assert raw.receive()[2] == "$/hello"
-        raw.send([1, 1, None, {"v": 1}])  # too late
-        t = flower.go(peer.call, "m")
+        for cant in (lambda: peer.call("m", key=1), lambda: peer.call("m", {1})):
+            with pytest.raises(Timeout, match=r"no answer to our hello within 0.01 s.*plain=True"):
+                cant()
+        t = flower.go(peer.call, "m", timeout=NEVER)
         assert raw.receive() == [0, 2, "m", []]
         raw.send([1, 2, None, 5])
         assert t.join(NEVER) == 5
+
+
+def test_a_late_answer_to_hello_counts() -> None:
+    """The other side has known us since it wrote that answer: we know it since we read it."""
+    with raw_server(settings=Settings(handshake_timeout=0.01)) as (peer, raw):
+        peer._session.ready()
+        assert raw.receive()[2] == "$/hello"
+        raw.send([1, 1, None, {"v": 1, "ext": 70, "feat": ["call"]}])
+        until(lambda: peer._session.peer_is == "flower")
+        t = flower.go(peer.call, "m", {1}, key=1)
+        assert raw.receive() == [0, 2, "$/call", ["m", [msgpack.ExtType(71, b"s\x91\x01")], {"key": 1}, {}]]
+        raw.send([1, 2, None, 5])
+        assert t.join(NEVER) == 5
+
+
+def test_who_shows_a_token_waits_for_the_answer_and_no_longer() -> None:
+    """To call a peer that has not said whether it takes us would be of no use."""
+    with Listen(("127.0.0.1", 0)) as listener:
+        host, port = listener.addr()
+        with pytest.raises(Disconnected, match=r"no answer to our hello within 0.01 s"):
+            rpc.connect(f"tcp://{host}:{port}", token="secret", handshake_timeout=0.01)
+        listener.receive(NEVER).close()
+    settle()
+
+
+def test_nothing_of_flowers_leaves_before_the_answer_to_hello() -> None:
+    """The peer reads it as one of Flower's from that answer on, and not a message before."""
+    blob = "x" * 3_000_000
+    with rpc.serve(URL, Calc()) as server, raw_client(server) as raw:
+        until(lambda: server.peers)
+        (caller,) = server.peers
+        for _ in range(3):
+            flower.go(caller.notify, "take", blob)  # there is no more room
+        rounds(3)
+        raw.send(HELLO)
+        rounds(20)
+        asked = flower.go(caller.start, "ask", (1, 2))  # as an array; a Flower peer gets a tuple
+        came = [raw.receive() for _ in range(5)]
+        asked.join(NEVER)
+        answer, early = [message for message in came if message[0] == 1], [m for m in came if m[0] == 0]
+        assert (answer[0][1:3], early) == ([1, None], [[0, 1, "ask", [[1, 2]]]])
+        caller.start("ask", (1, 2))
+        assert raw.receive() == [0, 2, "ask", [msgpack.ExtType(71, b"t\x92\x01\x02")]]
+
+
+def test_a_method_that_is_called_before_the_answer_to_hello_waits_with_what_it_must() -> None:
+    """A tuple, or a stream: how they are told depends on who asked."""
+
+    class Service:
+        def pair(self) -> Any:
+            return (1, 2)
+
+        def count(self) -> Any:
+            yield from range(2)
+
+    with raw_server(Service(), settings=Settings()) as (_, raw):
+        assert raw.receive()[2] == "$/hello"
+        raw.send([0, 5, "pair", []], [0, 6, "count", []])
+        rounds(5)
+        raw.send([1, 1, "what is that?", None])
+        assert sorted(raw.receive() for _ in range(2)) == [[1, 5, None, [1, 2]], [1, 6, None, [0, 1]]]
 
 
 @pytest.mark.parametrize("size", [14_000, 20_000])
