@@ -50,6 +50,7 @@ SHARED_PRIVATE = {
     ("rpc", "flower.channels._scheduler"),
     ("rpc", "flower.channels._task"),
     ("rpc", "flower.channels._waiting"),
+    ("net", "flower.channels._failures"),
     ("net", "flower.channels._task"),
     ("net", "flower.channels._nocython"),
     ("aio", "flower.net._loop"),

@@ -524,7 +524,10 @@ class channel:
 
     def _refusal(self) -> BaseException:
         if isinstance(self.reason, BaseException):  # it is no close, but a failure: a connection that was lost
-            return _scheduler.cold.copy_error(self.reason)
+            error = _scheduler.cold.copy_error(self.reason)
+            if isinstance(error, ChannelClosed):
+                error.channel = self
+            return error
         name = f"the channel {self.label!r}" if self.label else "the channel"
         if self.reason is not None:
             return ChannelClosed(f"{name} was closed by its receiver: {self.reason}", self, self.reason)

@@ -20,7 +20,7 @@ from flower.errors import ChannelClosed, IncompleteRead, Timeout, TooLong
 from flower.net._loop import wait
 from flower.net._opening import start_tls
 from flower.net._secure import secure
-from flower.net._stream import _ours
+from flower.net._stream import _ours, as_bytes
 from flower.net._tls import HANDSHAKE_TIMEOUT
 
 if TYPE_CHECKING:
@@ -36,9 +36,10 @@ class Conn:
     """A connection: a channel of bytes each way.
 
     `receive` gives the next chunk of bytes, however the network cut it; iteration gives all of them, and
-    ``flower.select`` takes a connection as a receive case. `send` takes bytes. The seed's spelling is here
-    too: `read`, which gives ``b""`` at the end of file, and `write`, which takes str as UTF-8. `read_exactly`
-    and `read_until` cut the bytes where a protocol wants them cut.
+    ``flower.select`` takes a connection as a receive case. `send` takes bytes, and so does a select's case
+    ``(conn, data)``, which can happen when `send` would not block. The seed's spelling is here too: `read`, which
+    gives ``b""`` at the end of file, and `write`, which takes str as UTF-8. `read_exactly` and `read_until` cut the
+    bytes where a protocol wants them cut.
 
     How a connection ends, as a reader sees it:
 
@@ -272,6 +273,11 @@ class Conn:
             error.channel = self
             raise
 
+    @property
+    def _send_channel(self) -> channel[Data]:
+        """What `flower.select` sends to, asked for at each select."""
+        return self._stream.open_outbox()
+
     def write(self, data: Data | str, *, timeout: float | None = None) -> None:
         """Like `send`; a str is sent as UTF-8."""
         self.send(data.encode() if isinstance(data, str) else data, timeout)
@@ -452,10 +458,3 @@ def _check_size(size: Any) -> int:
     if size < 0:
         raise ValueError(f"the number of bytes to read is at least 0, not {size}")
     return size
-
-
-def as_bytes(data: Any) -> bytes:
-    """A copy, since the caller may change its buffer before the bytes have left."""
-    if isinstance(data, bytes | bytearray | memoryview):
-        return bytes(data)
-    raise TypeError(f"a connection takes bytes, not {type(data).__name__}")

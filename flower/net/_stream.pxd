@@ -24,12 +24,11 @@ cdef class Stream:
     cdef readonly object _sock
     cdef public object _fault
     cdef object _linger
-    cdef Channel _room
+    cdef readonly Channel outbox
     cdef Channel _emptied
     cdef unsigned long _thread
     cdef Py_ssize_t _limit
     cdef readonly Py_ssize_t _held
-    cdef Py_ssize_t _waiting
     cdef Py_ssize_t _flushing
     cdef public bint at_eof
     cdef public bint shut
@@ -42,5 +41,6 @@ cdef class Stream:
 
     cpdef write(self, bytes data, object timeout)
     cpdef let_out(self)
-    cdef _wait_for_room(self, object timeout)
-    cdef _admit(self)
+    cpdef Channel open_outbox(self)
+    cdef _send(self, bytes data)
+    cdef _refuse_more(self)

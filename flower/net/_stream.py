@@ -7,9 +7,9 @@ Invariants
   them are taken and a receiver is about to wait, or looks in vain.
 - ``ended`` is set when the connection is over, and nothing can be written any more; ``_fault`` says why, or is None
   after a local close. ``half`` is set when only this direction was ended (`close_write`).
-- ``full`` mirrors the transport's pause_writing. Whoever must wait for room waits in ``_room``, first in,
-  first out; ``_waiting`` counts them until they have written, so that a newcomer can't overtake one that
-  was woken.
+- ``full`` mirrors the transport's pause_writing. Whoever must wait for room, in a `Conn.send` or a select, offers his
+  data in ``outbox``, a channel whose outlet is this stream: it takes values while there is room (``_credit``), first
+  in, first out. While somebody waits there, there is no room; and nobody does when there is.
 - ``_gathered`` holds what was written in this turn, less than GATHERED bytes: uvloop makes a system call of each write,
   so what the tasklets of a turn write leaves in one. The stream is then among its poller's ``gathered``, which are let
   out when the turn is over; the last tasklet that can run lets it out itself, and so does main, which may be about to
@@ -38,6 +38,7 @@ except ImportError:
     from flower.channels import _nocython as cython
 
 from flower.channels import bomb, channel
+from flower.channels._failures import copy_error
 from flower.errors import ChannelClosed, Timeout
 from flower.net._address import format_address
 
@@ -52,6 +53,7 @@ CHUNK_COST = 64  # bytes: what a held chunk costs beside its data, so that a flo
 GATHERED = 16 * 1024  # bytes written in one turn that leave together; more leave at once, and what is longer alone
 LINGER = 30.0  # seconds that the bytes written before a close have to leave; then the connection is cut
 PARTING = 2.0  # seconds that the peer then has to close its side; nginx's lingering_timeout is 5, Apache's 2
+PLENTY = 1 << 62  # the outbox's credit while there is room: there is no counting, `pause_writing` ends it
 RESET = struct.pack("ii", 1, 0)  # for SO_LINGER: end with a reset
 
 
@@ -85,8 +87,7 @@ class Stream:
         self._fault: BaseException | None = None
         self._held = 0
         self._paused = False
-        self._room: channel[None] | None = None  # made when first somebody waits in it, as _emptied is
-        self._waiting = 0
+        self.outbox: channel[Any] | None = None  # made when it is first needed, as _emptied is
         self._sent = False  # something was written
         self._emptied: channel[None] | None = None
         self._flushing = 0
@@ -137,6 +138,8 @@ class Stream:
 
     def pause_writing(self) -> None:
         self.full = True
+        if self.outbox is not None:
+            self.outbox._credit = 0
 
     def resume_writing(self) -> None:
         self.full = False
@@ -145,7 +148,9 @@ class Stream:
         else:
             if self._flushing:
                 self._tell_flushed()
-            self._admit()
+            if self.outbox is not None and not self.half:
+                self.outbox._credit = PLENTY
+                self.outbox._pump()
 
     def connection_lost(self, error: BaseException | None) -> None:
         self.poller.resources.discard(self)
@@ -167,7 +172,7 @@ class Stream:
 
     def reading_fault(self) -> BaseException | None:
         """What a reader gets after the channel's end: the failure, or None for a clean end."""
-        return None if self.at_eof or self._fault is None else _again(self._fault)
+        return None if self.at_eof or self._fault is None else copy_error(self._fault)
 
     def _pause(self) -> None:
         self._paused = True
@@ -190,10 +195,11 @@ class Stream:
 
     def _try_bomb(self) -> None:
         """Leave the failure for the next reader; and give it to each who waits, in a select too."""
+        assert self._fault is not None
         try:
             while True:
                 waited = self.incoming.balance < 0
-                self.incoming.try_send(bomb(_again(self._fault)))
+                self.incoming.try_send(bomb(copy_error(self._fault)))
                 if not waited:
                     break
         except ChannelClosed:
@@ -214,9 +220,44 @@ class Stream:
     def write(self, data: bytes, timeout: float | None) -> None:
         """Wait for room, then take all of the data. What is raised before that took nothing."""
         if get_ident() != self._thread:
-            raise RuntimeError(f"{self.describe()} belongs to another thread: only that one may send")
-        if self.full or self._waiting or self.half or self.ended or self._is_closing():
-            self._wait_for_room(timeout)  # a transport that closes by itself has failed, and is about to say why
+            raise self._refusal("send")
+        if self.full or self.half or self.ended or self._is_closing():
+            try:
+                self.open_outbox().send(data, timeout)
+            except Timeout:
+                raise Timeout(f"{self.describe()}: no room to write within {timeout} s") from None
+        else:
+            self._send(data)
+
+    def open_outbox(self) -> channel[Any]:
+        """Where all who can't send at once wait, with what they offer; what has no room, or none any more, refuses."""
+        if get_ident() != self._thread:
+            raise self._refusal("send")
+        if self.outbox is None:
+            self.outbox = channel(0, "room to write")
+            self.outbox._external = True
+            if self.ended or self.half:
+                self._refuse_more()
+            else:
+                self.outbox._outlet = self
+                self.outbox._credit = 0 if self.full else PLENTY
+        if self._is_closing is not None and self._is_closing():
+            self.outbox._credit = 0  # a transport that closes by itself has failed, and is about to say why
+        return self.outbox
+
+    def take(self, data: Any) -> None:
+        """For the outbox: there is room, and this is what was offered."""
+        self._send(as_bytes(data))
+
+    def _refuse_more(self) -> None:
+        """Nothing can be written any more: whoever waits for room, or comes, learns why."""
+        outbox = self.outbox
+        if outbox is not None:
+            outbox._credit = 0
+            outbox._outlet = None
+            outbox._abandon(self.writing_fault())
+
+    def _send(self, data: bytes) -> None:
         self._sent = True
         gathering = self._gathering
         scheduler = self._scheduler
@@ -230,8 +271,6 @@ class Stream:
             self._gathered_size += len(data)
             if alone or self._gathered_size >= GATHERED:
                 self.let_out()
-        if self._waiting and not self.full:
-            self._admit()
 
     def let_out(self) -> None:
         """Hand to the transport what was written in this turn."""
@@ -245,31 +284,10 @@ class Stream:
                 except BaseException as error:
                     self._break(error)
 
-    def _wait_for_room(self, timeout: float | None) -> None:
-        if not (self.ended or self.half):
-            if self._room is None:
-                self._room = _gate("room to write")
-            self._waiting += 1
-            try:
-                self._room.receive(timeout)
-            except ChannelClosed:
-                pass
-            except Timeout:
-                raise Timeout(f"{self.describe()}: no room to write within {timeout} s") from None
-            finally:
-                self._waiting -= 1
-        if self.ended or self.half:
-            raise self.writing_fault()
-
-    def _admit(self) -> None:
-        """There is room: wake the writer that has waited longest. It wakes the next, when it has written."""
-        if self._room is not None and self._room.balance < 0:
-            self._room.try_send(None)
-
     def flush(self, timeout: float | None) -> None:
         """Wait until all that was written is with the kernel."""
         if get_ident() != self._thread:
-            raise RuntimeError(f"{self.describe()} belongs to another thread: only that one may flush")
+            raise self._refusal("flush")
         if self.ended:
             raise self.writing_fault()
         self.let_out()
@@ -277,7 +295,9 @@ class Stream:
         if transport is None or not transport.get_write_buffer_size():
             return
         if self._emptied is None:
-            self._emptied = _gate("what was written to leave")
+            self._emptied = channel(0, "what was written to leave")
+            self._emptied._external = True
+            self._emptied.preference = 0
         self._flushing += 1
         transport.set_write_buffer_limits(high=0)  # so that resume_writing says when all have left
         try:
@@ -303,8 +323,7 @@ class Stream:
         if not self.half:
             self.half = True
             self.let_out()
-            if self._room is not None:
-                self._room.close()
+            self._refuse_more()
             if self.at_eof:
                 self._transport.close()
             else:
@@ -318,7 +337,7 @@ class Stream:
 
     def writing_fault(self) -> BaseException:
         if self._fault is not None:
-            return _again(self._fault)
+            return copy_error(self._fault)
         if self.shut:
             return ChannelClosed(f"{self.describe()} was closed here", self.incoming)
         if self.half:
@@ -328,7 +347,7 @@ class Stream:
     def ready_for_tls(self) -> bytes:
         """What came early and was not received yet. Raises what keeps TLS from beginning."""
         if get_ident() != self._thread:
-            raise RuntimeError(f"{self.describe()} belongs to another thread: only that one may start TLS")
+            raise self._refusal("start TLS")
         if self.tls is not None:
             raise RuntimeError(f"{self.describe()}: it speaks TLS already")
         if self.ended or self.half or self.at_eof:
@@ -434,6 +453,7 @@ class Stream:
         self._gathered = []
         self._fault = _ours(ConnectionAbortedError(f"{self.describe()} belongs to the parent process, since a fork"))
         self.ended = True
+        self.outbox = None
         self._paused = False
         self._linger = None
         self._holding = False
@@ -444,7 +464,7 @@ class Stream:
 
     def _break(self, error: BaseException) -> None:
         """Something failed in a callback: the reader gets it, and the connection is cut."""
-        self._fault = error
+        self._fault = _ours(error)
         self._try_bomb()
         self._cut()
         self._end()
@@ -452,9 +472,9 @@ class Stream:
     def _end(self) -> None:
         self.ended = True
         self._end_incoming()
-        for gate in (self._room, self._emptied):
-            if gate is not None:
-                gate.close()
+        self._refuse_more()
+        if self._emptied is not None:
+            self._emptied.close()
 
     def _drain(self) -> None:
         while len(self.incoming):
@@ -468,6 +488,9 @@ class Stream:
             self._holding = False
             self.poller.scheduler.release()
 
+    def _refusal(self, what: str) -> RuntimeError:
+        return RuntimeError(f"{self.describe()} belongs to another thread: only that one may {what}")
+
     def status(self) -> str:
         if self.ended:
             return "closed"
@@ -479,25 +502,14 @@ class Stream:
         return f"{self.proto} {format_address(self.local)} -> {format_address(self.remote)}"
 
 
-def _gate(label: str) -> channel[None]:
-    """A channel on which nothing is said but that one may go on."""
-    gate: channel[None] = channel(0, label)
-    gate._external = True
-    gate.preference = 0
-    return gate
-
-
 def _ours(error: BaseException) -> BaseException:
     """Mark an error as one of Flower's own connections: uncaught, it is reported, and ends no program."""
     error._flower_conn = True  # type: ignore[attr-defined]
     return error
 
 
-def _again(error: BaseException | None) -> BaseException:
-    """A new exception like this one, so that each raise has its own traceback."""
-    assert error is not None
-    try:
-        copy = type(error)(*error.args)
-    except Exception:  # an exception class of its own kind of arguments
-        copy = error
-    return _ours(copy)
+def as_bytes(data: Any) -> bytes:
+    """A copy, since the caller may change its buffer before the bytes have left."""
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    raise TypeError(f"a connection takes bytes, not {type(data).__name__}")

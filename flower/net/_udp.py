@@ -25,8 +25,9 @@ from flower.channels._task import check_timeout
 from flower.errors import ChannelClosed, Timeout
 from flower.net._address import Info, check_host_port, explain, format_address, resolve
 from flower.net._bounds import INCOMING_LIMIT, check_bounds
-from flower.net._conn import Data, as_bytes, look
+from flower.net._conn import Data, look
 from flower.net._loop import io_poller
+from flower.net._stream import as_bytes
 from flower.net._tcp import bind_like, bound_socket
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ import flower
 from flower.channels._scheduler import current_scheduler
 from flower.errors import ChannelClosed, IncompleteRead, Timeout, TooLong
 from flower.net import Conn
+from tests.net.send_cases import SendCases
 from tests.net.support import NEVER, failing, fill, read_all, rounds, until
 
 SOON = 0.005  # seconds; a timeout that a test waits for
@@ -49,7 +50,7 @@ def reader(name: str, conn: Conn) -> Any:
         raise ChannelClosed("the iteration has ended") from None
 
 
-class ConnectionConformance:
+class ConnectionConformance(SendCases):
     """The suite. Each test gets both ends of a connection, as Conns of this thread."""
 
     # What a peer sees of `abort` while it waits: a reset, or, where the transport has none, the end of file.
