@@ -71,7 +71,7 @@ def settle(s: Any, t: Any, func: Any) -> None:
         if not getattr(error, "_flower_passed_on", False):
             s.raise_in_main(error)
     elif not collected:
-        if _handler is not None or getattr(error, "_flower_conn", False):
+        if _handler is not None or s.interposer is not None or getattr(error, "_flower_conn", False):
             s.report(error, t)
         else:
             error.add_note(f"This ended {describe(t)}, which nobody joined.")
@@ -80,8 +80,11 @@ def settle(s: Any, t: Any, func: Any) -> None:
 
 def handle(t: Any, error: BaseException) -> None:
     """Hand an error to the error handler, or print it. Called on the hub."""
+    interposer = _scheduler.current_scheduler().interposer
     try:
-        if _handler is not None:
+        if interposer is not None:
+            interposer.failed(t, error, _handler)
+        elif _handler is not None:
             _handler(t, error)
         else:
             print_error(t, error)

@@ -66,7 +66,7 @@ class Pool:
         self.fault: BaseException | None = None
         self._links = links
         self._reconnect = reconnect
-        self._sessions: set[Session] = set()  # all that have not ended; those that their peers leave, too
+        self._sessions: dict[Session, None] = {}  # all that have not ended; those that their peers leave, too
         self._turn = 0
         self._news: channel[None] = channel(0, "a connection")
         self._news._external = True
@@ -95,13 +95,13 @@ class Pool:
         down._external = True
 
         def ended(session: Session) -> None:
-            self._sessions.discard(session)
+            self._sessions.pop(session, None)
             down.close()
 
         session = None
         try:
             session = link.open(ended)
-            self._sessions.add(session)
+            self._sessions[session] = None
             session.on_leaving = lambda _: down.close()
             session.ready()
         except (OSError, ChannelClosed) as error:

@@ -25,7 +25,7 @@ class Server:
         self._proto = proto
         self._table = table
         self._settings = settings
-        self._sessions: set[Session] = set()
+        self._sessions: dict[Session, None] = {}  # in the order in which they came
         tasklet(self._accept, label=f"rpc server {self.url}")()
 
     @property
@@ -72,15 +72,16 @@ class Server:
             del conn  # the session's alone
 
     def _begin(self, conn: Conn) -> None:
+        sessions = self._sessions
         session = Session(
             conn,
             self._table,
-            self._sessions.discard,
+            lambda session: sessions.pop(session, None),
             settings=self._settings,
             authenticated=bool(conn.certificate),  # empty, if it was not verified
         )
         session.face = Peer._of(session)
-        self._sessions.add(session)
+        self._sessions[session] = None
         session.start(daemon=True)
 
     def __enter__(self) -> Server:

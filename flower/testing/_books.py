@@ -74,8 +74,13 @@ class Book:
     def refused(self, offer: Offer) -> Finding | None:
         offer.state = REFUSED
         if offer.taken:
-            return self._twice(offer)
-        self._offers.remove(offer)
+            double = next((o for o in self._offers if o.value is offer.value), None)
+            if double is None:
+                return self._twice(offer)
+            double.taken, offer.taken = True, False  # of two like values, it was the other that was received
+            self._offers.remove(double)
+        else:
+            self._offers.remove(offer)
         self._refused.append(offer)
         del self._refused[:-REMEMBERED]
         return None

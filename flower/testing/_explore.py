@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from flower.testing._choices import KINDS, Choices, Replay, Strategy, fingerprint, literal
 from flower.testing._findings import Nondeterministic, ScheduleError
-from flower.testing._world import World, current_world
+from flower.testing._outside import world_here
+from flower.testing._world import World
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,7 +68,7 @@ class Plan:
 
     def run(self, args: Any, kwargs: dict[str, Any]) -> None:
         """The whole search; or the one schedule that was asked for."""
-        if current_world() is not None:
+        if world_here() is not None:
             raise RuntimeError("a World inside of a World: one example can have only one")
         given = Config.schedule
         strategy = self.options["strategy"]

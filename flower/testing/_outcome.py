@@ -1,14 +1,21 @@
-"""What an example ends with: whose error it is, where a tasklet waits, and what can't be ended."""
+"""What an example ends with: the checks at its end, the words for who waits where, and the report."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+import sysconfig
+from typing import TYPE_CHECKING, Any
 
+from flower.channels._deadlock import REASONS
+from flower.channels._task import BLOCKED
 from flower.errors import Cancelled, TaskletExit
-from flower.testing._findings import BlockedOutside, Finding
+from flower.testing._findings import BlockedOutside, Finding, TaskletFailed, TaskletLeak, deadlock_of
+
+if TYPE_CHECKING:
+    from flower.testing._world import World
 
 PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  # Flower's own files
+_LIBRARY = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib"))  # Python's own
 
 
 def is_control(error: BaseException) -> bool:
@@ -32,10 +39,14 @@ def show_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def site_of(t: Any) -> tuple[str, int, str] | None:
-    """The line of the program where a tasklet waits: file, line, function."""
-    frame = t.frame
-    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
+def _is_inside(file: str) -> bool:
+    """Whether a line of this file is Flower's or Python's own: the program's line is further out."""
+    return file.startswith((PACKAGE, "<frozen ")) or (file.startswith(_LIBRARY) and "-packages" not in file)
+
+
+def site_of(frame: Any) -> tuple[str, int, str] | None:
+    """The line of the program that has led to this frame: file, line, function."""
+    while frame is not None and _is_inside(frame.f_code.co_filename):
         frame = frame.f_back
     if frame is None:
         return None
@@ -45,6 +56,78 @@ def site_of(t: Any) -> tuple[str, int, str] | None:
     except (OSError, ValueError):  # on another drive, or there is no working directory any more
         pass
     return file, frame.f_lineno, frame.f_code.co_name
+
+
+def examine(world: World) -> Finding | None:
+    """The checks at the end, in a fixed order: a shrinker slips from one finding to another."""
+    if world._failed:
+        return tasklet_failed(world)
+    for ch, book in world.tap.live():
+        finding = book.check(ch)
+        if finding is not None:
+            return finding
+    for ch, book in world.tap.live():
+        finding = book.check_rest(ch)
+        if finding is not None:
+            return finding
+    left = [t for t in world._names if t.state != 0 and not t.daemon and t is not world._main]
+    if any(t in world._actors for t in left):
+        return deadlock(world, left, "the test has ended, and these wait for good")
+    left = [t for t in left if not _waits_outside(world, t)]
+    if left:
+        lines = "\n".join(f"  {describe(world, t)}" for t in left)
+        return TaskletLeak(f"everything else is done, and these are left, blocked for good:\n{lines}")
+    return None
+
+
+def describe(world: World, t: Any) -> str:
+    """What a tasklet does, and where."""
+    if t.state != BLOCKED:
+        return f"{world.name_of(t)} is {('dead', 'paused', 'ready', 'running')[t.state]}"
+    what = REASONS[t.blocked_in]
+    if t.blocked_in in (1, 2, 3):
+        what = world.tap.doing.get(t, what)
+        owners = [ch for ch, _ in world.tap.live() if any(t in queue for queue in ch._waiting())]
+        balances = ", ".join(f"{ch.balance}" for ch in owners)
+        if balances:
+            what += f" (balance {balances})"
+    site = site_of(t.frame)
+    return f"{world.name_of(t)} waits in {what}" + (f", at {site[0]}:{site[1]} in {site[2]}" if site else "")
+
+
+def _waits_outside(world: World, t: Any) -> bool:
+    """Whether the tasklet waits for the network, as a server's does: that is not for good."""
+    return any(ch._external and t in ch._waiting()[1] for ch, _ in world.tap.live())
+
+
+def deadlock(world: World, blocked: list[Any], what: str) -> Finding:
+    """The finding that these are blocked for good."""
+    sites = frozenset((t.blocked_in, site_of(t.frame)) for t in blocked if t.state == BLOCKED)
+    lines = "\n".join(f"  {describe(world, t)}" for t in blocked)
+    return deadlock_of(sites)(f"{what}:\n{lines}")
+
+
+def tasklet_failed(world: World) -> Finding:
+    """The finding that a tasklet ended with an error; the first that did."""
+    t, error = world._failed[0]
+    finding = TaskletFailed(f"{world.name_of(t)} ended with an error that nobody collected: {show_error(error)}")
+    finding.__cause__ = error
+    return finding
+
+
+def annotate(world: World, error: BaseException) -> None:
+    """Put the report into the error's notes."""
+    notes = getattr(error, "__notes__", [])
+    if any(note.startswith("The schedule") for note in notes):
+        return
+    moved = world.choices.out_of_order()
+    times = {0: "nobody ran out of turn", 1: "one switch out of turn"}.get(moved, f"{moved} switches out of turn")
+    error.add_note(f"The schedule ({times}, {world._steps} steps):\n{world._log.text()}")
+    others = [pair for pair in world._failed if pair[1] is not error.__cause__ and pair[1] is not error]
+    for t, other in others:
+        error.add_note(f"Also, {world.name_of(t)} ended with {show_error(other)}")
+    if world.choices.program:  # else only Hypothesis knows what test it was
+        error.add_note(f"To run it again: --flower-schedule={world.choices.schedule()}")
 
 
 def keep_for_good(what: Any) -> None:

@@ -1,12 +1,16 @@
 """A world and the outside: what takes its place, and what is refused, by line, since a world can't steer it.
 
-The calls that Python code can be kept from are replaced while a world is in force. Whatever blocks in another way (a
-lock, a loop without an end) is stopped by a signal after some seconds without a step, where the platform and the
-program leave us SIGALRM.
+The calls that Python code can be kept from are replaced while a world is in force, in the whole process; each looks
+whether there is a world in its own thread, so that other threads go on as ever. Whatever blocks in another way (a lock,
+a loop without an end) is stopped by a signal after some seconds without a step, in the main thread, where the platform
+and the program leave us SIGALRM.
 """
 
 from __future__ import annotations
 
+import functools
+import gc
+import os
 import signal
 import socket
 import subprocess
@@ -16,8 +20,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from flower.channels import _blocking, _scheduler
 from flower.testing._findings import BlockedOutside
-from flower.testing._outcome import PACKAGE
+from flower.testing._outcome import site_of
 
 if TYPE_CHECKING:
     from flower.testing._world import World
@@ -37,11 +42,9 @@ _SOCKET = (
     "sendall",
     "sendto",
 )
-_ADVICE = {
-    "time.sleep": "use flower.time.sleep",
-    "threading.Thread.start": "start a tasklet, or test this part without a World",
-    "subprocess.Popen": "test this part without a World",
-}
+_NETWORK = "connect through flower.net, which is simulated here"
+_APART = "test this part without a World"
+_DEBUGGERS = {"bdb", "pdb", "code", "IPython"}  # modules; whoever looks around in one takes his time
 
 
 class OwnPoller:
@@ -71,52 +74,133 @@ class OwnPoller:
         pass
 
 
-class InlineWorkers:
+class _Workers:
     """`flower.blocking` in a world: the function runs in the hub, at a moment when nothing else does."""
 
-    def __init__(self, scheduler: Any) -> None:
-        self._scheduler = scheduler
+    def __init__(self, real: Any) -> None:
+        self.real = real
 
     def submit(self, job: Callable[[], object]) -> None:
-        self._scheduler.post(job)
+        world = world_here()
+        if world is None:
+            self.real.submit(job)
+        else:
+            world._scheduler.post(job)
 
 
-_sleeping: list[tuple[Any, str]] = []
-_scanned = 0
+def world_here() -> World | None:
+    """The world that is in force in this thread, or None."""
+    s: Any = _scheduler.present()
+    return None if s is None else getattr(s.interposer, "world", None)
 
 
-def _names_of_sleep() -> list[tuple[Any, str]]:
-    """Every module that has ``time.sleep``, and its name there: many a program imports it by itself."""
-    global _scanned
-    if len(sys.modules) != _scanned:
-        _scanned = len(sys.modules)
-        _sleeping[:] = [
-            (module, name)
+class _Replaced:
+    """What is replaced while any world is in force: once, by the first of them, until the last is over."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._scanned = 0
+        self._calls: list[tuple[Any, str, Any]] = []  # owner, name, what stands there meanwhile
+        self._undo: list[Callable[[], object]] = []
+        self._sleep = _refusing(time.sleep, "time.sleep", "use flower.time.sleep")
+        self._collects = False
+        for name in _SOCKET:
+            self._calls.append((socket.socket, name, _refusing(getattr(socket.socket, name), f"socket.{name}")))
+        for owner, name, shown, advice, harmless in (
+            (threading.Thread, "start", "threading.Thread.start", f"start a tasklet, or {_APART}", None),
+            (threading.Thread, "join", "threading.Thread.join", _APART, _joins_at_once),
+            (threading.Condition, "wait", "threading.Condition.wait", "let tasklets wait for a channel", _waits_not),
+            (subprocess.Popen, "__init__", "subprocess.Popen", _APART, None),
+            (os, "system", "os.system", _APART, None),
+        ):
+            self._calls.append((owner, name, _refusing(getattr(owner, name), shown, advice, harmless)))
+        self._own = len(self._calls)
+
+    def begin(self) -> None:
+        with self._lock:
+            self._count += 1
+            if self._count > 1:
+                return
+            self._look_for_sleep()
+            for owner, name, function in self._calls:
+                self._undo.append(_restore(owner, name))
+                setattr(owner, name, function)
+            _blocking._workers = _Workers(_blocking._workers)  # type: ignore[assignment]
+            self._collects = gc.isenabled()
+            gc.disable()  # when it would run depends on more than our choices, and finalizers may use channels
+
+    def end(self) -> None:
+        with self._lock:
+            self._count -= 1
+            if self._count:
+                return
+            while self._undo:
+                self._undo.pop()()
+            if isinstance(_blocking._workers, _Workers):  # and not new ones, after a fork
+                _blocking._workers = _blocking._workers.real
+            if self._collects:
+                gc.enable()
+
+    def _look_for_sleep(self) -> None:
+        """Every module that has ``time.sleep``, and its name there: many a program imports it by itself."""
+        if len(sys.modules) == self._scanned:
+            return
+        self._scanned = len(sys.modules)
+        self._calls[self._own :] = [
+            (module, name, self._sleep)
             for module in list(sys.modules.values())
             for name, value in list(getattr(module, "__dict__", {}).items())
             if value is time.sleep
         ]
-    return _sleeping
+
+
+def _restore(owner: Any, name: str) -> Callable[[], object]:
+    if name in vars(owner):
+        return functools.partial(setattr, owner, name, vars(owner)[name])
+    return functools.partial(delattr, owner, name)  # it is its base class's
+
+
+def _refusing(
+    original: Any, shown: str, advice: str = _NETWORK, harmless: Callable[..., bool] | None = None
+) -> Callable[..., Any]:
+    """A function that is the original, but in a thread with a world an error, unless the call is ``harmless``."""
+
+    @functools.wraps(original)
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        world = world_here()
+        if world is None or (harmless is not None and harmless(*args, **kwargs)):
+            return original(*args, **kwargs)
+        where = _line(sys._getframe(1))
+        error = BlockedOutside(f"{shown}() at {where}: a World can't steer that; {advice}")
+        world.abort(error)
+        raise error
+
+    return refuse
+
+
+def _joins_at_once(thread: threading.Thread, timeout: float | None = None) -> bool:
+    return not thread.is_alive() or (timeout is not None and timeout <= 0)
+
+
+def _waits_not(condition: Any, timeout: float | None = None) -> bool:
+    return timeout is not None and timeout <= 0
+
+
+_replaced = _Replaced()
 
 
 class Guard:
-    """The replaced calls of one world."""
+    """What one world keeps from the program, and the signal that comes when it blocks nevertheless."""
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._thread = threading.get_ident()
-        self._undo: list[Callable[[], object]] = []
         self._seen = -1
         self._steps = 0
-        self._alarm: Any = None
+        self._alarm = False
 
     def install(self) -> None:
-        for module, name in _names_of_sleep():
-            self._replace(module, name, "time.sleep")
-        self._replace(threading.Thread, "start", "threading.Thread.start")
-        self._replace(subprocess.Popen, "__init__", "subprocess.Popen")
-        for name in _SOCKET:
-            self._replace(socket.socket, name, f"socket.{name}")
+        _replaced.begin()
         if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
             if signal.getsignal(signal.SIGALRM) is signal.SIG_DFL and signal.getitimer(signal.ITIMER_REAL)[0] == 0.0:
                 signal.signal(signal.SIGALRM, self._on_alarm)
@@ -127,33 +211,14 @@ class Guard:
         if self._alarm:
             signal.setitimer(signal.ITIMER_REAL, 0.0)
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        while self._undo:
-            self._undo.pop()()
+        _replaced.end()
 
     def alive(self, steps: int) -> None:
         """The world has taken a step."""
         self._steps = steps
 
-    def _replace(self, owner: Any, name: str, shown: str) -> None:
-        had = name in vars(owner)
-        original = getattr(owner, name)
-        thread = self._thread
-
-        def refuse(*args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() != thread:
-                return original(*args, **kwargs)
-            return self._refuse(f"{shown}()", _ADVICE.get(shown, "connect through flower.net, which is simulated here"))
-
-        setattr(owner, name, refuse)
-        self._undo.append((lambda: setattr(owner, name, original)) if had else (lambda: delattr(owner, name)))
-
-    def _refuse(self, what: str, advice: str) -> None:
-        error = BlockedOutside(f"{what} at {_line(sys._getframe(2))}: a World can't steer that; {advice}")
-        self._world.abort(error)
-        raise error
-
     def _on_alarm(self, signum: int, frame: Any) -> None:
-        if self._seen != self._steps:
+        if self._seen != self._steps or _is_debugged(frame):
             self._seen = self._steps
             return
         error = BlockedOutside(f"no step for {STALL:g} seconds: it blocks, or goes round for good, at {_line(frame)}")
@@ -161,7 +226,15 @@ class Guard:
         raise error
 
 
-def _line(frame: Any) -> str:
-    while frame is not None and frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+def _is_debugged(frame: Any) -> bool:
+    while frame is not None:
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in _DEBUGGERS:
+            return True
         frame = frame.f_back
-    return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}" if frame is not None else "?"
+    return False
+
+
+def _line(frame: Any) -> str:
+    """The program's line that has led to this frame."""
+    site = site_of(frame)
+    return "?" if site is None else f"{site[0]}:{site[1]} in {site[2]}"

@@ -14,7 +14,8 @@ from flower.channels._scheduler import current_scheduler
 from flower.net import Dial, Listen
 from flower.testing._choices import Choices, Strategy
 from flower.testing._findings import TaskletLeak
-from flower.testing._world import World, current_world
+from flower.testing._outside import world_here
+from flower.testing._world import World
 
 MOST_TURNS = 100_000  # of the run queue, before `wait_until_parked` gives up
 
@@ -65,7 +66,7 @@ def connection_pair() -> Iterator[tuple[Any, Any]]:
     """
     near = far = None
     try:
-        if current_world() is not None:
+        if world_here() is not None:
             with Listen(("localhost", 0)) as listener:
                 near = Dial("tcp", listener.addr())
                 far = listener.receive()

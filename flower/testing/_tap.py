@@ -238,6 +238,10 @@ class Tap:
         """Which of a select's ready cases happens."""
         return self.world.choose("s", count)
 
+    def failed(self, t: Any, error: BaseException, handler: Any) -> None:
+        """A tasklet has ended with an error that nobody collects."""
+        self.world.on_failure(t, error, handler)
+
     def _case(self, case: Any, who: str, began: int) -> tuple[Any, Offer | None, str]:
         """The channel that a case stands for, what it offers there, and the case in words."""
         sends = isinstance(case, tuple) and len(case) == 2

@@ -8,31 +8,34 @@ raised anywhere else, in the hub or in a tasklet that is about to wait, would le
 
 from __future__ import annotations
 
-import gc
 import math
+import random
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import flower
-from flower.channels import _blocking, _channel, _failures, _hub, _lifecycle, _scheduler
+from flower.channels import _channel, _failures, _hub, _lifecycle, _scheduler
 from flower.channels._deadlock import REASONS
 from flower.channels._scheduler import Scheduler, current_scheduler, fail, set_current_scheduler
 from flower.channels._task import BLOCKED, READY, RUN
 from flower.errors import TaskletExit
 from flower.testing._choices import Choices, Replay, literal
-from flower.testing._findings import (
-    Finding,
-    Starvation,
-    StepLimit,
-    TaskletFailed,
-    TaskletLeak,
-    deadlock_of,
-)
+from flower.testing._findings import Finding, Starvation, StepLimit
 from flower.testing._history import History
 from flower.testing._log import Log
-from flower.testing._outcome import is_control, keep_for_good, plain, show_error, site_of
-from flower.testing._outside import Guard, InlineWorkers, OwnPoller
+from flower.testing._outcome import (
+    annotate,
+    deadlock,
+    describe,
+    examine,
+    is_control,
+    keep_for_good,
+    plain,
+    show_error,
+    tasklet_failed,
+)
+from flower.testing._outside import Guard, OwnPoller, world_here
 from flower.testing._tap import Tap
 
 if TYPE_CHECKING:
@@ -248,13 +251,11 @@ class World:
         s.set_poller(self._poller)
         self.tap = Tap(self, s)
         _channel.set_interposer(s, self.tap)
-        self._handler = _failures.set_error_handler(self._on_failure)
-        self._workers = _blocking._workers
-        _blocking._workers = InlineWorkers(s)  # type: ignore[assignment]
+        self._handler = _failures._handler
         self._guard = Guard(self)
         self._guard.install()
-        self._collects = gc.isenabled()
-        gc.disable()  # when it would run depends on more than our choices, and finalizers may use channels
+        self._random = random.getstate()
+        random.seed(0)  # as Hypothesis does: a replay without it is to be the same
 
     def conclude(self, error: BaseException | None) -> BaseException | None:
         """The test's body is done, with this error or none: finish the example. Returns what it ends with."""
@@ -266,7 +267,7 @@ class World:
             if isinstance(error, Finding):
                 error = plain(error)
             if error is not None and not is_control(error):
-                self._annotate(error)
+                annotate(self, error)
         finally:
             self._close()
         return error
@@ -278,28 +279,7 @@ class World:
             flower.run()
         except BaseException as error:
             return error
-        return self._examine()
-
-    def _examine(self) -> Finding | None:
-        """The checks at the end, in a fixed order: a shrinker slips from one finding to another."""
-        if self._failed:
-            return self._tasklet_failed()
-        for ch, book in self.tap.live():
-            finding = book.check(ch)
-            if finding is not None:
-                return finding
-        for ch, book in self.tap.live():
-            finding = book.check_rest(ch)
-            if finding is not None:
-                return finding
-        left = [t for t in self._names if t.state != 0 and not t.daemon and t is not self._main]
-        if any(t in self._actors for t in left):
-            return self._deadlock(left, "the test has ended, and these wait for good")
-        left = [t for t in left if not self._waits_outside(t)]
-        if left:
-            lines = "\n".join(f"  {self._describe(t)}" for t in left)
-            return TaskletLeak(f"everything else is done, and these are left, blocked for good:\n{lines}")
-        return None
+        return examine(self)
 
     def _close(self) -> None:
         """Kill whatever is left, with no more choices, and give the scheduler back."""
@@ -321,8 +301,7 @@ class World:
                         pass
         finally:
             self._guard.remove()
-            _blocking._workers = self._workers
-            _failures.set_error_handler(self._handler)
+            random.setstate(self._random)
             _channel.set_interposer(s, None)
             s.chooser = None
             s.posts.clear()
@@ -336,8 +315,6 @@ class World:
                 schedulers[threading.get_ident()] = self._registered
             else:
                 schedulers.pop(threading.get_ident(), None)
-            if self._collects:
-                gc.enable()
 
     # -- choices
 
@@ -466,7 +443,7 @@ class World:
         for t, since in self._since.items():
             if t.state == BLOCKED and not t.daemon and t is not self._main and self._steps - since > limit:
                 self.abort(
-                    Starvation(f"blocked for {self._steps - since} steps, while others went on:\n  {self._describe(t)}")
+                    Starvation(f"blocked for {self._steps - since} steps, while others went on:\n  {describe(self, t)}")
                 )
                 return
 
@@ -516,15 +493,17 @@ class World:
         elif self._finishing:
             fail(main, None)
         elif self._failed:
-            fail(main, self._tasklet_failed())
+            fail(main, tasklet_failed(self))
         else:
             victim = s.victim if s.victim is not None and s.victim.state == BLOCKED else main
             blocked = [t for t in self._names if t.state == BLOCKED and (t is main or not t.daemon)]
-            fail(victim, self._deadlock(blocked, "all tasklets are asleep, and nothing can wake one of them"))
+            fail(victim, deadlock(self, blocked, "all tasklets are asleep, and nothing can wake one of them"))
 
-    def _on_failure(self, t: Any, error: BaseException) -> None:
-        """The error handler: an error that nobody collects."""
-        if getattr(error, "_flower_conn", False):  # the loss of a peer ends no program
+    def on_failure(self, t: Any, error: BaseException, handler: Any) -> None:
+        """An error that nobody collects, and the error handler of the moment."""
+        if handler is not None and handler is not self._handler:  # the program has set it, in this world
+            handler(t, error)
+        elif getattr(error, "_flower_conn", False):  # the loss of a peer ends no program
             self.log_line(self.name_of(t), f"ended by {show_error(error)}")
         elif is_control(error) or not isinstance(error, Exception):
             self.abort(error)
@@ -554,54 +533,6 @@ class World:
         if not self._closing:
             self._log.add(self._now, who, text, mark)
 
-    def _describe(self, t: Any) -> str:
-        if t.state != BLOCKED:
-            return f"{self.name_of(t)} is {('dead', 'paused', 'ready', 'running')[t.state]}"
-        what = REASONS[t.blocked_in]
-        if t.blocked_in in (1, 2, 3):
-            what = self.tap.doing.get(t, what)
-            owners = [ch for ch, _ in self.tap.live() if any(t in queue for queue in ch._waiting())]
-            balances = ", ".join(f"{ch.balance}" for ch in owners)
-            if balances:
-                what += f" (balance {balances})"
-        site = site_of(t)
-        return f"{self.name_of(t)} waits in {what}" + (f", at {site[0]}:{site[1]} in {site[2]}" if site else "")
-
-    def _waits_outside(self, t: Any) -> bool:
-        """Whether the tasklet waits for the network, as a server's does: that is not for good."""
-        return any(ch._external and t in ch._waiting()[1] for ch, _ in self.tap.live())
-
-    def _deadlock(self, blocked: list[Any], what: str) -> Finding:
-        sites = frozenset((t.blocked_in, site_of(t)) for t in blocked if t.state == BLOCKED)
-        lines = "\n".join(f"  {self._describe(t)}" for t in blocked)
-        return deadlock_of(sites)(f"{what}:\n{lines}")
-
-    def _tasklet_failed(self) -> Finding:
-        t, error = self._failed[0]
-        finding = TaskletFailed(f"{self.name_of(t)} ended with an error that nobody collected: {show_error(error)}")
-        finding.__cause__ = error
-        return finding
-
-    def _annotate(self, error: BaseException) -> None:
-        """Put the report into the error's notes."""
-        notes = getattr(error, "__notes__", [])
-        if any(note.startswith("The schedule") for note in notes):
-            return
-        moved = self.choices.out_of_order()
-        times = {0: "nobody ran out of turn", 1: "one switch out of turn"}.get(moved, f"{moved} switches out of turn")
-        error.add_note(f"The schedule ({times}, {self._steps} steps):\n{self._log.text()}")
-        others = [pair for pair in self._failed if pair[1] is not error.__cause__ and pair[1] is not error]
-        for t, other in others:
-            error.add_note(f"Also, {self.name_of(t)} ended with {show_error(other)}")
-        error.add_note(f"To run it again: --flower-schedule={self.choices.schedule()}")
-
-
-def current_world() -> World | None:
-    """The world that is in force in this thread, or None."""
-    s: Any = _scheduler.present()
-    tap = None if s is None else s.interposer
-    return tap.world if isinstance(tap, Tap) else None
-
 
 def on_fault(name: str) -> bool:
     """A place in a program where a test may inject a fault: whether it happens now. False outside of exploration.
@@ -610,5 +541,5 @@ def on_fault(name: str) -> bool:
     ...     if on_fault("the disk is full"):
     ...         raise OSError("no space left")
     """
-    world = current_world()
+    world = world_here()
     return False if world is None else world.fault(name)

@@ -55,7 +55,7 @@ class Service:
         return sum(receiver)
 
 
-def served(w: World, service: Any) -> Any:
+def served(w: World, service: Any, ping: bool = True) -> Any:
     """A peer on the host "client", of a server on the host "server"."""
 
     def server() -> None:
@@ -66,7 +66,8 @@ def served(w: World, service: Any) -> Any:
     w.settle()
     with w.net.at("client"):
         peer = rpc.connect(URL)
-    peer.ping()  # they know each other from here on
+    if ping:
+        peer.ping()  # they know each other from here on
     return peer
 
 
@@ -124,6 +125,14 @@ def test_a_stream_that_nobody_wants_any_more_ends_there(w: World) -> None:
     del stream
     w.advance(30)
     assert service.ended == ["count"] and service.made < 10**6
+    peer.close()
+
+
+@explored
+def test_a_stream_that_is_asked_for_before_the_hello_is_answered(w: World) -> None:
+    """The answer to the hello comes first, whatever the server's tasklets do: else its stream says nothing to us."""
+    peer = served(w, Service(), ping=False)
+    assert list(peer.stream("count", 3)) == [0, 1, 2]
     peer.close()
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -133,6 +136,35 @@ def test_in_a_thread_of_its_own() -> None:
     thread.start()
     thread.join(60)
     assert not thread.is_alive() and not errors
+
+
+@pytest.mark.slow
+def test_in_two_threads_at_once() -> None:
+    """Each world is its own thread's; what is replaced for both is there again when both are over."""
+    calls = time.sleep, threading.Thread.start, socket.socket.connect
+    errors: list[BaseException] = []
+    both = threading.Barrier(2)
+
+    def slow(w: ft.World) -> None:
+        meeting(w)
+        for _ in range(300):
+            flower.schedule()
+
+    def search() -> None:
+        both.wait()
+        try:
+            ft.explore(max_examples=30, database=None)(slow)()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert calls == (time.sleep, threading.Thread.start, socket.socket.connect)
+    assert gc.isenabled()
 
 
 def meeting(w: ft.World) -> None:
@@ -273,3 +305,30 @@ def test_timers_signals_and_after_func_at_the_end() -> None:
         assert calls == [1]
 
     holds(test, max_examples=10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["timeout", "select"])
+def test_like_values_are_told_apart_by_who_sent_them(how: str) -> None:
+    """No false alarm: of two senders of one object, that one whose value was received need not be the first."""
+
+    def test(w: ft.World) -> None:
+        a, b = flower.channel(label="a"), flower.channel(label="b")
+
+        def offer() -> None:
+            if how == "select":
+                flower.select((a, None), (b, None))
+            else:
+                try:
+                    a.send(None, timeout=1)
+                except flower.Timeout:
+                    b.send(None)
+
+        w.go(offer)
+        w.go(a.send, None)
+        w.go(b.send, None)
+        for _ in range(3):
+            w.go(flower.select, a, b)
+        flower.time.sleep(1)
+
+    holds(test, max_examples=300)

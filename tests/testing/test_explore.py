@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import subprocess
 import sys
@@ -333,6 +334,22 @@ def test_linearizable(broken: bool) -> None:
         found(AssertionError, test)
     else:
         holds(test)
+
+
+def test_random_numbers_are_the_same_without_hypothesis() -> None:
+    """Hypothesis seeds them in each example; a replay does as well."""
+
+    def test(w: ft.World) -> None:
+        ch = flower.channel(5)
+        ch.send(random.randrange(10**9))
+        raise AssertionError
+
+    error = found(AssertionError, test, max_examples=3)
+    before = random.getstate()
+    with pytest.raises(AssertionError) as again:
+        ft.replay(ft.explore()(test), schedule_of(error))
+    assert notes(again.value).split("To run")[0] == notes(error).split("To run")[0]
+    assert random.getstate() == before
 
 
 def test_the_same_choices_must_give_the_same_log() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import os
 import queue
 import select
 import socket
 import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import Future
+from pathlib import Path
 from time import sleep as imported_sleep
 from typing import Any, ClassVar
 
@@ -168,6 +173,27 @@ def test_an_error_that_is_joined_is_collected() -> None:
             g.go(lambda: {}["missing"])
 
     holds(test)
+
+
+def test_a_program_with_an_error_handler() -> None:
+    """One that is set in the world is the program's, and what it takes is collected; one from outside is not."""
+    errors: list[BaseException] = []
+
+    def test(w: ft.World) -> None:
+        if inside:
+            flower.set_error_handler(lambda t, error: errors.append(error))
+        w.go(lambda: {}["missing"])
+
+    before = flower.set_error_handler(lambda t, error: errors.append(error))
+    try:
+        inside = False
+        found(ft.TaskletFailed, test, max_examples=2)
+        assert errors == []
+        inside = True
+        holds(test, max_examples=2)
+        assert all(isinstance(error, KeyError) for error in errors) and errors
+    finally:
+        flower.set_error_handler(before)
 
 
 def test_a_failed_assertion_in_a_tasklet() -> None:
@@ -335,7 +361,41 @@ def sleeps_by_an_imported_name() -> None:
     imported_sleep(0.01)
 
 
-@pytest.mark.parametrize("blocker", [sleeps, sleeps_by_an_imported_name, starts_a_thread, connects, runs_a_program])
+def runs_a_shell() -> None:
+    os.system("true")
+
+
+def waits_for_a_queue() -> None:
+    queue.Queue().get()  # type: ignore[var-annotated]
+
+
+def waits_for_an_event() -> None:
+    threading.Event().wait()
+
+
+def waits_for_a_future() -> None:
+    Future().result()  # type: ignore[var-annotated]
+
+
+def joins_a_thread() -> None:
+    threading.main_thread().join()
+
+
+BLOCKERS = [
+    sleeps,
+    sleeps_by_an_imported_name,
+    starts_a_thread,
+    connects,
+    runs_a_program,
+    runs_a_shell,
+    waits_for_a_queue,
+    waits_for_an_event,
+    waits_for_a_future,
+    joins_a_thread,
+]
+
+
+@pytest.mark.parametrize("blocker", BLOCKERS)
 @pytest.mark.parametrize("where", ["test", "tasklet", "worker"])
 def test_blocking_outside_is_refused_by_line(blocker: Any, where: str) -> None:
     def test(w: ft.World) -> None:
@@ -352,6 +412,75 @@ def test_blocking_outside_is_refused_by_line(blocker: Any, where: str) -> None:
     time.sleep(0)  # given back
 
 
+def test_what_need_not_wait_may_be_called() -> None:
+    ended = threading.Thread(target=int)
+    ended.start()
+    ended.join()
+
+    def test(w: ft.World) -> None:
+        ended.join()
+        event = threading.Event()
+        assert not event.wait(0)
+        event.set()
+        event.wait()
+
+    holds(test, max_examples=3)
+
+
+def test_a_name_taken_in_a_world_is_the_real_call_afterwards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module that is imported by the code under test, and has ``from time import sleep``."""
+    (tmp_path / "kit_sleeper.py").write_text("from time import sleep", "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def test(w: ft.World) -> None:
+        importlib.import_module("kit_sleeper")
+
+    holds(test, max_examples=3)
+    sleeper = sys.modules.pop("kit_sleeper")
+    sleeper.sleep(0)
+    assert "in <lambda>" in str(found(ft.BlockedOutside, lambda w: sleeper.sleep(0), max_examples=2))
+
+
+def test_other_threads_go_on_as_ever() -> None:
+    """A world is in force in its own thread only, and what it replaces looks in which thread it is called."""
+    begin: queue.Queue[str] = queue.Queue()
+    results: queue.Queue[object] = queue.Queue()
+
+    def fail() -> None:
+        raise KeyError("uncollected")
+
+    def elsewhere() -> None:
+        while begin.get():
+            try:
+                results.put(flower.blocking(threading.get_ident) != threading.get_ident())
+                time.sleep(0)
+                flower.go(fail)
+                flower.run()
+            except KeyError as error:
+                results.put(error.args)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    flower.ignore_thread(thread)
+    seen: list[object] = []
+
+    def test(w: ft.World) -> None:
+        if not seen:
+            begin.put("now")
+        while len(seen) < 2:
+            try:
+                seen.append(results.get_nowait())
+            except queue.Empty:
+                pass
+
+    try:
+        ft.explore(max_examples=1, database=None)(test)()
+    finally:
+        begin.put("")
+        thread.join()
+    assert seen == [True, ("uncollected",)]
+
+
 @pytest.mark.parametrize("how", ["lock", "wait", "spin"])
 def test_what_blocks_unseen_is_stopped(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flower.testing._outside.STALL", 0.02)
@@ -359,7 +488,9 @@ def test_what_blocks_unseen_is_stopped(how: str, monkeypatch: pytest.MonkeyPatch
     def test(w: ft.World) -> None:
         def block() -> None:
             if how == "lock":
-                queue.Queue().get()  # type: ignore[var-annotated]
+                lock = threading.Lock()
+                lock.acquire()
+                lock.acquire()
             elif how == "wait":
                 select.select([], [], [], 30)
             while True:
