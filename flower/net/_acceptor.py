@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from flower.net._loop import LoopPoller
     from flower.net._tls import TlsLayer
 
-BACKLOG = 1024  # connections that the kernel queues before it turns new ones away
 HELD = 128  # connections accepted and not yet received; past that they stay in the kernel's queue
 HANDSHAKES = 1024  # TLS handshakes under way, which a peer can draw out until their time limit
 ACCEPTS_PER_EVENT = 64  # so that a flood of connections does not keep the loop from the others

@@ -1,4 +1,4 @@
-"""How much a connection may hold, as options of `Listen` and `Dial`."""
+"""How much a connection may hold."""
 
 from __future__ import annotations
 
@@ -13,13 +13,3 @@ class Bounds(NamedTuple):
 
     incoming: int = INCOMING_LIMIT
     outgoing: int = HIGH_WATER
-
-
-def check_bounds(read_buffer: int, write_buffer: int) -> Bounds:
-    """The options of that name, or TypeError or ValueError."""
-    for name, value in (("read_buffer", read_buffer), ("write_buffer", write_buffer)):
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} is a number of bytes, not {value!r}")
-        if value < 1:
-            raise ValueError(f"{name} is at least 1 byte, not {value!r}")
-    return Bounds(read_buffer, write_buffer)

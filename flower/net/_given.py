@@ -1,4 +1,4 @@
-"""Sockets that somebody else has opened: "socktcp" and "sockpipe", over a Python socket or a descriptor.
+"""Sockets that somebody else has opened: "socktcp", "sockpipe" and "tls", over a Python socket or a descriptor.
 
 They serve programs that are handed their sockets: by systemd, by a parent process, over another socket.
 """
@@ -10,90 +10,59 @@ import os
 import socket
 from typing import Any
 
-from flower.net._acceptor import BACKLOG, Acceptor
+from flower.net._acceptor import Acceptor
 from flower.net._address import explain
-from flower.net._bounds import HIGH_WATER, INCOMING_LIMIT, check_bounds
 from flower.net._conn import Conn
 from flower.net._listener import Listener
 from flower.net._loop import io_poller, wait
-from flower.net._opening import open_stream
+from flower.net._opening import Secure, open_stream
+from flower.net._options import Options
 from flower.net._pipe import listen_pipe
 from flower.net._stream import Stream
-from flower.net._tcp import Settings, check_backlog, listen_tcp
-
-
-def listen_socktcp(
-    address: Any,
-    *,
-    sock: Any = None,
-    backlog: int = BACKLOG,
-    nodelay: bool = True,
-    keepalive: bool = True,
-    read_buffer: int = INCOMING_LIMIT,
-    write_buffer: int = HIGH_WATER,
-) -> Listener:
-    """Listen on a socket that is bound to a TCP address; or, as the seed has it, on the address."""
-    bounds = check_bounds(read_buffer, write_buffer)
-    check_backlog(backlog)
-    if sock is None and isinstance(address, tuple | list):
-        return listen_tcp(
-            address,
-            backlog=backlog,
-            nodelay=nodelay,
-            keepalive=keepalive,
-            read_buffer=read_buffer,
-            write_buffer=write_buffer,
-        )
-    poller = io_poller()
-    given = _listening("socktcp", address if sock is None else sock, _INET, backlog)
-    settings = Settings(nodelay, keepalive)
-    settings.apply(given)
-    return Listener(Acceptor(poller, given, "socktcp", bounds, setup=settings.setup))
-
-
-def listen_sockpipe(
-    address: Any,
-    *,
-    sock: Any = None,
-    backlog: int = BACKLOG,
-    read_buffer: int = INCOMING_LIMIT,
-    write_buffer: int = HIGH_WATER,
-) -> Listener:
-    """Listen on a Unix socket that is bound to a path; or, as the seed has it, on the path."""
-    bounds = check_bounds(read_buffer, write_buffer)
-    check_backlog(backlog)
-    if sock is None and isinstance(address, str | bytes | os.PathLike):
-        return listen_pipe(address, backlog=backlog, read_buffer=read_buffer, write_buffer=write_buffer)
-    poller = io_poller()
-    given = _listening("sockpipe", address if sock is None else sock, _UNIX, backlog)
-    return Listener(Acceptor(poller, given, "sockpipe", bounds))  # whoever has made the path removes it
-
-
-def dial_socktcp(
-    address: Any,
-    *,
-    nodelay: bool = True,
-    keepalive: bool = True,
-    read_buffer: int = INCOMING_LIMIT,
-    write_buffer: int = HIGH_WATER,
-) -> Conn:
-    """A connection of a TCP socket that is connected."""
-    bounds = check_bounds(read_buffer, write_buffer)
-    return _dial("socktcp", address, _INET, bounds, Settings(nodelay, keepalive))
-
-
-def dial_sockpipe(address: Any, *, read_buffer: int = INCOMING_LIMIT, write_buffer: int = HIGH_WATER) -> Conn:
-    """A connection of a Unix socket that is connected, such as one of a ``socket.socketpair()``."""
-    return _dial("sockpipe", address, _UNIX, check_bounds(read_buffer, write_buffer), None)
-
+from flower.net._tcp import Settings, listen_tcp, within
 
 _INET = {socket.AF_INET, socket.AF_INET6}
 _UNIX = {getattr(socket, "AF_UNIX", None)}
 
 
-def _dial(proto: str, given: Any, families: set[Any], bounds: Any, settings: Settings | None) -> Conn:
+def listen_socktcp(address: Any, options: Options) -> Listener:
+    """Listen on a socket that is bound to a TCP address; or, as the seed has it, on the address."""
+    if options.sock is None and isinstance(address, tuple | list):
+        return listen_tcp(address, options)
+    return listen_given("socktcp", address, options)
+
+
+def listen_sockpipe(address: Any, options: Options) -> Listener:
+    """Listen on a Unix socket that is bound to a path; or, as the seed has it, on the path."""
+    if options.sock is None and isinstance(address, str | bytes | os.PathLike):
+        return listen_pipe(address, options)
+    return listen_given("sockpipe", address, options)
+
+
+def listen_given(proto: str, given: Any, options: Options, secure: Secure | None = None) -> Listener:
+    """Listen on the socket, or on the option ``sock``. A Unix socket's path is removed by whoever has made it."""
     poller = io_poller()
-    sock = _adopt(proto, given, families)
+    settings = _settings(proto, options)
+    given = given if options.sock is None else options.sock
+    sock = _adopt(proto, given)
+    try:
+        sock.listen(options.backlog)
+        if settings is not None:
+            settings.apply(sock)
+    except OSError as error:
+        where = sock.getsockname()
+        _give_back(sock, given)
+        raise explain(error, "can't listen on", proto, where) from None
+    sock.setblocking(False)
+    setup = None if settings is None else settings.setup
+    return Listener(Acceptor(poller, sock, proto, options.bounds, setup=setup, secure=secure))
+
+
+def dial_given(proto: str, given: Any, options: Options, secure: Secure | None = None) -> Conn:
+    """A connection of a socket that is connected."""
+    poller = io_poller()
+    settings = _settings(proto, options)
+    sock = _adopt(proto, given)
     try:
         sock.getpeername()
         if settings is not None:
@@ -103,27 +72,28 @@ def _dial(proto: str, given: Any, families: set[Any], bounds: Any, settings: Set
         raise explain(error, "can't use", proto, f"socket {given!r}") from None
     sock.setblocking(False)
     setup = None if settings is None else settings.setup
-    return Conn(wait(open_stream(poller, sock, proto, bounds, None, setup), Stream.abort))
+
+    def dial() -> Conn:
+        return Conn(wait(open_stream(poller, sock, proto, options.bounds, secure, setup), Stream.abort))
+
+    return within(options.timeout, dial, f"{proto} socket {given!r}")
 
 
-def _listening(proto: str, given: Any, families: set[Any], backlog: int) -> socket.socket:
-    sock = _adopt(proto, given, families)
-    try:
-        sock.listen(backlog)
-    except OSError as error:
-        where = sock.getsockname()
-        _give_back(sock, given)
-        raise explain(error, "can't listen on", proto, where) from None
-    sock.setblocking(False)
-    return sock
+def is_given(address: Any) -> bool:
+    """Whether it is a socket or a descriptor, and no address."""
+    return isinstance(address, socket.socket) or (isinstance(address, int) and not isinstance(address, bool))
 
 
-def _adopt(proto: str, given: Any, families: set[Any]) -> socket.socket:
+def _settings(proto: str, options: Options) -> Settings | None:
+    return None if proto == "sockpipe" else Settings.of(options)
+
+
+def _adopt(proto: str, given: Any) -> socket.socket:
     """The socket or the descriptor as a socket that is ours: it is closed with what is made of it.
 
     Where it is refused, it is left as it was.
     """
-    if isinstance(given, bool) or not isinstance(given, socket.socket | int):
+    if not is_given(given):
         raise TypeError(f"{proto} takes a socket or a descriptor's number, not {given!r}")
     if isinstance(given, int) and given < 0:
         raise ValueError(f"{proto} takes a descriptor's number, which {given} is none")
@@ -133,7 +103,7 @@ def _adopt(proto: str, given: Any, families: set[Any]) -> socket.socket:
         sock = given if isinstance(given, socket.socket) else socket.socket(fileno=given)
     except OSError as error:
         raise explain(error, "can't use", proto, f"descriptor {given}") from None
-    if sock.family not in families or sock.type != socket.SOCK_STREAM:
+    if sock.family not in (_UNIX if proto == "sockpipe" else _INET) or sock.type != socket.SOCK_STREAM:
         wrong = f"{proto} takes a stream socket of another kind than {given!r}: {sock.family.name}, {sock.type.name}"
         _give_back(sock, given)
         raise ValueError(wrong)

@@ -1,34 +1,62 @@
-"""`Listen` and `Dial`: the way in, for every protocol. A protocol is a row in each of two tables."""
+"""`Listen` and `Dial`: the way in, for every protocol."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, overload
 
 from flower.channels._scheduler import current_scheduler
+from flower.net._address import check_host_port
 from flower.net._conn import Conn
-from flower.net._given import dial_sockpipe, dial_socktcp, listen_sockpipe, listen_socktcp
+from flower.net._given import dial_given, is_given, listen_given, listen_sockpipe, listen_socktcp
 from flower.net._listener import Listener
+from flower.net._options import Options, read_options
 from flower.net._pipe import dial_pipe, listen_pipe
-from flower.net._tcp import dial_tcp, dial_tls, listen_tcp, listen_tls
+from flower.net._secure import secure
+from flower.net._tcp import dial_tcp, listen_tcp
 from flower.net._udp import Datagrams, dial_udp, listen_udp
 
-_LISTEN: dict[str, Callable[..., Any]] = {
-    "tcp": listen_tcp,
-    "tls": listen_tls,
-    "pipe": listen_pipe,
-    "socktcp": listen_socktcp,
-    "sockpipe": listen_sockpipe,
-    "udp": listen_udp,
+
+def _listen_tls(address: Any, options: Options) -> Listener:
+    o = options
+    start = secure(o.context, True, None, o.ca, o.cert, o.key, o.alpn, o.handshake_timeout)
+    if is_given(address):
+        return listen_given("tls", address, o, start)
+    return listen_tcp(address, o, "tls", start)
+
+
+def _dial_tls(address: Any, options: Options) -> Conn:
+    o = options
+    name = o.server_name
+    if not name and not is_given(address):
+        name = check_host_port("tls", address)[0] or "127.0.0.1"
+    start = secure(o.context, False, name, o.ca, o.cert, o.key, o.alpn, o.handshake_timeout)
+    if is_given(address):
+        return dial_given("tls", address, o, start)
+    return dial_tcp(address, o, "tls", start)
+
+
+# A protocol is a row in each table: the function that opens it, and the options that it has.
+_HOLDS = " read_buffer write_buffer"
+_TCP = " nodelay keepalive" + _HOLDS
+_TLS = "cert key ca alpn context handshake_timeout "
+_Row = tuple[Callable[[Any, Options], Any], str]
+_LISTEN: dict[str, _Row] = {
+    "tcp": (listen_tcp, "backlog reuse_port" + _TCP),
+    "tls": (_listen_tls, _TLS + "backlog reuse_port" + _TCP),
+    "pipe": (listen_pipe, "backlog" + _HOLDS),
+    "socktcp": (listen_socktcp, "sock backlog" + _TCP),
+    "sockpipe": (listen_sockpipe, "sock backlog" + _HOLDS),
+    "udp": (listen_udp, "reuse_addr reuse_port broadcast read_buffer"),
 }
-_DIAL: dict[str, Callable[..., Any]] = {
-    "tcp": dial_tcp,
-    "tls": dial_tls,
-    "pipe": dial_pipe,
-    "socktcp": dial_socktcp,
-    "sockpipe": dial_sockpipe,
-    "udp": dial_udp,
+_DIAL: dict[str, _Row] = {
+    "tcp": (dial_tcp, "timeout local_addr" + _TCP),
+    "tls": (_dial_tls, "timeout server_name " + _TLS + "local_addr" + _TCP),
+    "pipe": (dial_pipe, "timeout" + _HOLDS),
+    "socktcp": (partial(dial_given, "socktcp"), _TCP),
+    "sockpipe": (partial(dial_given, "sockpipe"), _HOLDS),
+    "udp": (dial_udp, "timeout local_addr broadcast read_buffer"),
 }
 
 
@@ -44,10 +72,11 @@ def Listen(addr: Any = ("0.0.0.0", 0), proto: str = "tcp", **options: Any) -> An
     ==============  ===========================================================================
     ``"tcp"``       ``(host, port)``; port 0 lets the system choose: ask ``listener.addr()``.
                     ``reuse_port``: several processes may listen on it.
-    ``"tls"``       the same. ``cert``, ``key``: files with the certificate chain and its key, in
-                    PEM. ``ca``: a file with authorities: clients must show a certificate of
-                    theirs. ``alpn``: names of application protocols, the best first.
-                    ``handshake_timeout``: seconds. Or ``context``, an ssl.SSLContext.
+    ``"tls"``       the same, or a TCP socket or its descriptor, as of socktcp. ``cert``, ``key``:
+                    files with the certificate chain and its key, in PEM. ``ca``: a file with
+                    authorities: clients must show a certificate of theirs. ``alpn``: names of
+                    application protocols, the best first. ``handshake_timeout``: seconds. Or
+                    ``context``, an ssl.SSLContext.
     ``"pipe"``      the path of a Unix socket. A dead one that lies there is replaced; the file
                     is removed by `Listener.close`. A leading null: Linux's abstract names.
     ``"socktcp"``   a TCP socket that is bound, or its descriptor, which is the listener's from
@@ -63,15 +92,15 @@ def Listen(addr: Any = ("0.0.0.0", 0), proto: str = "tcp", **options: Any) -> An
     has to be looked up.
 
     Raises ValueError for an unknown protocol or a port out of range; TypeError for what is no address or an
-    option that the protocol has not; OSError, with the address in its text, where it can't be listened on, and
-    for a certificate that can't be read (ssl.SSLError: can't be used); RuntimeError where somebody else's event
-    loop runs in this thread.
+    option that the protocol has not, and either for an option's bad value; OSError, with the address in its text,
+    where it can't be listened on, and for a certificate that can't be read (ssl.SSLError: can't be used);
+    RuntimeError where somebody else's event loop runs in this thread.
 
     >>> with Listen(("127.0.0.1", 0)) as listener:
     ...     for conn in listener:
     ...         flower.go(handle, conn)
     """
-    return _opener(_LISTEN, "Listen", proto, options)(addr, **options)
+    return _open(_LISTEN, "Listen", proto, addr, options)
 
 
 @overload
@@ -87,10 +116,11 @@ def Dial(proto: str, addr: Any, **options: Any) -> Any:
     ``"tcp"``       ``(host, port)``. A host of several addresses: each is tried, the next after a
                     quarter of a second or a failure, and the first that answers is taken.
                     ``local_addr``: the ``(host, port)`` of this end.
-    ``"tls"``       the same. The server's certificate must be valid, for the host or for
-                    ``server_name``, by the system's authorities or those of the file ``ca``.
-                    ``cert``, ``key``: files with the client's own. ``alpn``, ``context`` and
-                    ``handshake_timeout`` as of `Listen`.
+    ``"tls"``       the same, or a TCP socket or its descriptor, as of socktcp. The server's
+                    certificate must be valid, for the host or for ``server_name``, by the
+                    system's authorities or those of the file ``ca``. ``cert``, ``key``: files
+                    with the client's own. ``alpn``, ``context`` and ``handshake_timeout`` as of
+                    `Listen`.
     ``"pipe"``      the path of a Unix socket
     ``"socktcp"``   a TCP socket that is connected, or its descriptor, which is the connection's
                     from now on
@@ -104,31 +134,23 @@ def Dial(proto: str, addr: Any, **options: Any) -> Any:
 
     Raises OSError's own kinds, with the address in the text (ConnectionRefusedError, socket.gaierror for a
     name that is not known, ssl.SSLCertVerificationError ...); Timeout; ValueError for an unknown protocol or a
-    port out of range; TypeError for what is no address, or an option that the protocol has not; RuntimeError
-    where somebody else's event loop runs in this thread.
+    port out of range; TypeError for what is no address, or an option that the protocol has not, and either for an
+    option's bad value; RuntimeError where somebody else's event loop runs in this thread.
 
     >>> conn = Dial("tcp", ("127.0.0.1", 8000), timeout=5.0)
     """
-    return _opener(_DIAL, "Dial", proto, options)(addr, **options)
+    return _open(_DIAL, "Dial", proto, addr, options)
 
 
-def _opener(table: dict[str, Any], name: str, proto: Any, options: dict[str, Any]) -> Callable[..., Any]:
-    """The protocol's function; or, inside of a `flower.testing.World`, its simulated network's."""
-    function: Callable[..., Any] = _row(table, name, proto, options)
-    network = getattr(current_scheduler().poller, "network", None)
-    return function if network is None else functools.partial(network.open, name, proto)
-
-
-def _row(table: dict[str, Any], name: str, proto: Any, options: dict[str, Any]) -> Any:
+def _open(table: dict[str, _Row], function: str, proto: Any, address: Any, given: dict[str, Any]) -> Any:
+    """By the protocol's function; or, inside of a `flower.testing.World`, by its simulated network."""
     try:
-        function = table[proto]
+        opener, known = table[proto]
     except (KeyError, TypeError):
         raise ValueError(f"unknown protocol {proto!r}: give one of {', '.join(sorted(table))}") from None
-    known = function.__kwdefaults__ or {}
-    for option in options:
-        if option not in known:
-            raise TypeError(f"{name} has no option {option!r} for {proto}: it has {', '.join(known)}")
-    return function
+    options = read_options(function, proto, known, given)
+    network = getattr(current_scheduler().poller, "network", None)
+    return opener(address, options) if network is None else network.open(function, proto, address, options)
 
 
 listen = Listen

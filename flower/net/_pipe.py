@@ -8,62 +8,51 @@ import socket
 import stat
 from typing import Any
 
-from flower.net._acceptor import BACKLOG, Acceptor
+from flower.net._acceptor import Acceptor
 from flower.net._address import check_path, explain, format_address
-from flower.net._bounds import HIGH_WATER, INCOMING_LIMIT, check_bounds
 from flower.net._conn import Conn
 from flower.net._listener import Listener
 from flower.net._loop import LoopPoller, io_poller, wait
 from flower.net._opening import open_stream
+from flower.net._options import Options
 from flower.net._stream import Stream
-from flower.net._tcp import check_backlog, within
+from flower.net._tcp import within
 
 RETRY = 0.01  # seconds until the next attempt where the listener's queue is full: the kernel tells nobody of room
 
 
-def listen_pipe(
-    address: Any, *, backlog: int = BACKLOG, read_buffer: int = INCOMING_LIMIT, write_buffer: int = HIGH_WATER
-) -> Listener:
+def listen_pipe(address: Any, options: Options) -> Listener:
     """Listen on the path. A socket that is left there, with nobody behind it, is replaced."""
-    bounds = check_bounds(read_buffer, write_buffer)
     path = check_path(address)
-    check_backlog(backlog)
     poller = io_poller()
     _remove_stale(path)
     sock = None
     try:
         sock = unix_socket()
         sock.bind(path)
-        sock.listen(backlog)
+        sock.listen(options.backlog)
     except BaseException as error:
         if sock is not None:
             sock.close()
         if isinstance(error, OSError):
             raise explain(error, "can't listen on", "pipe", path) from None
         raise
-    return Listener(Acceptor(poller, sock, "pipe", bounds, path="" if path.startswith("\0") else path))
+    return Listener(Acceptor(poller, sock, "pipe", options.bounds, path="" if path.startswith("\0") else path))
 
 
-def dial_pipe(
-    address: Any,
-    *,
-    timeout: float | None = None,
-    read_buffer: int = INCOMING_LIMIT,
-    write_buffer: int = HIGH_WATER,
-) -> Conn:
+def dial_pipe(address: Any, options: Options) -> Conn:
     """Connect to the path."""
-    bounds = check_bounds(read_buffer, write_buffer)
     path = check_path(address)
 
     def dial() -> Conn:
         poller = io_poller()
 
         async def connect() -> Stream:
-            return await open_stream(poller, await _connect(poller, path), "pipe", bounds, None)
+            return await open_stream(poller, await _connect(poller, path), "pipe", options.bounds)
 
         return Conn(wait(connect(), Stream.abort))
 
-    return within(timeout, dial, f"pipe {format_address(path)}")
+    return within(options.timeout, dial, f"pipe {format_address(path)}")
 
 
 async def _connect(poller: LoopPoller, path: str) -> socket.socket:

@@ -1,38 +1,38 @@
-"""TCP, and TLS over it: sockets, and how they are opened. `Listen` and `Dial` come here for "tcp" and "tls"."""
+"""TCP: sockets, and how they are opened. `Listen` and `Dial` come here for "tcp", and for "tls" over it."""
 
 from __future__ import annotations
 
 import errno
 import os
 import socket
-import ssl
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
 from flower.channels import timeout as time_limit
 from flower.errors import Timeout
-from flower.net._acceptor import BACKLOG, Acceptor
+from flower.net._acceptor import Acceptor
 from flower.net._address import Info, check_host_port, explain, format_address, resolve
-from flower.net._bounds import HIGH_WATER, INCOMING_LIMIT, Bounds, check_bounds
 from flower.net._conn import Conn
 from flower.net._listener import Listener
 from flower.net._loop import LoopPoller, io_poller, wait
-from flower.net._opening import open_stream
-from flower.net._secure import Path, secure
+from flower.net._opening import Secure, open_stream
+from flower.net._options import Options
 from flower.net._stream import Stream
-from flower.net._tls import HANDSHAKE_TIMEOUT, TlsLayer
 
 STAGGER = 0.25  # seconds until the next address is tried beside one that has not answered (RFC 8305, section 5)
-
-Secure = Callable[[Stream], TlsLayer]
 
 
 class Settings(NamedTuple):
     """What a TCP socket is told."""
 
-    nodelay: bool = True
-    keepalive: bool = True
+    nodelay: bool
+    keepalive: bool
+
+    @classmethod
+    def of(cls, options: Options) -> Settings:
+        """As the options say."""
+        return cls(options.nodelay, options.keepalive)
 
     def apply(self, sock: socket.socket) -> None:
         """Notice of a peer that is gone, unless the user does not want it. Accepted sockets inherit this."""
@@ -53,45 +53,20 @@ def _let_fill(sock: socket.socket) -> None:
 # -- Listening
 
 
-def listen_tcp(
-    address: Any,
-    *,
-    backlog: int = BACKLOG,
-    reuse_port: bool = False,
-    nodelay: bool = True,
-    keepalive: bool = True,
-    read_buffer: int = INCOMING_LIMIT,
-    write_buffer: int = HIGH_WATER,
-) -> Listener:
-    """Listen on the address."""
-    bounds = check_bounds(read_buffer, write_buffer)
-    return listen_on(
-        "tcp", address, bounds, Settings(nodelay, keepalive), backlog=backlog, reuse_port=reuse_port, secure=None
-    )
-
-
-def listen_on(
-    proto: str,
-    address: Any,
-    bounds: Bounds,
-    settings: Settings,
-    *,
-    backlog: int,
-    reuse_port: bool,
-    secure: Secure | None,
-) -> Listener:
+def listen_tcp(address: Any, options: Options, proto: str = "tcp", secure: Secure | None = None) -> Listener:
+    """Listen on the address; ``secure``: and speak TLS as the server."""
     host, port = check_host_port(proto, address)
-    check_backlog(backlog)
     poller = io_poller()
+    settings = Settings.of(options)
     where = resolve(proto, host or "0.0.0.0", port, passive=True)
-    sock = bound_socket(proto, where[0], (host, port), reuse_port=reuse_port)
+    sock = bound_socket(proto, where[0], (host, port), reuse_port=options.reuse_port)
     try:
         settings.apply(sock)
-        sock.listen(backlog)
+        sock.listen(options.backlog)
     except OSError as error:
         sock.close()
         raise explain(error, "can't listen on", proto, (host, port)) from None
-    return Listener(Acceptor(poller, sock, proto, bounds, setup=settings.setup, secure=secure))
+    return Listener(Acceptor(poller, sock, proto, options.bounds, setup=settings.setup, secure=secure))
 
 
 def bound_socket(
@@ -117,46 +92,14 @@ def bound_socket(
     return sock
 
 
-def check_backlog(backlog: Any) -> None:
-    """Refuse what is no number of connections."""
-    if isinstance(backlog, bool) or not isinstance(backlog, int):
-        raise TypeError(f"backlog is a number of connections, not {backlog!r}")
-    if backlog < 0:
-        raise ValueError(f"backlog is at least 0 connections, not {backlog}")
-
-
 # -- Connecting
 
 
-def dial_tcp(
-    address: Any,
-    *,
-    timeout: float | None = None,
-    local_addr: Any = None,
-    nodelay: bool = True,
-    keepalive: bool = True,
-    read_buffer: int = INCOMING_LIMIT,
-    write_buffer: int = HIGH_WATER,
-) -> Conn:
-    """Connect to the address: to the first of the host's addresses that answers."""
-    bounds = check_bounds(read_buffer, write_buffer)
-    return dial_to(
-        "tcp", address, bounds, Settings(nodelay, keepalive), timeout=timeout, local_addr=local_addr, secure=None
-    )
-
-
-def dial_to(
-    proto: str,
-    address: Any,
-    bounds: Bounds,
-    settings: Settings,
-    *,
-    timeout: float | None,
-    local_addr: Any,
-    secure: Secure | None,
-) -> Conn:
+def dial_tcp(address: Any, options: Options, proto: str = "tcp", secure: Secure | None = None) -> Conn:
+    """Connect to the first of the host's addresses that answers; ``secure``: and speak TLS as the client."""
     host, port = check_host_port(proto, address)
-    local = None if local_addr is None else check_host_port(proto, local_addr, "local_addr")
+    local = None if options.local_addr is None else check_host_port(proto, options.local_addr, "local_addr")
+    settings = Settings.of(options)
 
     def dial() -> Conn:
         poller = io_poller()
@@ -166,11 +109,11 @@ def dial_to(
         async def connect() -> Stream:
             more = "" if local is None else f" from {format_address(local)}"
             sock = await connect_first(poller, proto, theirs, ours, settings, (host, port), more)
-            return await open_stream(poller, sock, proto, bounds, secure, settings.setup)
+            return await open_stream(poller, sock, proto, options.bounds, secure, settings.setup)
 
         return Conn(wait(connect(), Stream.abort))
 
-    return within(timeout, dial, f"{proto} {format_address((host, port))}")
+    return within(options.timeout, dial, f"{proto} {format_address((host, port))}")
 
 
 def within(timeout: float | None, dial: Callable[[], Conn], name: str) -> Conn:
@@ -294,56 +237,3 @@ class _Race:
             self._start()
         elif not self._running:
             self._outcome.set_exception(error)
-
-
-# -- With TLS
-
-
-def listen_tls(
-    address: Any,
-    *,
-    cert: Path | None = None,
-    key: Path | None = None,
-    ca: Path | None = None,
-    alpn: Sequence[str] = (),
-    context: ssl.SSLContext | None = None,
-    handshake_timeout: float = HANDSHAKE_TIMEOUT,
-    backlog: int = BACKLOG,
-    reuse_port: bool = False,
-    nodelay: bool = True,
-    keepalive: bool = True,
-    read_buffer: int = INCOMING_LIMIT,
-    write_buffer: int = HIGH_WATER,
-) -> Listener:
-    """Listen on the address, and speak TLS as the server."""
-    bounds = check_bounds(read_buffer, write_buffer)
-    start = secure(context, True, None, ca, cert, key, alpn, handshake_timeout)
-    return listen_on(
-        "tls", address, bounds, Settings(nodelay, keepalive), backlog=backlog, reuse_port=reuse_port, secure=start
-    )
-
-
-def dial_tls(
-    address: Any,
-    *,
-    timeout: float | None = None,
-    server_name: str | None = None,
-    ca: Path | None = None,
-    cert: Path | None = None,
-    key: Path | None = None,
-    alpn: Sequence[str] = (),
-    context: ssl.SSLContext | None = None,
-    handshake_timeout: float = HANDSHAKE_TIMEOUT,
-    local_addr: Any = None,
-    nodelay: bool = True,
-    keepalive: bool = True,
-    read_buffer: int = INCOMING_LIMIT,
-    write_buffer: int = HIGH_WATER,
-) -> Conn:
-    """Connect to the address, and speak TLS as the client."""
-    bounds = check_bounds(read_buffer, write_buffer)
-    host, _port = check_host_port("tls", address)
-    start = secure(context, False, server_name or host or "127.0.0.1", ca, cert, key, alpn, handshake_timeout)
-    return dial_to(
-        "tls", address, bounds, Settings(nodelay, keepalive), timeout=timeout, local_addr=local_addr, secure=start
-    )

@@ -24,9 +24,9 @@ from flower.channels import timeout as time_limit
 from flower.channels._task import check_timeout
 from flower.errors import ChannelClosed, Timeout
 from flower.net._address import Info, check_host_port, explain, format_address, resolve
-from flower.net._bounds import INCOMING_LIMIT, check_bounds
 from flower.net._conn import Data, look
 from flower.net._loop import io_poller
+from flower.net._options import Options
 from flower.net._stream import as_bytes
 from flower.net._tcp import bind_like, bound_socket
 
@@ -41,39 +41,23 @@ SO_RXQ_OVFL = 40 if sys.platform == "linux" else 0  # asks the kernel how many i
 Datagram = tuple[bytes, Any]
 
 
-def listen_udp(
-    address: Any,
-    *,
-    reuse_port: bool = False,
-    reuse_addr: bool = False,
-    broadcast: bool = False,
-    read_buffer: int = INCOMING_LIMIT,
-) -> Datagrams:
+def listen_udp(address: Any, options: Options) -> Datagrams:
     """A socket that is bound to the address."""
     host, port = check_host_port("udp", address)
-    check_bounds(read_buffer, 1)
     poller = io_poller()
     info = resolve("udp", host or "0.0.0.0", port, kind=socket.SOCK_DGRAM, passive=True)[0]
-    sock = bound_socket("udp", info, (host, port), reuse_port=reuse_port, reuse_addr=reuse_addr)
-    if broadcast:
+    sock = bound_socket("udp", info, (host, port), reuse_port=options.reuse_port, reuse_addr=options.reuse_addr)
+    if options.broadcast:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-    return Datagrams(Port(poller, sock, read_buffer))
+    return Datagrams(Port(poller, sock, options.read_buffer))
 
 
-def dial_udp(
-    address: Any,
-    *,
-    timeout: float | None = None,
-    local_addr: Any = None,
-    broadcast: bool = False,
-    read_buffer: int = INCOMING_LIMIT,
-) -> Datagrams:
+def dial_udp(address: Any, options: Options) -> Datagrams:
     """A socket that sends to the address, and receives from there alone."""
     host, port = check_host_port("udp", address)
-    local = None if local_addr is None else check_host_port("udp", local_addr, "local_addr")
-    check_bounds(read_buffer, 1)
+    local = None if options.local_addr is None else check_host_port("udp", options.local_addr, "local_addr")
     poller = io_poller()
-    with time_limit(math.inf if timeout is None else timeout):
+    with time_limit(math.inf if options.timeout is None else options.timeout):
         infos = resolve("udp", host or "127.0.0.1", port, kind=socket.SOCK_DGRAM)
         ours = [] if local is None else resolve("udp", *local, kind=socket.SOCK_DGRAM, passive=True)
     family, kind, number, _name, where = infos[0]
@@ -81,7 +65,7 @@ def dial_udp(
     try:
         sock = socket.socket(family, kind, number)
         sock.setblocking(False)
-        if broadcast:
+        if options.broadcast:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         if ours:
             bind_like(sock, ours)
@@ -91,7 +75,7 @@ def dial_udp(
             sock.close()
         more = "" if local is None else f" from {format_address(local)}"
         raise explain(error, "can't send to", "udp", (host, port), more) from None
-    return Datagrams(Port(poller, sock, read_buffer))
+    return Datagrams(Port(poller, sock, options.read_buffer))
 
 
 class Port:

@@ -22,13 +22,13 @@ import flower
 from flower.channels._waiting import Alarm
 from flower.net._acceptor import Acceptor
 from flower.net._address import format_address
-from flower.net._bounds import HIGH_WATER, INCOMING_LIMIT, check_bounds
 from flower.net._conn import Conn
 from flower.net._listener import Listener
 from flower.net._stream import Stream
 from flower.testing._wire import ListeningSocket, Transport, connect
 
 if TYPE_CHECKING:
+    from flower.net._options import Options
     from flower.testing._world import World
 
 HOME = "local"  # the host that a test's own code is on
@@ -126,15 +126,14 @@ class Network:
 
     # -- used by flower.net
 
-    def open(self, what: str, proto: str, addr: Any, **options: Any) -> Any:
+    def open(self, what: str, proto: str, addr: Any, options: Options) -> Any:
         """`Listen` or `Dial`, in a world."""
         if proto not in ("tcp", "tls", "pipe"):
             raise RuntimeError(f"{what}: {proto} is not simulated, and a World has no other network")
-        bounds = check_bounds(options.get("read_buffer", INCOMING_LIMIT), options.get("write_buffer", HIGH_WATER))
         host, port = self._address(proto, addr)
         if what == "Listen":
-            return self._listen(proto, host, port, bounds)
-        timeout = options.get("timeout")
+            return self._listen(proto, host, port, options.bounds)
+        bounds, timeout = options.bounds, options.timeout
         name = f"{proto} {format_address(addr)}"
         if timeout is None:
             return self._dial(proto, host, port, bounds, name)

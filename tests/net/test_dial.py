@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 from typing import Any
 
@@ -11,6 +12,8 @@ import flower
 from flower.errors import Timeout
 from flower.net import Dial, Listen
 from flower.net._loop import io_poller, wait
+from flower.net._open import _DIAL, _LISTEN
+from flower.net._options import Options
 from flower.net._tcp import Settings, connect_first, in_turn
 from tests.net.support import HOME, NEVER, in_thread, listening, output, rounds
 
@@ -154,7 +157,10 @@ def test_the_families_take_turns() -> None:
 def test_an_address_that_refuses_costs_no_time() -> None:
     with listening() as listener:
         infos = infos_of(("::1", listener.addr()[1]), listener.addr())  # nobody listens on ::1
-        with flower.timeout(NEVER), wait(connect_first(io_poller(), "tcp", infos, [], Settings(), HOME)) as sock:
+        with (
+            flower.timeout(NEVER),
+            wait(connect_first(io_poller(), "tcp", infos, [], Settings(True, True), HOME)) as sock,
+        ):
             assert sock.getpeername() == listener.addr()
         listener.receive(NEVER).close()
 
@@ -165,7 +171,7 @@ def test_an_address_that_does_not_answer_is_overtaken(monkeypatch: pytest.Monkey
     try:
         with listening() as listener:
             infos = infos_of(silent.getsockname(), listener.addr())
-            with wait(connect_first(io_poller(), "tcp", infos, [], Settings(), HOME)) as sock:
+            with wait(connect_first(io_poller(), "tcp", infos, [], Settings(True, True), HOME)) as sock:
                 assert sock.getpeername() == listener.addr()
             listener.receive(NEVER).close()
         rounds(3)
@@ -179,7 +185,7 @@ def test_when_all_fail_all_are_named() -> None:
     port = free_port()
     infos = infos_of(("127.0.0.1", port), ("127.0.0.2", port))
     with pytest.raises(ConnectionRefusedError) as caught:
-        wait(connect_first(io_poller(), "tcp", infos, [], Settings(), ("somewhere", port)))
+        wait(connect_first(io_poller(), "tcp", infos, [], Settings(True, True), ("somewhere", port)))
     assert f"tcp somewhere:{port} (tried 127.0.0.1:{port}, 127.0.0.2:{port})" in str(caught.value)
 
 
@@ -246,18 +252,35 @@ def test_reuse_port() -> None:
     [
         ({"backlog": -1}, ValueError),
         ({"backlog": "5"}, TypeError),
+        ({"backlog": True}, TypeError),
         ({"read_buffer": 0}, ValueError),
         ({"read_buffer": 1.5}, TypeError),
         ({"write_buffer": -1}, ValueError),
+        ({"nodelay": "no"}, TypeError),
+        ({"keepalive": 0}, TypeError),
+        ({"reuse_port": None}, TypeError),
+        ({"broadcast": 1}, TypeError),
+        ({"timeout": -1}, ValueError),
+        ({"timeout": "1"}, TypeError),
+        ({"timeout": math.nan}, ValueError),
+        ({"cert": 5}, TypeError),
+        ({"server_name": b"x"}, TypeError),
+        ({"context": "x"}, TypeError),
+        ({"handshake_timeout": -1}, ValueError),
     ],
 )
 def test_bad_options(options: dict[str, Any], error: Any) -> None:
+    """Whatever protocol has the option, the public function's name, the protocol's and its own are in the text."""
     (name,) = options
-    with pytest.raises(error, match=name):
-        Listen((HOME, 0), **options)
-    if name != "backlog":
-        with pytest.raises(error, match=name):
-            Dial("tcp", (HOME, 9), **options)
+    tried = 0
+    for table, attempt in ((_DIAL, Dial), (_LISTEN, lambda proto, addr, **options: Listen(addr, proto, **options))):
+        for proto, (_, known) in table.items():
+            if name in known.split():
+                function = "Dial" if table is _DIAL else "Listen"
+                with pytest.raises(error, match=rf"^{function}\('{proto}'\): {name}: "):
+                    attempt(proto, (HOME, 9), **options)
+                tried += 1
+    assert tried
 
 
 def test_an_unknown_option_names_the_known_ones() -> None:
@@ -265,6 +288,13 @@ def test_an_unknown_option_names_the_known_ones() -> None:
         Dial("tcp", (HOME, 9), timout=5)
     with pytest.raises(TypeError, match="Listen has no option 'certs' for tls: it has cert, key"):
         Listen((HOME, 0), "tls", certs="x")
+    with pytest.raises(TypeError, match="Dial has no option 'nodelay' for pipe: it has timeout, read_buffer, write_"):
+        Dial("pipe", "/nowhere", nodelay=False)
+
+
+def test_every_option_of_a_protocol_has_a_default() -> None:
+    known = {name for table in (_LISTEN, _DIAL) for _, names in table.values() for name in names.split()}
+    assert known == set(Options._fields)
 
 
 def test_a_plain_server() -> None:
@@ -300,10 +330,10 @@ def test_the_next_address_is_tried_where_a_socket_cant_be_made() -> None:
             (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_UDP, "", where),  # there is no such socket
             (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where),
         ]
-        with wait(connect_first(io_poller(), "tcp", infos, [], Settings(), where)) as sock:
+        with wait(connect_first(io_poller(), "tcp", infos, [], Settings(True, True), where)) as sock:
             assert sock.getpeername() == where
         with pytest.raises(OSError, match=f"{HOME}:{where[1]}"):
-            wait(connect_first(io_poller(), "tcp", infos[:1], [], Settings(), where))
+            wait(connect_first(io_poller(), "tcp", infos[:1], [], Settings(True, True), where))
 
 
 def test_without_a_free_descriptor_the_error_names_the_address() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -158,7 +160,7 @@ def test_bad_options() -> None:
         ({"cert": made.server, "key": made.client_key}, ssl.SSLError, "chain.pem"),
         ({"cert": made.server, "key": made.server_key, "ca": "/nowhere/ca"}, FileNotFoundError, "/nowhere/ca"),
         ({"cert": made.server, "key": made.server_key, "alpn": "h2"}, TypeError, "alpn"),
-        ({"cert": made.server, "key": made.server_key, "handshake_timeout": -1}, ValueError, "timeout"),
+        ({"cert": made.server, "key": made.server_key, "handshake_timeout": -1}, ValueError, "handshake_timeout"),
         ({"context": context, "cert": made.server}, ValueError, "belong into the context"),
         ({"context": 5}, TypeError, "SSLContext"),
     ):
@@ -166,6 +168,89 @@ def test_bad_options() -> None:
             Listen((HOME, 0), "tls", **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="key belongs to a cert"):
         Dial("tls", (HOME, 9), key=made.client_key)
+
+
+# -- Sockets that somebody else has opened
+
+
+@pytest.mark.parametrize("by", ["socket", "descriptor"])
+def test_a_listening_socket_that_is_given(by: str) -> None:
+    made = certificates()
+    sock = socket.create_server((HOME, 0))
+    address = sock.getsockname()
+    given: Any = sock.detach() if by == "descriptor" else sock
+    with Listen(given, "tls", cert=made.server, key=made.server_key) as listener:
+        assert listener.addr() == address
+        near = Dial("tls", address, ca=made.ca)
+        with near, listener.receive(NEVER) as far:
+            assert (near.tls_version, far.tls_version) == ("TLSv1.3", "TLSv1.3")
+            near.write("over a given socket")
+            assert far.read_exactly(19, timeout=NEVER) == b"over a given socket"
+    assert sock.fileno() == -1  # it was the listener's, and is closed
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, NEVER)
+
+
+@pytest.mark.slow
+def test_a_listening_socket_that_was_inherited() -> None:
+    """As systemd hands them over: by number, to a program that knows no address."""
+    made = certificates()
+    with socket.create_server((HOME, 0)) as sock:
+        program = subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "import sys\nfrom flower.net import Listen\n"
+                "with Listen(int(sys.argv[1]), 'tls', cert=sys.argv[2], key=sys.argv[3]) as listener:\n"
+                "    conn = listener.receive()\n    conn.write(conn.read())\n    conn.close()\n",
+                str(sock.fileno()),
+                made.server,
+                made.server_key,
+            ],
+            pass_fds=[sock.fileno()],
+        )
+        with Dial("tls", sock.getsockname(), ca=made.ca) as conn:
+            conn.write("inherited")
+            assert conn.read_exactly(9, timeout=NEVER) == b"inherited"
+        assert in_thread(program.wait)() == 0
+
+
+@pytest.mark.parametrize("by", ["socket", "descriptor"])
+def test_a_connected_socket_that_is_given(by: str) -> None:
+    made = certificates()
+    with listening() as listener:
+        sock = socket.create_connection(listener.addr(), NEVER)
+        given: Any = sock.detach() if by == "descriptor" else sock
+        with Dial("tls", given, ca=made.ca, server_name="localhost") as near, listener.receive(NEVER) as far:
+            near.write("x")
+            assert far.read(timeout=NEVER) == b"x"
+        sock = socket.create_connection(listener.addr(), NEVER)
+        given = sock.detach() if by == "descriptor" else sock
+        with pytest.raises(ssl.SSLCertVerificationError, match=r"other\.example"):
+            Dial("tls", given, ca=made.ca, server_name="other.example")
+        assert sock.fileno() == -1
+        with socket.create_connection(listener.addr(), NEVER) as sock, pytest.raises(ValueError, match="server_name"):
+            Dial("tls", sock, ca=made.ca)
+        with socket.create_server((HOME, 0)) as silent:
+            sock = socket.create_connection(silent.getsockname(), NEVER)
+            with pytest.raises(Timeout, match=r"tls socket .* not connected within"):
+                Dial("tls", sock, ca=made.ca, server_name="localhost", timeout=SOON)
+
+
+def test_what_can_not_be_given() -> None:
+    made = certificates()
+    with socket.socket() as lonely, socket.socket(socket.AF_UNIX) as unix:
+        for given, error in ((unix, ValueError), (unix.fileno(), ValueError), (999_999, OSError), (-1, ValueError)):
+            with pytest.raises(error, match="tls"):
+                Listen(given, "tls", cert=made.server, key=made.server_key)
+            with pytest.raises(error, match="tls"):
+                Dial("tls", given, ca=made.ca, server_name="x")
+        with pytest.raises(OSError, match="tls") as caught:
+            Dial("tls", lonely, ca=made.ca, server_name="x")
+        assert caught.value.errno == errno.ENOTCONN
+        for sock in (unix, lonely):
+            assert sock.fileno() >= 0  # what is refused is left as it was
+            assert sock.getblocking()
 
 
 # -- Peers that break the rules
