@@ -8,10 +8,11 @@ is let through is decoded without further limits.
 
 This file decodes nothing and knows no RPC. It is compiled: a step for each value, not for each byte.
 
-Invariants: ``pending`` are the bytes of the message that is not complete, and only those. ``at`` is where its next
-header stands (perhaps behind the end of ``pending``: the value before is still coming). ``left`` counts the values
-that the innermost container still lacks, and ``outer`` those of the containers around it, each twice itself, plus one
-for a map: a key comes next when the count of a map is even.
+Invariants: the message that is looked at begins at ``start`` of ``data``, and its next header stands at ``at``
+(perhaps behind the end of ``data``: the value before is still coming). ``rest``, from ``rest_at`` on, comes behind
+``data``, which then ends where a message does. ``left`` counts the values that the innermost container still lacks, and
+``outer`` those of the containers around it, each twice itself, plus one for a map: a key comes next when the count of a
+map is even.
 """
 
 from __future__ import annotations
@@ -36,72 +37,102 @@ FIXED, BYTES, EXTENDED, LIST, DICT = 0, 1, 2, 3, 4
 
 
 class Scanner:
-    """Cuts a stream of bytes into messages. After `feed` has set ``fault``, it is of no more use.
+    """Cuts a stream of bytes into messages. After ``fault`` was set, it is of no more use.
+
+    After `find` the message is ``data[start:at]``, ``cost`` is what it will take in memory, in bytes, and ``extended``
+    says whether there are ext types in it.
 
     >>> scanner = Scanner(1000, 8000)
-    >>> scanner.feed(msgpack.packb([1, 2]) + b"\\x93")
-    (b'\\x92\\x01\\x02', [72, 3])
+    >>> scanner.take(msgpack.packb([1, 2]) + b"\\x93")
+    >>> scanner.find(), scanner.data[scanner.start : scanner.at]
+    (True, b'\\x92\\x01\\x02')
+    >>> scanner.find()
+    False
     """
 
-    pending: Any
+    data: Any
+    size: int
+    start: int
     at: int
+    rest: Any
+    rest_at: int
+    whole: bool  # the message was found, and is over
     left: int
     is_map: bool
     outer: Any
     cost: int
+    extended: bool
     most: int
     most_cost: int
     fault: Any
 
     def __init__(self, most: int, most_cost: int) -> None:
-        self.pending = bytearray()
+        self.data = b""
+        self.rest = None
         self.outer = []
-        self.at = self.cost = 0
+        self.size = self.start = self.at = self.rest_at = self.cost = 0
         self.left = 1
-        self.is_map = False
+        self.whole = self.is_map = self.extended = False
         self.most = most
         self.most_cost = most_cost
         self.fault = None
 
-    def feed(self, data: bytes) -> tuple[Any, list[int]]:
-        """Take bytes; give those of the messages that are now complete.
+    def take(self, data: bytes) -> None:
+        """More bytes. All messages in those before have been found."""
+        if self.start == self.size:  # no message has begun
+            self.data = data
+            self.start = self.at = 0
+            self.size = len(data)
+            return
+        begun = self.data
+        if type(begun) is bytes:
+            begun = bytearray(memoryview(begun)[self.start :])
+        elif self.start:
+            del begun[: self.start]
+        self.at -= self.start
+        self.start = 0
+        lacks = self.at - len(begun)
+        if self.left == 0 and lacks < len(data):  # no more than its end is copied
+            begun += memoryview(data)[:lacks]
+            self.rest = data
+            self.rest_at = lacks
+        else:
+            begun += data
+        self.data = begun
+        self.size = len(begun)
 
-        And for each of them two numbers: what it will cost in memory, and its length, in bytes.
-        """
-        costs: list[int] = []
-        if self.pending:
-            self.pending += data
-            end = self.walk(self.pending, len(self.pending), costs)
-            if end == 0:
-                return b"", costs
-            complete = bytes(self.pending[:end])
-            del self.pending[:end]
-            return complete, costs
-        size = len(data)
-        end = self.walk(data, size, costs)
-        if end == size:
-            return data, costs
-        self.pending += data[end:]
-        return data[:end], costs
+    def find(self) -> bool:
+        """Look for the end of the next message. False: it has not come yet, or there is a ``fault``."""
+        if self.whole:
+            self.whole = False
+            self.start = self.at
+            self.cost = 0
+            self.left = 1
+            self.is_map = self.extended = False
+        if self.at == self.size and self.start == self.at:
+            if self.rest is None:
+                self.data = b""
+                self.size = self.start = self.at = 0
+                return False
+            self.data, self.rest = self.rest, None
+            self.start = self.at = self.rest_at
+            self.size = len(self.data)
+        self.walk(self.data)
+        return self.whole
 
-    def walk(self, data: Any, size: int, costs: list[int]) -> int:
-        """Go from header to header; give where the last complete message ends. ``at`` is then relative to that."""
+    def walk(self, data: Any) -> int:
+        """Go from header to header, to the end of the message or of the data."""
         p = data
+        size = self.size
+        start = self.start
         at = self.at
         left = self.left
         is_map = self.is_map
         cost = self.cost
-        start = 0
         while True:
             if left == 0:  # that was the message's last value, but its bytes may still be coming
-                if at > size:
-                    break
-                costs.append(cost)
-                costs.append(at - start)
-                start = at
-                cost = 0
-                left = 1
-                is_map = False
+                self.whole = at <= size
+                break
             if at >= size:
                 break
             first = p[at]
@@ -167,6 +198,7 @@ class Scanner:
                 cost += TEXT + after
             elif kind == EXTENDED:
                 cost += EXT + after
+                self.extended = True
             elif kind == LIST:
                 cost += ARRAY + SLOT * count
             elif kind == DICT:
@@ -191,20 +223,21 @@ class Scanner:
                 left = self.outer.pop()
                 is_map = left & 1
                 left >>= 1
-        self.at = at - start
+        self.at = at
         self.left = left
         self.is_map = is_map
         self.cost = cost
-        return start
+        return 0
 
     def is_between(self) -> bool:
         """Whether no message has begun that is not complete."""
-        return not self.pending
+        return self.start == self.size
 
 
-def measure(data: bytes, most: int, most_cost: int) -> str | None:
-    """What is wrong with one whole message of our own, that nobody could read it; None if nothing is."""
+def measure(data: bytes, most: int, most_cost: int) -> Scanner:
+    """A scanner that has looked at one whole value. Raises ValueError where a limit is broken, and for other bytes."""
     scanner = Scanner(most, most_cost)
-    scanner.feed(data)
-    fault: str | None = scanner.fault
-    return fault
+    scanner.take(data)
+    if not scanner.find() or scanner.at != scanner.size:
+        raise ValueError(scanner.fault or "not one value")
+    return scanner

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
 import msgpack
 
-from flower.rpc._scan import Scanner
+from flower.rpc._scan import measure
 
 # Ext types. Neovim has 0 to 2, and -1 is MessagePack's own timestamp.
 END = 70
@@ -254,11 +254,10 @@ class Codec:
         return msgpack.ExtType(code, data)
 
     def _make(self, data: bytes) -> Any:
-        scanner = Scanner(len(data), self.budget)
-        contents, costs = scanner.feed(data[1:])
-        if scanner.fault is not None or len(costs) != 2 or scanner.pending or self.depth >= MAX_EXT_DEPTH:
-            raise ValueError(scanner.fault or "an ext type's contents are one value, nested not too deep")
-        self.budget -= costs[0]
+        contents = data[1:]
+        if self.depth >= MAX_EXT_DEPTH:
+            raise ValueError("an ext type's contents are one value, nested not too deep")
+        self.budget -= measure(contents, len(data), self.budget).cost
         self.depth += 1
         try:
             value = msgpack.unpackb(

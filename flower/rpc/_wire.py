@@ -28,11 +28,12 @@ peer's that we have not; an id is in use as long as it is there, whoever still w
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgpack
 
+from flower.rpc._plain import Pen, Reader
 from flower.rpc._scan import Scanner, measure
 from flower.rpc._types import Codec, NotPlain, new_packer
 
@@ -50,8 +51,9 @@ MAX_MESSAGE = 16 * 1024 * 1024
 # What a message's values may take in memory, in times of its longest length. A list of floats takes 3.6 times its
 # bytes, one of short strings 8, empty arrays would take 64.
 MEMORY_FACTOR = 8
-# Bytes in a message that every peer takes.
-SMALL = 256
+# What is packed here needs no look whether the peer could read it while it has so many times less bytes than the peer
+# takes: no byte takes FACTOR * MEMORY_FACTOR bytes of memory.
+FACTOR = 16
 # A buffer that has grown beyond this many bytes is given back.
 KEPT_BUFFER = 64 * 1024
 
@@ -78,8 +80,6 @@ class Unmade:
     ``rest`` is what could be made, with None in place of the others.
     """
 
-    __slots__ = ("error", "rest")
-
     def __init__(self, error: Exception, rest: Any) -> None:
         self.error = error
         self.rest = rest
@@ -99,9 +99,9 @@ class Wire:
 
     >>> ours, theirs = Wire(), Wire()
     >>> msgid, data = ours.call("add", [1, 2])
-    >>> theirs.feed(data)
+    >>> list(theirs.feed(data))
     [[0, 1, 'add', [1, 2], 220, 10]]
-    >>> ours.feed(theirs.reply(msgid, 3))
+    >>> list(ours.feed(theirs.reply(msgid, 3)))
     [[1, 1, None, 3, 88, 5]]
     """
 
@@ -113,6 +113,7 @@ class Wire:
         self._serving: set[int] = set()
         self._last_id = 0
         self._scanner = Scanner(max_message, MEMORY_FACTOR * max_message)
+        self._reader = Reader()
         self._tools = _tools_of_thread()
 
     def limit(self, max_message: int) -> None:
@@ -122,28 +123,34 @@ class Wire:
 
     # -- Receiving
 
-    def feed(self, data: bytes) -> Iterator[Event]:
-        """Take received bytes; give the events that they complete, in order. A violation is the last.
-
-        Each is decoded when it is asked for: what is done for one may say how the next is to be read. All must be
-        asked for. Raises RuntimeError when the wire is no longer open.
-        """
+    def take(self, data: bytes) -> None:
+        """Take received bytes: `next_event` gives what they complete. Raises RuntimeError when no longer open."""
         if self.state is not OPEN:
             raise RuntimeError(f"this wire has {self.state}, and takes no more bytes")
-        complete, costs = self._scanner.feed(data)
-        try:
-            at = 0
-            for i in range(0, len(costs), 2):
-                size = costs[i + 1]
-                message = self._read(self._decode(complete[at : at + size], costs[i]))
-                at += size
-                message.append(self._scanner.most_cost - self.codec.budget)
-                message.append(size)
-                yield message
-            if self._scanner.fault is not None:
-                raise _Broken(self._scanner.fault)
-        except _Broken as broken:
-            yield self._violated(str(broken))
+        self._scanner.take(data)
+
+    def next_event(self) -> Any:
+        """The next event of the bytes that were taken, decoded now; None after the last. A violation is the last.
+
+        What is done for one may say how the next is to be read. All must be asked for before more is taken.
+        """
+        if self.state is not OPEN:
+            return None
+        scanner = self._scanner
+        if scanner.find():
+            try:
+                return self._read()
+            except _Broken as broken:
+                return self._violated(str(broken))
+        return None if scanner.fault is None else self._violated(scanner.fault)
+
+    def feed(self, data: bytes) -> Iterator[Event]:
+        """`take`, and then every `next_event`."""
+        self.take(data)
+        event = self.next_event()
+        while event is not None:
+            yield event
+            event = self.next_event()
 
     def end(self) -> list[Event]:
         """The peer's bytes have ended. That is a violation in the middle of a message, else no event."""
@@ -155,7 +162,7 @@ class Wire:
         return []
 
     def _decode(self, data: bytes, cost: int) -> Any:
-        """One value, whole."""
+        """One value, whole, with ext types in it. Leaves what its contents may still take in ``codec.budget``."""
         tools, codec = self._tools, self.codec
         codec.budget = self._scanner.most_cost - cost
         tools.codec = codec
@@ -169,45 +176,56 @@ class Wire:
             if len(data) > KEPT_BUFFER:
                 tools.renew()
 
-    def _read(self, message: Any) -> Event:
-        if type(message) is not list or not message:
-            raise _Broken(f"a message is an array with a type, not {_short(message)}")
-        kind = message[0]
-        shape = _SHAPES.get(kind) if type(kind) is int else None
-        if shape is None:
-            raise _Broken(f"{_short(kind)} is no message type")
-        length, check = shape
-        if len(message) != length:
-            raise _Broken(f"a message of type {kind} has {length} elements, not {len(message)}")
-        check(self, message)
-        if self.codec.problem is not None:
-            problem, self.codec.problem = self.codec.problem, None
-            message[-1] = Unmade(problem, message[-1])
+    def _read(self) -> Event:
+        """The message that the scanner has found."""
+        scanner = self._scanner
+        size = scanner.at - scanner.start
+        if scanner.extended:
+            message = self._decode(bytes(scanner.data[scanner.start : scanner.at]), scanner.cost)
+            if type(message) is list:
+                message += [scanner.most_cost - self.codec.budget, size]
+        else:
+            message = self._reader.message(scanner.data, scanner.start, scanner.cost, size)
+        if type(message) is not list or len(message) < 3:
+            raise _Broken(
+                f"a message is an array with a type, not {_short(message[:-2] if type(message) is list else message)}"
+            )
         event: Event = message
+        kind = event[0]
+        if type(kind) is not int or not 0 <= kind <= 2:
+            raise _Broken(f"{_short(kind)} is no message type")
+        length = 3 if kind == NOTIFICATION else 4
+        if len(event) - 2 != length:
+            raise _Broken(f"a message of type {kind} has {length} elements, not {len(event) - 2}")
+        if kind == RESPONSE:
+            self._check_response(event)
+        else:
+            at = length - 2  # of the method
+            if type(event[at]) is bytes:  # pynvim sends its first
+                event[at] = event[at].decode("utf-8", "surrogateescape")
+            if kind == REQUEST:
+                _check_id(event[1])
+            if type(event[at]) is not str:
+                raise _Broken(f"a method's name is a string, not {_short(event[at])}")
+            if type(event[at + 1]) is not list:
+                raise _Broken(f"params are an array, not {_short(event[at + 1])}")
+            if kind == REQUEST:
+                if event[1] in self._serving:
+                    raise _Broken(f"id {event[1]} is in use by a request that has no answer yet")
+                self._serving.add(event[1])
+        if scanner.extended and self.codec.problem is not None:
+            problem, self.codec.problem = self.codec.problem, None
+            event[length - 1] = Unmade(problem, event[length - 1])
         return event
 
-    def _check_request(self, message: list[Any]) -> None:
-        _, msgid, method, params = message
-        if type(method) is bytes:  # pynvim sends its first
-            message[2] = method = method.decode("utf-8", "surrogateescape")
-        _check(msgid, method, params)
-        if msgid in self._serving:
-            raise _Broken(f"id {msgid} is in use by a request that has no answer yet")
-        self._serving.add(msgid)
-
-    def _check_response(self, message: list[Any]) -> None:
-        msgid = message[1]
-        _check(msgid, "", [])
+    def _check_response(self, event: Event) -> None:
+        msgid = event[1]
+        _check_id(msgid)
         if msgid not in self._calls:
-            error = message[2]
+            error = event[2]
             told = f": {_short(error)}" if error is not None else ""
             raise _Broken(f"an answer to id {msgid}, which was not asked{told}")
         self._calls.discard(msgid)
-
-    def _check_notification(self, message: list[Any]) -> None:
-        if type(message[1]) is bytes:
-            message[1] = message[1].decode("utf-8", "surrogateescape")
-        _check(0, message[1], message[2])
 
     def _violated(self, reason: str) -> Event:
         self.state = _NEXT[self.state, "violation"]
@@ -218,8 +236,8 @@ class Wire:
     def call(self, method: str, params: Any) -> tuple[int, bytes]:
         """A request: its id, which is in use until the answer is received, and its bytes.
 
-        Raises TypeError or ValueError for what MessagePack can't carry, and for what a peer of this kind could
-        not read; then nothing has changed.
+        ``params`` is a list, or a tuple. Raises TypeError or ValueError for what MessagePack can't carry, and for
+        what a peer of this kind could not read; then nothing has changed.
         """
         msgid = self._last_id
         while True:
@@ -228,7 +246,10 @@ class Wire:
                 break
         if type(method) is not str:
             _check_method(method)
-        data = self._pack([REQUEST, msgid, method, params], params)
+        data = self._tools.pen.request(msgid, method, params)
+        if data is None or FACTOR * len(data) > self.most_sent:
+            params = list(params)
+            data = self._pack([REQUEST, msgid, method, params], params, MAX_MESSAGE)
         self._last_id = msgid
         self._calls.add(msgid)
         return msgid, data
@@ -241,25 +262,31 @@ class Wire:
         """A notification. Raises as `call` does."""
         if type(method) is not str:
             _check_method(method)
-        return self._pack([NOTIFICATION, method, params], params)
+        data = self._tools.pen.notification(method, params)
+        if data is None or FACTOR * len(data) > self.most_sent:
+            params = list(params)
+            return self._pack([NOTIFICATION, method, params], params, MAX_MESSAGE)
+        return data
 
     def reply(self, msgid: int, result: Any, most: int = MAX_MESSAGE) -> bytes:
         """The answer to the peer's request of this id. Raises as `call` does; ValueError without one.
 
         ``most``: bytes that it may have, where that is less than may be sent anyway.
         """
-        return self._answer(msgid, None, result, (result,), most)
+        return self._answer(msgid, None, result, most)
 
     def refuse(self, msgid: int, error: Any) -> bytes:
         """The answer that the peer's request of this id failed. ``error`` must be true: pynvim tests that."""
         if not error:
             raise ValueError(f"an error must be true, and {error!r} is not")
-        return self._answer(msgid, error, None, (error,), MAX_MESSAGE)
+        return self._answer(msgid, error, None, MAX_MESSAGE)
 
-    def _answer(self, msgid: int, error: Any, result: Any, values: Any, most: int) -> bytes:
+    def _answer(self, msgid: int, error: Any, result: Any, most: int) -> bytes:
         if msgid not in self._serving:
             raise ValueError(f"id {msgid} is of no request that waits for an answer")
-        data = self._pack([RESPONSE, msgid, error, result], values, most)
+        data = self._tools.pen.response(msgid, error, result)
+        if data is None or FACTOR * len(data) > self.most_sent or len(data) > most:
+            data = self._pack([RESPONSE, msgid, error, result], (error, result), most)
         self._serving.discard(msgid)
         return data
 
@@ -271,12 +298,9 @@ class Wire:
     def unpack_value(self, data: bytes) -> Any:
         """A value alone, an `Unmade` if it can't be made here. Raises ValueError for what breaks a limit."""
         codec = self.codec
-        scanner = Scanner(self._scanner.most, self._scanner.most_cost)
-        _, costs = scanner.feed(data)
-        if scanner.fault is not None or len(costs) != 2 or not scanner.is_between():
-            raise ValueError(scanner.fault or "not one value")
+        scanner = measure(data, self._scanner.most, self._scanner.most_cost)
         try:
-            value = self._decode(data, costs[0])
+            value = self._decode(data, scanner.cost)
         except _Broken as broken:
             raise ValueError(str(broken)) from None
         if codec.problem is not None:
@@ -284,7 +308,7 @@ class Wire:
             return Unmade(problem, value)
         return value
 
-    def _pack(self, message: list[Any], values: Any, most: int = MAX_MESSAGE) -> bytes:
+    def _pack(self, message: list[Any], values: Any, most: int) -> bytes:
         try:
             return self._packed(message, values, most)
         except BaseException:
@@ -304,34 +328,22 @@ class Wire:
             if isinstance(error, NotPlain) or not isinstance(error, TypeError):
                 raise
             raise TypeError(str(error)) from None
-        if len(data) <= SMALL and len(data) <= most and _PLAIN.issuperset(map(type, values)):
-            return data
         if len(data) > KEPT_BUFFER:
             tools.renew()  # the old one would keep its large buffer
         most = min(most, self.most_sent)
         if len(data) > most:
             raise ValueError(f"a message of {len(data)} bytes; {max(most, 0)} is the most")
         if len(data) > KEPT_BUFFER or not _PLAIN.issuperset(map(type, values)):
-            fault = measure(data, self.most_sent, MEMORY_FACTOR * self.most_sent)
-            if fault is not None:  # the encoder lets pass what no peer takes, which would cost us the connection
-                raise (TypeError if "key" in fault else ValueError)(f"no peer could read this: {fault}")
+            try:
+                measure(data, self.most_sent, MEMORY_FACTOR * self.most_sent)
+            except ValueError as error:  # the encoder lets pass what no peer takes, which would cost us the connection
+                raise (TypeError if "key" in str(error) else ValueError)(f"no peer could read this: {error}") from None
         return data
 
 
-_SHAPES: dict[int, tuple[int, Callable[[Wire, list[Any]], None]]] = {
-    REQUEST: (4, Wire._check_request),
-    RESPONSE: (4, Wire._check_response),
-    NOTIFICATION: (3, Wire._check_notification),
-}
-
-
-def _check(msgid: Any, method: Any, params: Any) -> None:
+def _check_id(msgid: Any) -> None:
     if type(msgid) is not int or not 0 <= msgid <= MAX_ID:
         raise _Broken(f"an id is an unsigned 32-bit integer, not {_short(msgid)}")
-    if type(method) is not str:
-        raise _Broken(f"a method's name is a string, not {_short(method)}")
-    if type(params) is not list:
-        raise _Broken(f"params are an array, not {_short(params)}")
 
 
 def _check_method(method: Any) -> None:
@@ -345,10 +357,9 @@ class _Tools:
     Each call is for one whole message, which is of the connection whose ``codec`` was put here before it.
     """
 
-    __slots__ = ("codec", "packer", "unpacker")
-
     def __init__(self) -> None:
         self.codec = Codec()
+        self.pen = Pen()
         self.renew()
 
     def renew(self) -> None:

@@ -1,0 +1,60 @@
+# cython: language_level=3
+cimport cython
+from flower.rpc._plain cimport Pen, Reader
+from flower.rpc._scan cimport Scanner, measure
+
+cdef Py_ssize_t FACTOR
+
+@cython.final
+cdef class Unmade:
+    cdef readonly object error
+    cdef readonly object rest
+
+@cython.final
+cdef class _Tools:
+    cdef object __weakref__
+    cdef public object codec
+    cdef readonly Pen pen
+    cdef readonly object packer
+    cdef readonly object unpacker
+
+cdef class Wire:
+    cdef object __weakref__
+    cdef readonly object codec
+    cdef readonly object state
+    cdef public Py_ssize_t most_sent
+    cdef readonly set _calls
+    cdef set _serving
+    cdef public long long _last_id
+    cdef Scanner _scanner
+    cdef Reader _reader
+    cdef readonly _Tools _tools
+
+    cpdef limit(self, Py_ssize_t max_message)
+    @cython.locals(scanner=Scanner)
+    cpdef take(self, bytes data)
+    @cython.locals(scanner=Scanner)
+    cpdef object next_event(self)
+    cpdef list end(self)
+    @cython.locals(tools=_Tools)
+    cdef object _decode(self, bytes data, Py_ssize_t cost)
+    @cython.locals(scanner=Scanner, size=Py_ssize_t, event=list, length=Py_ssize_t, at=Py_ssize_t)
+    cdef list _read(self)
+    cdef int _check_response(self, list event) except -1
+    cdef list _violated(self, object reason)
+    @cython.locals(data=bytes, msgid="long long")
+    cpdef tuple call(self, object method, object params)
+    cpdef take_back(self, object msgid)
+    @cython.locals(data=bytes)
+    cpdef bytes notify(self, object method, object params)
+    cpdef bytes reply(self, object msgid, object result, Py_ssize_t most=*)
+    cpdef bytes refuse(self, object msgid, object error)
+    @cython.locals(data=bytes)
+    cdef bytes _answer(self, object msgid, object error, object result, Py_ssize_t most)
+    cpdef bytes pack_value(self, object value)
+    cpdef object unpack_value(self, bytes data)
+    cdef bytes _pack(self, list message, object values, Py_ssize_t most)
+    @cython.locals(tools=_Tools, data=bytes)
+    cdef bytes _packed(self, list message, object values, Py_ssize_t most)
+
+cdef int _check_id(object msgid) except -1
