@@ -1,18 +1,15 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._bomb cimport bomb
-from flower.channels._scheduler cimport Scheduler, here, may_park, meet, present, wait, wake
+from flower.channels cimport _watch
+from flower.channels._scheduler cimport here, may_park, meet, wait, wake
 from flower.channels._task cimport RECEIVE, SEND, Task, case_channels, check_timeout, claim, members
 from flower.channels._waiting cimport NEVER, Waiter, WaitQueue
+from flower.channels._watch cimport announce, interposer_here
 
 cdef object NOTHING
 cdef Py_ssize_t UNBOUNDED, FIRST_RING, LONGEST_KEPT_RING
-cdef object watcher
-cdef int interposed
-cdef bint watched
 
-@cython.locals(s=Scheduler)
-cdef object interposer_here()
 @cython.locals(w=Waiter)
 cdef list tasks_in(WaitQueue queue)
 
@@ -72,5 +69,3 @@ cdef class channel:
     @cython.locals(t=Task)
     cdef int wake_all(self, WaitQueue woken) except -1
     cpdef object _refusal(self)
-    @cython.final
-    cdef int announce(self, int direction, bint will_block) except -1

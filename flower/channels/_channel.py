@@ -26,7 +26,7 @@ except ImportError:
 from flower.channels import _scheduler
 from flower.channels._bomb import bomb
 from flower.channels._ends import Receiver, Sender
-from flower.channels._scheduler import Scheduler, wake
+from flower.channels._scheduler import wake
 from flower.channels._task import Task, case_channels, check_timeout, members
 from flower.channels._waiting import Waiter, WaitQueue
 from flower.errors import ChannelClosed
@@ -36,10 +36,12 @@ if TYPE_CHECKING:
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
-    from flower.channels._scheduler import here, may_park, meet, present, wait
+    from flower.channels import _watch
+    from flower.channels._scheduler import here, may_park, meet, wait
     from flower.channels._task import RECEIVE, SEND, claim
     from flower.channels._uncompiled import guarded, zeroed
     from flower.channels._waiting import NEVER
+    from flower.channels._watch import announce, interposer_here
 
 NOTHING: Any = object()
 UNBOUNDED = (1 << 62) - 1
@@ -47,48 +49,6 @@ UNBOUNDED = (1 << 62) - 1
 FIRST_RING = 8
 # A drained ring longer than this is given back.
 LONGEST_KEPT_RING = 1024
-
-watcher: Any = None
-# How many schedulers have an interposer; and whether there is either, which is all that each operation looks at.
-interposed: int = 0
-watched: bool = False
-
-
-def set_watcher(callback: Any) -> Any:
-    """Have the callback called before each operation of any channel; returns the one before."""
-    global watcher, watched
-    before = watcher
-    watcher = callback
-    watched = callback is not None or interposed > 0
-    return before
-
-
-def set_interposer(s: Scheduler, interposer: Any) -> None:
-    """Have the object's methods called for each operation of the scheduler's thread, instead; None ends that.
-
-    They are named as the operations, and take the channel first; `select` has one too. The object carries the
-    operation out by calling it again with ``s.passing`` set.
-    """
-    global interposed, watched
-    interposed += (interposer is not None) - (s.interposer is not None)
-    s.interposer = interposer
-    watched = watcher is not None or interposed > 0
-
-
-def interposer_here() -> Any:
-    """The interposer of this thread, unless this is its own call of an operation."""
-    s = present()
-    if s is None or s.interposer is None:
-        return None
-    if s.passing:
-        s.passing = False
-        return None
-    return s.interposer
-
-
-def get_watcher() -> Any:
-    """The callback that `set_watcher` was given last."""
-    return watcher
 
 
 def check_capacity(capacity: Any) -> int:
@@ -265,12 +225,12 @@ class channel:
         """
         if timeout is not None:
             timeout = check_timeout(timeout)
-        if watched:
+        if _watch.watched:
             hook = interposer_here()
             if hook is not None:
                 hook.send(self, value, timeout)
                 return
-            self.announce(1, not self.can_put())
+            announce(self, 1, not self.can_put())
         if self.put(value):
             return
         t = may_park(timeout)
@@ -304,11 +264,11 @@ class channel:
 
     def _obtain(self, timeout: float | None) -> Any:
         """`receive`, for compiled callers; the timeout is checked."""
-        if watched:
+        if _watch.watched:
             hook = interposer_here()
             if hook is not None:
                 return hook.receive(self, timeout)
-            self.announce(-1, not self.can_take())
+            announce(self, -1, not self.can_take())
         value = self.take()
         if value is NOTHING:
             t = may_park(timeout)
@@ -332,11 +292,11 @@ class channel:
         >>> channel().try_send("nobody waits")
         False
         """
-        if watched:
+        if _watch.watched:
             hook = interposer_here()
             if hook is not None:
                 return bool(hook.try_send(self, value))
-            self.announce(1, False)
+            announce(self, 1, False)
         return bool(self.put(value))
 
     def try_receive(self, default: Any = None) -> Any:
@@ -347,11 +307,11 @@ class channel:
         >>> channel().try_receive("nothing yet")
         'nothing yet'
         """
-        if watched:
+        if _watch.watched:
             hook = interposer_here()
             if hook is not None:
                 return hook.try_receive(self, default)
-            self.announce(-1, False)
+            announce(self, -1, False)
         value = self.take()
         if value is NOTHING:
             return default
@@ -403,7 +363,7 @@ class channel:
         Values that are held, and those of senders that are blocked already, are still received, in order; then
         receivers get ChannelClosed, those that are blocked now included. To close twice is no error.
         """
-        if watched:
+        if _watch.watched:
             hook = interposer_here()
             if hook is not None:
                 hook.close(self)
@@ -423,7 +383,7 @@ class channel:
 
     def _abandon(self, reason: Any) -> int:
         """The receiver gives up: values that are held are dropped, senders that are blocked get ChannelClosed."""
-        if watched:
+        if _watch.watched:
             hook = interposer_here()
             if hook is not None:
                 hook.abandon(self, reason)
@@ -629,19 +589,6 @@ class channel:
     def __reduce__(self) -> Any:
         raise TypeError("a channel can't be copied or pickled: it is the place where tasklets meet")
 
-    def announce(self, direction: int, will_block: bool) -> int:
-        """Call the channel callback, which may not block."""
-        s = here()
-        me = s.current
-        if watcher is None or me is None or s.traps:
-            return 0
-        s.traps += 1
-        try:
-            watcher(self, me, direction > 0, bool(will_block))
-        finally:
-            s.traps -= 1
-        return 0
-
 
 def tasks_in(queue: WaitQueue) -> list[Any]:
     """Whose waiters are in the queue, in order."""
@@ -657,6 +604,6 @@ if not cython.compiled:
     zeroed(channel)
     guarded(
         channel,
-        "_set_external send receive _obtain try_send try_receive close open _abandon _pump _overfill _put_back closed "
+        "_set_external send _obtain try_send try_receive close open _abandon _pump _overfill _put_back closed "
         "balance queue __repr__",
     )

@@ -10,7 +10,7 @@ try:
 except ImportError:
     from flower.channels import _nocython as cython
 
-from flower.channels import _channel, _scheduler
+from flower.channels import _scheduler, _watch
 from flower.channels._scheduler import Scheduler
 from flower.channels._tasklet import tasklet
 
@@ -158,12 +158,12 @@ def set_channel_callback(callback: Callable[[Any, Any, bool, bool], object] | No
     the callback before.
     """
     check_callback(callback)
-    return _channel.set_watcher(callback)
+    return _watch.set_watcher(callback)
 
 
 def get_channel_callback() -> Any:
     """The channel callback, or None."""
-    return _channel.get_watcher()
+    return _watch.get_watcher()
 
 
 def check_callback(callback: Any) -> None:

@@ -1,17 +1,24 @@
 # cython: language_level=3
 cimport cython
-from flower.channels._greenlet cimport coarse, greenlet, import_greenlet, start_below, switch_to
-from flower.channels._scheduler cimport CROWD, IDLE_CARRIERS, SECONDS_PER_TURN, SWITCHES_PER_TURN, Scheduler, fail
+from flower.channels._greenlet cimport (
+    call, coarse, greenlet, import_greenlet, set_context, start_below, switch_to, take_caught,
+)
+from flower.channels._scheduler cimport SECONDS_PER_TURN, SWITCHES_PER_TURN, Scheduler, fail, here
 from flower.channels._task cimport BLOCKED, DEAD, READY, RUNNING, Task, members, withdraw
 from flower.channels._waiting cimport NEVER, Alarm, Timed
 
-cdef Py_ssize_t LANES, LANE_BYTES, TRIMMED_PER_TURN
+cdef Py_ssize_t CROWD, IDLE_CARRIERS, LANES, LANE_BYTES, TRIMMED_PER_TURN
 
 cpdef object live(Scheduler s)
 @cython.locals(seconds=double)
 cpdef double turn(Scheduler s) except? -1.0
 @cython.locals(t=Task, carrier=greenlet, down=Py_ssize_t)
 cdef int run_ready(Scheduler s) except -1
+@cython.locals(s=Scheduler, t=Task)
+cpdef object carry()
+@cython.locals(carrier=greenlet)
+cdef Task retire(Scheduler s, object me)
+cdef int finish(Scheduler s, Task t) except -1
 cdef greenlet make_carrier(Scheduler s)
 cdef int trim(Scheduler s) except -1
 @cython.locals(now=double, item=Timed)

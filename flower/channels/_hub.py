@@ -1,9 +1,9 @@
 # cython: nonecheck=False
 # (No field is read through None: the same source, uncompiled, would raise AttributeError, and its tests pass.)
-"""The hub: the greenlet of a thread that waits for the outside, and starts every carrier.
+"""The hub of a thread, which waits for the outside, and the carriers, which run the tasklets.
 
-It lives inside the poller's ``run``, which calls `turn` again and again. Carriers start from here alone, so that none
-inherits a deep stack. It ends by a flag, ``closing``, never by an exception thrown into it: that would leave a
+The hub lives inside the poller's ``run``, which calls `turn` again and again. Carriers start from it alone, so that
+none inherits a deep stack. It ends by a flag, ``closing``, never by an exception thrown into it: that would leave a
 poller's event loop for good.
 """
 
@@ -25,15 +25,12 @@ from flower.channels._task import Task, members, withdraw
 from flower.channels._waiting import Alarm
 from flower.errors import TaskletExit
 
-# -- the hub
-
-
 if cython.compiled:
     import_greenlet()  # type: ignore[name-defined]  # noqa: F821  (from the .pxd)
 else:
-    from flower.channels._scheduler import CROWD, IDLE_CARRIERS, SECONDS_PER_TURN, SWITCHES_PER_TURN
+    from flower.channels._scheduler import SECONDS_PER_TURN, SWITCHES_PER_TURN, here
     from flower.channels._task import BLOCKED, DEAD, READY, RUNNING
-    from flower.channels._uncompiled import coarse, hold, switch_to
+    from flower.channels._uncompiled import call, coarse, hold, set_context, switch_to, take_caught
     from flower.channels._waiting import NEVER
 
     def start_below(carrier: Any, down: int) -> None:
@@ -45,8 +42,16 @@ else:
 LANES = 16
 LANE_BYTES = 4096
 
+# Idle carriers that are kept. Each holds an interpreter stack chunk of 16 KiB.
+IDLE_CARRIERS = 512
+# With so many carriers in use, idle ones are all kept: each is a memory map of its own once its neighbours are gone,
+# and a process has 65,530 by default; beyond that, what is freed is lost. The hub ends them later, in order.
+CROWD = 16_384
 # Idle carriers that are ended in one turn: a few milliseconds.
 TRIMMED_PER_TURN = 256
+
+
+# -- the hub
 
 
 def live(s: Scheduler) -> object:
@@ -142,24 +147,6 @@ def run_ready(s: Scheduler) -> int:
     return 0
 
 
-def make_carrier(s: Scheduler) -> Any:
-    """A carrier that is still to be started, on the next lane."""
-    if s.lane == 0:
-        _scheduler.cold.register(s)
-    s.lane = s.lane % LANES + 1
-    return greenlet(cython.cast(object, s).carry, s.hub)  # the bound method
-
-
-def trim(s: Scheduler) -> int:
-    """End some of the idle carriers that are too many: in the order of their making, so that neighbours go together."""
-    if not s.trimming:
-        s.idle.sort(key=id)
-    for _ in range(min(TRIMMED_PER_TURN, len(s.idle) - IDLE_CARRIERS)):
-        switch_to(s.idle.pop())
-    s.trimming = len(s.idle) > IDLE_CARRIERS
-    return 0
-
-
 def fire_due(s: Scheduler) -> int:
     """Fire every timer whose moment has come."""
     item = s.timers.first()
@@ -194,6 +181,100 @@ def idle_for(s: Scheduler) -> float:
     if seconds == NEVER and s.outside == 0 and s.holds == 0 and s.watches == 0:
         return _scheduler.cold.asleep_for_good(s)
     return seconds
+
+
+# -- the carriers
+
+
+def carry() -> object:
+    """What a carrier runs: one task after the other, each from its start to its end."""
+    s = here()
+    me = getcurrent()
+    t = s.current
+    while t is not None:
+        set_context(t.context)
+        t.context = None
+        t.value = call(t.func, t.args, t.kwargs)
+        s.ending = t
+        t = None  # an idle carrier keeps nothing alive
+        t = retire(s, me)
+    return None
+
+
+def retire(s: Scheduler, me: object) -> Task | None:
+    """The task ``ending`` has, on this carrier. Returns the next one to start here, or None: this carrier ends."""
+    t = s.ending
+    s.ending = None
+    t.failure = take_caught()
+    if t.sched is not s:
+        _scheduler.cold.leave_fork(t)
+    finish(s, t)
+    t = None
+    if s.closing:
+        return None
+    t = s.choose()
+    if t is not None:
+        t.state = RUNNING
+        if s.on_switch is not None:
+            s.tell(s.last, t)
+            s.last = None
+        if t.carrier is None:
+            t.carrier = me
+            s.enlist(t)
+            s.current = t
+            return t
+    set_context(None)
+    if len(s.idle) >= IDLE_CARRIERS and s.started < CROWD:
+        s.starting = t
+        return None  # to the hub, which goes on with t
+    s.idle.append(me)
+    if t is None:
+        switch_to(s.hub)
+    else:
+        s.current = t
+        carrier = t.carrier
+        t = None
+        switch_to(carrier)
+    return s.current
+
+
+def finish(s: Scheduler, t: Task) -> int:
+    """The task's function has returned or raised (``failure``)."""
+    if s.on_switch is not None:
+        s.last = t
+    s.current = None
+    s.strike(t)
+    # Held until the end of this function: to drop them may run finalizers, which may start this very task again.
+    func, _args, _kwargs, _cases = t.func, t.args, t.kwargs, t.cases
+    t.func = None
+    t.args = None
+    t.kwargs = None
+    t.cases = None
+    t.scope = None
+    t.carrier = None
+    t.ended = True
+    t.state = DEAD
+    if t.failure is not None or t.joiners is not None or t.owner is not None:
+        _scheduler.cold.settle(s, t, func)
+    return 0
+
+
+def make_carrier(s: Scheduler) -> Any:
+    """A carrier that is still to be started, on the next lane."""
+    if s.lane == 0:
+        _scheduler.cold.register(s)
+    s.lane = s.lane % LANES + 1
+    return greenlet(carry, s.hub)
+
+
+def trim(s: Scheduler) -> int:
+    """End some of the idle carriers that are too many: in the order of their making, so that neighbours go together."""
+    if not s.trimming:
+        s.idle.sort(key=id)
+    for _ in range(min(TRIMMED_PER_TURN, len(s.idle) - IDLE_CARRIERS)):
+        switch_to(s.idle.pop())
+    s.trimming = len(s.idle) > IDLE_CARRIERS
+    return 0
 
 
 # -- the end of a thread
@@ -289,3 +370,5 @@ if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
 
     turn = hold(turn)
+    retire = hold(retire)
+    finish = hold(finish)

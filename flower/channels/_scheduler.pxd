@@ -1,16 +1,13 @@
 # cython: language_level=3
 cimport cython
-from flower.channels._greenlet cimport (
-    call, coarse, deepen, get_here, greenlet, import_greenlet, set_context, set_here, switch_to, take_caught,
-)
+from flower.channels._greenlet cimport coarse, deepen, get_here, greenlet, import_greenlet, set_here, switch_to
 from flower.channels._task cimport (
-    BLOCKED, DEAD, ERRORS, KILL, PAUSED, READY, RUN, RUNNING, SLEEP, Task, members, withdraw,
+    BLOCKED, ERRORS, KILL, PAUSED, READY, RUN, RUNNING, SLEEP, Task, members, withdraw,
 )
 from flower.channels._waiting cimport NEVER, Alarm, Timed, Timers, Waiter, WaitQueue
 
 cdef int DEPTH_TO_WAKE, SWITCHES_PER_TURN
 cdef double SECONDS_PER_TURN
-cdef Py_ssize_t CROWD, IDLE_CARRIERS
 
 cdef class Scheduler
 
@@ -72,14 +69,9 @@ cdef class Scheduler:
     cdef int switch(self) except -1
     cdef int enter_hub(self) except -1
     cdef int forget_wait(self, Task t) except -1
-    @cython.locals(t=Task)
-    cpdef object carry(self)
-    @cython.locals(t=Task, carrier=greenlet)
-    cdef Task retire(self, object me)
     @cython.locals(before=Task)
     cdef int enlist(self, Task t) except -1
     cdef int strike(self, Task t) except -1
-    cdef int finish(self, Task t) except -1
     @cython.locals(seconds=double)
     cdef Task prepare(self, object timeout)
     cdef int yield_now(self) except -1

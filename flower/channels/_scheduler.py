@@ -52,18 +52,15 @@ COMPILED: bool = cython.compiled
 if cython.compiled:
     import_greenlet()  # type: ignore[name-defined]  # noqa: F821  (from the .pxd)
 else:
-    from flower.channels._task import BLOCKED, DEAD, ERRORS, KILL, PAUSED, READY, RUN, RUNNING, SLEEP
+    from flower.channels._task import BLOCKED, ERRORS, KILL, PAUSED, READY, RUN, RUNNING, SLEEP
     from flower.channels._uncompiled import (
-        call,
         coarse,
         deepen,
         get_here,
         guarded,
         hold,
-        set_context,
         set_here,
         switch_to,
-        take_caught,
     )
     from flower.channels._waiting import NEVER
 
@@ -72,12 +69,6 @@ else:
 # seldom enough that the look (a few microseconds) costs little.
 SWITCHES_PER_TURN = 512
 SECONDS_PER_TURN = 0.004
-
-# Idle carriers that are kept. Each holds an interpreter stack chunk of 16 KiB.
-IDLE_CARRIERS = 512
-# With so many carriers in use, idle ones are all kept: each is a memory map of its own once its neighbours are gone,
-# and a process has 65,530 by default; beyond that, what is freed is lost. The hub ends them later, in order.
-CROWD = 16_384
 
 # Frames that waking another thread may take beyond the recursion limit.
 DEPTH_TO_WAKE = 50
@@ -235,19 +226,6 @@ class Scheduler:
         switch_to(self.hub)
         return 0
 
-    def carry(self) -> object:
-        """What a carrier runs: one task after the other, each from its start to its end."""
-        me = getcurrent()
-        t = self.current
-        while t is not None:
-            set_context(t.context)
-            t.context = None
-            t.value = call(t.func, t.args, t.kwargs)
-            self.ending = t
-            t = None  # an idle carrier keeps nothing alive
-            t = self.retire(me)
-        return None
-
     def enlist(self, t: Task) -> int:
         """The task begins."""
         before = self.newest
@@ -269,62 +247,6 @@ class Scheduler:
         t.older = None
         t.newer = None
         self.started -= 1
-        return 0
-
-    def retire(self, me: object) -> Task | None:
-        """The task ``ending`` has, on this carrier. Returns the next one to start here, or None: this carrier ends."""
-        t = self.ending
-        self.ending = None
-        t.failure = take_caught()
-        if t.sched is not self:
-            cold.leave_fork(t)
-        self.finish(t)
-        t = None
-        if self.closing:
-            return None
-        t = self.choose()
-        if t is not None:
-            t.state = RUNNING
-            if self.on_switch is not None:
-                self.tell(self.last, t)
-                self.last = None
-            if t.carrier is None:
-                t.carrier = me
-                self.enlist(t)
-                self.current = t
-                return t
-        set_context(None)
-        if len(self.idle) >= IDLE_CARRIERS and self.started < CROWD:
-            self.starting = t
-            return None  # to the hub, which goes on with t
-        self.idle.append(me)
-        if t is None:
-            switch_to(self.hub)
-        else:
-            self.current = t
-            carrier = t.carrier
-            t = None
-            switch_to(carrier)
-        return self.current
-
-    def finish(self, t: Task) -> int:
-        """The task's function has returned or raised (``failure``)."""
-        if self.on_switch is not None:
-            self.last = t
-        self.current = None
-        self.strike(t)
-        # Held until the end of this method: to drop them may run finalizers, which may start this very task again.
-        func, _args, _kwargs, _cases = t.func, t.args, t.kwargs, t.cases
-        t.func = None
-        t.args = None
-        t.kwargs = None
-        t.cases = None
-        t.scope = None
-        t.carrier = None
-        t.ended = True
-        t.state = DEAD
-        if t.failure is not None or t.joiners is not None or t.owner is not None:
-            cold.settle(self, t, func)
         return 0
 
     # -- parking
@@ -670,6 +592,5 @@ if not cython.compiled:
     cancel = hold(cancel)
     guarded(
         Scheduler,
-        "finish retire recount set_poller hold release raise_in_main throw_into set_alarm clear_alarm pause "
-        "sleep_until",
+        "recount set_poller hold release raise_in_main throw_into set_alarm clear_alarm pause sleep_until",
     )

@@ -2,10 +2,11 @@
 cimport cython
 from cpython.ref cimport PyObject
 from flower.channels._bomb cimport bomb
-from flower.channels._channel cimport NOTHING, channel, interposer_here
+from flower.channels._channel cimport NOTHING, channel
 from flower.channels._scheduler cimport Scheduler, here, may_park, wait
 from flower.channels._task cimport SELECT, Task, check_timeout
 from flower.channels._waiting cimport Waiter
+from flower.channels._watch cimport interposer_here
 
 cdef extern from *:
     """

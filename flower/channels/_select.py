@@ -32,10 +32,11 @@ if cython.compiled:
     ready_selected()  # type: ignore[name-defined]  # noqa: F821  (from the .pxd)
 else:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
-    from flower.channels._channel import NOTHING, interposer_here
+    from flower.channels._channel import NOTHING
     from flower.channels._scheduler import here, may_park, wait
     from flower.channels._task import SELECT
     from flower.channels._uncompiled import hold
+    from flower.channels._watch import interposer_here
 
     class Selected(tuple[Any, ...]):
         """What select returns: the pair (channel, value), with the position of the case as ``index``."""

@@ -3,6 +3,10 @@ cimport cython
 from flower.channels._greenlet cimport greenlet
 from flower.channels._waiting cimport NEVER, Waiter, WaitQueue
 
+# A truth value in one byte: there may be a million tasks.
+cdef extern from *:
+    ctypedef bint flag "unsigned char"
+
 cdef int DEAD, PAUSED, READY, RUNNING, BLOCKED
 cdef int SEND, RECEIVE, SELECT, JOIN, SLEEP, RUN, REMOVED
 cdef int KILL, ERRORS, TRAP
@@ -29,10 +33,12 @@ cdef class Task(Waiter):
     cdef public unsigned char alert
     cdef readonly unsigned char blocked_in
     cdef unsigned char outside
-    cdef readonly bint decided
-    cdef public bint daemon
-    cdef public bint collected
-    cdef public bint ended
+    cdef readonly flag decided
+    cdef public flag daemon
+    cdef public flag collected
+    cdef public flag ended
+    cdef readonly flag atomic
+    cdef readonly flag ignore_nesting
 
 @cython.locals(i=Py_ssize_t)
 cpdef int withdraw(Task t) except -1

@@ -84,6 +84,8 @@ class Task(Waiter):
     traceback: Any
     collected: bool
     ended: bool  # it ran to its end, or was killed before
+    atomic: bool  # Stackless's two flags; nothing here looks at them
+    ignore_nesting: bool
 
     def fire(self, now: float) -> object:
         """The task's deadline has passed while it was parked."""

@@ -9,8 +9,6 @@ from flower.channels._waiting cimport WaitQueue
 
 cdef class tasklet(Task):
     cdef object __weakref__
-    cdef readonly bint atomic
-    cdef readonly bint ignore_nesting
 
     @cython.final
     cdef int prime(self, object args, object kwargs) except -1

@@ -46,9 +46,6 @@ class tasklet(Task):
     Raises TypeError for a func that is not callable.
     """
 
-    atomic: bool
-    ignore_nesting: bool
-
     def __init__(self, func: Any = None, label: str = "", daemon: bool = False) -> None:
         if func is not None and not callable(func):
             raise TypeError(f"a tasklet needs a function to run, not {func!r}")

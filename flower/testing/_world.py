@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import flower
-from flower.channels import _channel, _failures, _hub, _lifecycle, _scheduler
+from flower.channels import _failures, _hub, _lifecycle, _scheduler, _watch
 from flower.channels._deadlock import REASONS
 from flower.channels._scheduler import Scheduler, current_scheduler, fail, set_current_scheduler
 from flower.channels._task import BLOCKED, READY, RUN
@@ -250,7 +250,7 @@ class World:
         set_current_scheduler(s)
         s.set_poller(self._poller)
         self.tap = Tap(self, s)
-        _channel.set_interposer(s, self.tap)
+        _watch.set_interposer(s, self.tap)
         self._handler = _failures._handler
         self._guard = Guard(self)
         self._guard.install()
@@ -302,7 +302,7 @@ class World:
         finally:
             self._guard.remove()
             random.setstate(self._random)
-            _channel.set_interposer(s, None)
+            _watch.set_interposer(s, None)
             s.chooser = None
             s.posts.clear()
             stubborn = any(t.alive for t in self._names if t is not self._main)
