@@ -3,15 +3,13 @@ cimport cython
 from flower.channels._bomb cimport bomb
 from flower.channels cimport _watch
 from flower.channels._scheduler cimport here, may_park, meet, wait, wake
-from flower.channels._task cimport RECEIVE, SEND, Task, case_channels, check_timeout, claim, members
+from flower.channels._task cimport RECEIVE, SEND, Task, case_channels, check_timeout, claim, members, tasks_in
 from flower.channels._waiting cimport NEVER, Waiter, WaitQueue
 from flower.channels._watch cimport announce, interposer_here
 
 cdef object NOTHING
 cdef Py_ssize_t UNBOUNDED, FIRST_RING, LONGEST_KEPT_RING
 
-@cython.locals(w=Waiter)
-cdef list tasks_in(WaitQueue queue)
 
 cdef class channel:
     cdef object __weakref__

@@ -27,7 +27,7 @@ from flower.channels import _scheduler
 from flower.channels._bomb import bomb
 from flower.channels._ends import Receiver, Sender
 from flower.channels._scheduler import wake
-from flower.channels._task import Task, case_channels, check_timeout, members
+from flower.channels._task import Task, case_channels, check_timeout, members, tasks_in
 from flower.channels._waiting import Waiter, WaitQueue
 from flower.errors import ChannelClosed
 
@@ -588,16 +588,6 @@ class channel:
 
     def __reduce__(self) -> Any:
         raise TypeError("a channel can't be copied or pickled: it is the place where tasklets meet")
-
-
-def tasks_in(queue: WaitQueue) -> list[Any]:
-    """Whose waiters are in the queue, in order."""
-    found = []
-    w = queue.first
-    while w is not None:
-        found.append(w if w.task is None else w.task)
-        w = w.right
-    return found
 
 
 if not cython.compiled:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextvars
 import math
+import os
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +28,15 @@ def _check_seconds(seconds: Any, what: str) -> float:
     return math.inf if number is None else float(number)
 
 
+# Held while an alarm's time is offered and while one is stopped: a timer may be stopped in another thread than its own,
+# and then is either before the time or after it.
+_turn = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_turn._at_fork_reinit)  # type: ignore[attr-defined]
+
+
 class _Owner:
-    """Kept by a channel: when the channel goes, its alarm goes."""
+    """Kept by a channel: when the channel goes, its alarm goes. An alarm that is not here any more offers nothing."""
 
     __slots__ = ("alarm", "scheduler")
 
@@ -46,77 +55,57 @@ def _time_channel(label: str) -> channel[float]:
     return ch
 
 
-def _scheduler_of(ch: channel[float]) -> Any:
-    """The scheduler on whose thread the time of this channel comes."""
-    scheduler = ch._keep.scheduler
+def _start(ch: channel[float], seconds: float, interval: float) -> None:
+    """Have the time offered to the channel after the seconds, and again at each interval (0: only once)."""
+    owner = ch._keep
+    scheduler = owner.scheduler
     if scheduler.closing:
         raise RuntimeError("the thread (before a fork: the process) that made this timer has ended: make another one")
-    return scheduler
-
-
-def _once(ch: channel[float], seconds: float) -> None:
-    """An alarm that offers the time to the channel after the seconds."""
-    scheduler = _scheduler_of(ch)
+    if seconds == math.inf:
+        return
     ref = weakref.ref(ch)
+    first = scheduler.now() + seconds
 
     def fire(now: float) -> None:
         target = ref()
-        if target is not None:
-            target._set_external(False)
-            _offer(target, now)
+        if target is None:
+            return
+        with _turn:
+            owner = target._keep
+            if owner.alarm is not alarm or target.closing:
+                return
+            if interval:
+                due = now - (now - first) % interval + interval
+                scheduler.set_alarm(alarm, max(due, math.nextafter(now, math.inf)))
+            else:
+                owner.alarm = None
+                target._set_external(False)
+            target.try_send(now)
 
-    ch._keep.alarm = Alarm(fire, _closer(ref))
-    if seconds != math.inf:
-        ch._set_external(True)
-        scheduler.set_alarm(ch._keep.alarm, scheduler.now() + seconds)
-
-
-def _again(ch: channel[float], interval: float) -> None:
-    """An alarm that offers the time to the channel at each interval."""
-    scheduler = _scheduler_of(ch)
-    ref = weakref.ref(ch)
-    first = scheduler.now() + interval
-
-    def fire(now: float) -> None:
-        target = ref()
-        if target is not None and _offer(target, now):
-            due = now - (now - first) % interval + interval
-            scheduler.set_alarm(target._keep.alarm, max(due, math.nextafter(now, math.inf)))
-
-    ch._keep.alarm = Alarm(fire, _closer(ref))
-    if interval != math.inf:
-        ch._set_external(True)
-        scheduler.set_alarm(ch._keep.alarm, first)
-
-
-def _closer(ref: weakref.ref[channel[float]]) -> Callable[[], None]:
-    """Closes the channel: no time will ever come, and whoever waits for it, in another thread, is to know."""
-
-    def close() -> None:
+    def close() -> None:  # no time will ever come, and whoever waits for it, in another thread, is to know
         target = ref()
         if target is not None:
+            target._keep.alarm = None
             target._set_external(False)
             target.close()
 
-    return close
-
-
-def _offer(ch: channel[float], now: float) -> bool:
-    """Send the time if the channel has room; says whether it is open."""
-    if ch.closing:
-        return False
-    ch.try_send(now)
-    return True
+    alarm = owner.alarm = Alarm(fire, close)
+    ch._set_external(True)
+    scheduler.set_alarm(alarm, first)
 
 
 def _silence(ch: channel[float]) -> bool:
     """Stop the channel's alarm; says whether it was still to go off, or its value to be received."""
-    pending: bool = ch._keep.scheduler.clear_alarm(ch._keep.alarm)
-    ch._set_external(False)
-    try:
-        return ch.try_receive() is not None or pending
-    except ChannelClosed:
-        return pending
+    owner = ch._keep
+    with _turn:
+        alarm, owner.alarm = owner.alarm, None
+        if alarm is not None:
+            owner.scheduler.clear_alarm(alarm)
+            ch._set_external(False)
+        try:
+            return ch.try_receive() is not None or alarm is not None
+        except ChannelClosed:
+            return alarm is not None
 
 
 class Timer:
@@ -135,7 +124,7 @@ class Timer:
     def __init__(self, seconds: float) -> None:
         number = _check_seconds(seconds, "a timer")
         self.c: channel[float] = _time_channel(f"timer {seconds} s")
-        _once(self.c, number)
+        _start(self.c, number, 0)
 
     def stop(self) -> bool:
         """Keep it from firing; says whether it did: False if its value was received, or it was stopped before."""
@@ -145,7 +134,7 @@ class Timer:
         """Let it fire once, after the seconds from now; says whether it had still been to fire."""
         number = _check_seconds(seconds, "a timer")
         pending = self.stop()
-        _once(self.c, number)
+        _start(self.c, number, 0)
         return pending
 
 
@@ -169,7 +158,7 @@ class Ticker:
     def __init__(self, seconds: float) -> None:
         interval = _check_interval(seconds)
         self.c: channel[float] = _time_channel(f"ticker {seconds} s")
-        _again(self.c, interval)
+        _start(self.c, interval, interval)
 
     def stop(self) -> None:
         """Send no more ticks; one that nobody has received is dropped. The channel stays open, as in Go."""
@@ -179,7 +168,7 @@ class Ticker:
         """Tick every so many seconds from now on. Raises as the constructor."""
         interval = _check_interval(seconds)
         self.stop()
-        _again(self.c, interval)
+        _start(self.c, interval, interval)
 
 
 def _check_interval(seconds: Any) -> float:
@@ -200,7 +189,7 @@ def after(seconds: float) -> channel[float]:
     """
     number = _check_seconds(seconds, "after")
     ch = _time_channel(f"after {seconds} s")
-    _once(ch, number)
+    _start(ch, number, 0)
     return ch
 
 
@@ -212,7 +201,7 @@ def tick(seconds: float) -> channel[float]:
     """
     interval = _check_interval(seconds)
     ch = _time_channel(f"tick {seconds} s")
-    _again(ch, interval)
+    _start(ch, interval, interval)
     return ch
 
 

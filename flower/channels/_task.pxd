@@ -52,3 +52,5 @@ cpdef list case_channels(Task t)
 
 @cython.locals(w=Waiter)
 cpdef list members(WaitQueue queue)
+@cython.locals(w=Waiter)
+cpdef list tasks_in(WaitQueue queue)

@@ -136,6 +136,16 @@ def members(queue: WaitQueue) -> list[Any]:
     return found
 
 
+def tasks_in(queue: WaitQueue) -> list[Any]:
+    """Whose waiters are in the queue, in order."""
+    found = []
+    w = queue.first
+    while w is not None:
+        found.append(w if w.task is None else w.task)
+        w = w.right
+    return found
+
+
 def case_channels(t: Task) -> list[Any]:
     """The channels that a task's select waits on."""
     found: list[Any] = []

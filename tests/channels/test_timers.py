@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import threading
 import time
 import weakref
@@ -13,9 +14,10 @@ import pytest
 import flower
 import flower.time
 from flower import Deadlock, Timeout, channel, go, select
+from flower.channels._scheduler import current_scheduler
 from flower.time import Ticker, Timer, after_func, sleep
 
-from .support import NEVER, SOON, drain, output, settle, spawn_parked
+from .support import NEVER, SOON, drain, in_thread, output, settle, spawn_parked
 
 
 def test_after_gives_one_value() -> None:
@@ -46,6 +48,17 @@ def test_a_timer_that_is_over_could_wake_nobody(over: str) -> None:
             print("deadlock")
     """
     assert output(code, limit=5) == "deadlock\n"
+
+
+@pytest.mark.parametrize("make", [Timer, Ticker])
+def test_a_timer_stopped_in_another_thread_just_as_it_fires_leaves_no_value(make: Any) -> None:
+    timer = make(60)
+    alarm, here = timer.c._keep.alarm, current_scheduler()
+    here.clear_alarm(alarm)  # as the hub does just before it fires
+    assert in_thread(timer.stop) is (True if make is Timer else None)
+    alarm.call(here.now())
+    assert timer.c.try_receive() is None
+    assert here.deadline() == math.inf
 
 
 def test_never_is_never_ready() -> None:
