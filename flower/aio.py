@@ -132,14 +132,14 @@ async def call(func: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
     except BaseException:
         errand.scope.cancel()
         requests = task.cancelling()
-        while not errand.over:
+        while not (errand.over or poller.scheduler.closing):  # no tasklet runs any more while the thread ends
             try:
                 await errand.ended()
             except GeneratorExit:
                 raise
             except BaseException:  # cancelled once more: it is on its way
                 requests = task.cancelling()
-        if errand.cancelled:
+        if errand.cancelled or not errand.over:
             raise
         if errand.error is None:
             poller.loop.call_soon(_cancel_again, task, requests)
@@ -177,7 +177,7 @@ class _Errand:
             self.error = error
         finally:
             self.over = True
-            if self._news is not None and not self._news.done():
+            if self._news is not None and not self._news.done() and not self._loop.is_closed():
                 self._news.set_result(None)
 
     def ended(self) -> Awaitable[None]:

@@ -225,7 +225,8 @@ class LoopPoller:
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A callback failed. If it was the turn, hit by a signal handler as it began, it must come again."""
         self._due = False
-        self.ready()
+        if self._turn is not None:  # else run() asks for one
+            self.ready()
         loop.default_exception_handler(context)
 
     def _arm(self, delay: float) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import flower
 from flower import aio
-from tests.net.support import NEVER, connected, in_thread, rounds
+from tests.net.support import NEVER, connected, in_thread, output, rounds
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -354,3 +354,32 @@ def test_a_coroutine_that_is_dropped() -> None:
     flower.wait(begin())
     rounds(2)
     assert ch.balance == 0
+
+
+def test_an_end_while_a_coroutine_waits_for_a_channel() -> None:
+    code = """
+        import threading, time, warnings
+        import flower, flower.time
+        from flower import aio
+        from flower.net._loop import CLOSING_TIME
+
+        async def waits(ch):
+            try:
+                await aio.receive(ch)
+            finally:
+                print("over")
+
+        def body():
+            flower.go(flower.wait, waits(flower.channel()))
+            flower.time.idle()
+            flower.time.idle()
+
+        warnings.simplefilter("ignore", ResourceWarning)  # which says that tasklets are left
+        thread = threading.Thread(target=body)
+        began = time.monotonic()
+        thread.start()
+        thread.join()
+        assert time.monotonic() - began < CLOSING_TIME
+        body()
+    """
+    assert output(code) == "over\nover\n"
