@@ -356,6 +356,7 @@ def test_a_coroutine_that_is_dropped() -> None:
     assert ch.balance == 0
 
 
+@pytest.mark.slow
 def test_an_end_while_a_coroutine_waits_for_a_channel() -> None:
     code = """
         import threading, time, warnings
