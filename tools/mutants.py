@@ -197,14 +197,15 @@ FAULTS = [
     Fault(
         "a stopped timer leaves its value behind",
         "_clock",
-        "    return ch.try_receive() is not None or pending",
-        "    return len(ch) > 0 or pending",
+        "            return ch.try_receive() is not None or alarm is not None",
+        "            return len(ch) > 0 or alarm is not None",
     ),
     Fault(
         "a stopped timer fires nevertheless",
         "_clock",
-        "    pending: bool = ch._keep.scheduler.clear_alarm(ch._keep.alarm)\n",
-        "    pending = True\n",
+        "        alarm, owner.alarm = owner.alarm, None\n        if alarm is not None:\n"
+        "            owner.scheduler.clear_alarm(alarm)\n",
+        "        alarm = owner.alarm\n        if alarm is not None:\n",
     ),
     Fault(
         "a ticker keeps its ticks for a slow receiver",
