@@ -16,15 +16,16 @@ import os
 import select
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import TextIOBase
 from typing import Any
 
 from flower.channels import blocking, channel, shield
-from flower.errors import ChannelClosed, Timeout
+from flower.errors import Timeout
 from flower.net import Conn
 from flower.net._descriptor import reading_end
 from flower.net._loop import LoopPoller, io_poller
+from flower.net._source import Source
 
 __all__ = ["READABLE", "WRITABLE", "File", "IOChannel", "open", "reader", "wait_read", "wait_write"]
 
@@ -38,7 +39,7 @@ READ_AHEAD = 256 * 1024
 # -- Readiness
 
 
-class IOChannel:
+class IOChannel(Source):
     """IOChannel(io, events=READABLE | WRITABLE, label="")
 
     A channel of what a descriptor is ready for: `receive` gives READABLE, WRITABLE, or both.
@@ -97,30 +98,12 @@ class IOChannel:
             if self._ready.balance == 0:
                 self._watch.end()
 
-    def __iter__(self) -> Iterator[int]:
-        """Each time that it is ready, until the channel is closed."""
-        while True:
-            try:
-                found = self.receive()
-            except ChannelClosed:
-                return
-            yield found
-
     def close(self) -> None:
         """Watch no more; the descriptor stays open. Blocked receivers get ChannelClosed. Never blocks."""
         self._ready.receiver.close()
         self._watch.end()
 
     stop = close
-
-    def __enter__(self) -> IOChannel:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __bool__(self) -> bool:
-        return True
 
     def __repr__(self) -> str:
         return f"<IOChannel of descriptor {self._watch.fd}, {'closed' if self._ready.closing else 'open'}>"

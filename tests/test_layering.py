@@ -56,6 +56,7 @@ SHARED_PRIVATE = {
     ("aio", "flower.net._loop"),
     ("io", "flower.net._loop"),
     ("io", "flower.net._descriptor"),
+    ("io", "flower.net._source"),
     ("process", "flower.net._loop"),
     ("process", "flower.net._descriptor"),
     ("__init__", "flower._pure"),

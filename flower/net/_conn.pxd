@@ -1,8 +1,9 @@
 # cython: language_level=3
 from flower.channels._channel cimport channel as Channel
+from flower.net._source cimport Source
 from flower.net._stream cimport Stream
 
-cdef class Conn:
+cdef class Conn(Source):
     cdef object __weakref__
     cdef readonly Stream _stream
     cdef readonly Channel _incoming

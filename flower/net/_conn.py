@@ -10,7 +10,7 @@ import errno
 import os
 import ssl
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from flower.channels import bomb, channel
@@ -20,6 +20,7 @@ from flower.errors import ChannelClosed, IncompleteRead, Timeout, TooLong
 from flower.net._loop import wait
 from flower.net._opening import start_tls
 from flower.net._secure import secure
+from flower.net._source import Source
 from flower.net._stream import _ours, as_bytes
 from flower.net._tls import HANDSHAKE_TIMEOUT
 
@@ -32,7 +33,7 @@ Path = str | os.PathLike[str]
 LONGEST_LINE = 64 * 1024  # bytes: what `Conn.read_until` takes unless it is told otherwise; asyncio's own limit
 
 
-class Conn:
+class Conn(Source):
     """A connection: a channel of bytes each way.
 
     `receive` gives the next chunk of bytes, however the network cut it; iteration gives all of them, and
@@ -166,15 +167,6 @@ class Conn:
             return 0 if at < 0 else at + len(separator)
 
         return self._gather(find, timeout)
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Chunk after chunk, until the end of file or until the connection is closed here."""
-        while True:
-            try:
-                chunk = self.receive()
-            except ChannelClosed:
-                return
-            yield chunk
 
     def _take_front(self) -> bytes:
         """Everything that was looked at and not taken. Raises RuntimeError while a tasklet reads it."""
@@ -409,15 +401,6 @@ class Conn:
     def remote_address(self) -> Any:
         """`remote_addr`."""
         return self._stream.remote
-
-    def __enter__(self) -> Conn:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __bool__(self) -> bool:
-        return True
 
     def __repr__(self) -> str:
         return f"<Conn {self._stream.describe()}, {self._stream.status()}>"

@@ -25,6 +25,7 @@ from flower.errors import ChannelClosed, ProtocolError
 from flower.net._address import format_address
 from flower.net._codecs import Codec
 from flower.net._conn import Conn
+from flower.net._source import Source
 
 T = TypeVar("T")
 
@@ -59,7 +60,7 @@ def framed(conn: ByteChannel, codec: Codec[T]) -> Framed[T]:
     return Framed(conn, codec)
 
 
-class Framed(Generic[T]):
+class Framed(Source, Generic[T]):
     """A channel of messages over a connection; `framed` makes it.
 
     `receive`, iteration and ``flower.select`` give messages, `send` takes them, and so does a select's case
@@ -108,16 +109,6 @@ class Framed(Generic[T]):
             raise self._inner.end(self) from None
         return message
 
-    def __iter__(self) -> Iterator[T]:
-        """Message after message, until the end of file or until it is closed here."""
-        return self
-
-    def __next__(self) -> T:
-        try:
-            return self.receive()
-        except ChannelClosed:
-            raise StopIteration from None
-
     # -- Sending
 
     def send(self, message: T, timeout: float | None = None) -> None:
@@ -157,15 +148,6 @@ class Framed(Generic[T]):
         """Close the connection; never blocks. What was sent still leaves; what was not received is dropped."""
         self._inner.close()
         self.conn.close()
-
-    def __enter__(self) -> Framed[T]:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __bool__(self) -> bool:
-        return True
 
     def __repr__(self) -> str:
         return f"<Framed {type(self._codec).__name__} over {self.conn!r}>"

@@ -6,7 +6,7 @@ Dropping the last reference to a listener closes it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flower.channels import channel, getcurrent, move_on, tasklet
@@ -15,6 +15,7 @@ from flower.channels._task import check_timeout
 from flower.errors import ChannelClosed
 from flower.net._address import format_address
 from flower.net._conn import Conn, look
+from flower.net._source import Source
 
 if TYPE_CHECKING:
     from flower.net._acceptor import Acceptor
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 GRACE = 30.0  # seconds that `Listener.stop` leaves to the handlers, unless it is told otherwise; Kubernetes' own
 
 
-class Listener:
+class Listener(Source):
     """A receive channel of connections.
 
     ``for conn in listener``, `receive`, ``flower.select(listener, quit)``; the seed's spelling is `accept`.
@@ -73,15 +74,6 @@ class Listener:
         Otherwise as `receive`.
         """
         return self.receive(timeout), None
-
-    def __iter__(self) -> Iterator[Conn]:
-        """Connection after connection, until the listener is closed."""
-        while True:
-            try:
-                conn = self.receive()
-            except ChannelClosed:
-                return
-            yield conn
 
     def serve(self, handler: Callable[[Conn], object], *, limit: int | None = None) -> None:
         """Run ``handler(conn)`` in a tasklet of its own for each connection, and close it afterwards.
@@ -139,15 +131,6 @@ class Listener:
     def closed(self) -> bool:
         """Whether it has been closed."""
         return self._acceptor.closed
-
-    def __enter__(self) -> Listener:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __bool__(self) -> bool:
-        return True
 
     def __repr__(self) -> str:
         state = "closed" if self._acceptor.closed else "open"

@@ -15,7 +15,6 @@ import socket
 import struct
 import sys
 import warnings
-from collections.abc import Iterator
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ from flower.net._address import Info, check_host_port, explain, format_address, 
 from flower.net._conn import Data, look
 from flower.net._loop import io_poller
 from flower.net._options import Options
+from flower.net._source import Source
 from flower.net._stream import as_bytes
 from flower.net._tcp import bind_like, bound_socket
 
@@ -230,7 +230,7 @@ class Port:
         return f"udp {format_address(self.local)}{there}"
 
 
-class Datagrams:
+class Datagrams(Source):
     """A UDP socket: a channel of datagrams, each a pair ``(data, address)``.
 
     `receive`, iteration and ``flower.select`` give them; `send` sends one. `Listen` gives a socket that hears
@@ -279,15 +279,6 @@ class Datagrams:
     def read(self, *, timeout: float | None = None) -> bytes:
         """The data of the next datagram. As `receive`."""
         return self.receive(timeout)[0]
-
-    def __iter__(self) -> Iterator[Datagram]:
-        """Datagram after datagram, until the socket is closed."""
-        while True:
-            try:
-                datagram = self.receive()
-            except ChannelClosed:
-                return
-            yield datagram
 
     def send(self, data: Data, address: Any = None, timeout: float | None = None) -> None:
         """Send one datagram to the address, or to the one that was dialled.
@@ -400,15 +391,6 @@ class Datagrams:
         Blocked receivers and senders, and all later ones, get ChannelClosed. Closing twice is allowed.
         """
         self._port.poller.call_here(self._port.close)
-
-    def __enter__(self) -> Datagrams:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    def __bool__(self) -> bool:
-        return True
 
     def __repr__(self) -> str:
         return f"<Datagrams {self._port.describe()}, {self.status}>"

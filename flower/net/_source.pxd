@@ -1,0 +1,4 @@
+# cython: language_level=3
+
+cdef class Source:
+    pass
