@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,11 @@ HANDSHAKES = 1024  # TLS handshakes under way, which a peer can draw out until t
 ACCEPTS_PER_EVENT = 64  # so that a flood of connections does not keep the loop from the others
 BACK_OFF = 0.1  # seconds until the next attempt when the process has no descriptor or memory left
 
+REFUSALS = (
+    10  # lines in the log a minute of connections that were lost in their handshake: a flood of them fills no disk
+)
+MINUTE = 60.0  # seconds
+
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _PEER_GONE = {errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM, errno.ECONNRESET}
 
@@ -46,10 +52,11 @@ class Acceptor:
 
     __slots__ = (
         "_bounds",
-        "_complained",
         "_crowded",
+        "_exhaustions",
         "_opening",
         "_path",
+        "_refusals",
         "_retry",
         "_secure",
         "_setup",
@@ -89,7 +96,8 @@ class Acceptor:
         self._crowded = False
         self._watching = False
         self._retry: Any = None
-        self._complained = False
+        self._refusals = _Complaints(REFUSALS)
+        self._exhaustions = _Complaints(1)
         poller.resources.add(self)
         self._watch()
 
@@ -127,7 +135,6 @@ class Acceptor:
                     self._fail(error)
                     return
             else:
-                self._complained = False
                 self._opening += 1
                 self.poller.spawn(self._open(sock, peer))
 
@@ -160,7 +167,7 @@ class Acceptor:
         except (OSError, Timeout) as error:  # it was gone before it began, or is no peer of ours
             level = logging.DEBUG if self._secure is None else logging.WARNING
             who = "?" if stream is None else format_address(stream.remote)
-            log.log(level, "%s: lost a connection while accepting it, of %s: %s", self.describe(), who, error)
+            self._refusals.log(level, f"{self.describe()}: lost a connection while accepting it, of {who}: {error}")
             sock.close()
         except BaseException:
             sock.close()
@@ -190,9 +197,7 @@ class Acceptor:
         self.poller.call_here(self._watch)
 
     def _back_off(self, error: OSError) -> None:
-        if not self._complained:
-            self._complained = True
-            log.warning("%s: can't accept connections for now: %s", self.describe(), error)
+        self._exhaustions.log(logging.WARNING, f"{self.describe()}: can't accept connections for now: {error}")
         self._unwatch()
         self._retry = self.poller.loop.call_later(BACK_OFF, self._watch)
 
@@ -243,6 +248,30 @@ class Acceptor:
 
     def describe(self) -> str:
         return f"listener {self.proto} {format_address(self.address)}"
+
+
+class _Complaints:
+    """Lines for the log that others may cause: so many a minute, and then how many there were beside."""
+
+    __slots__ = ("_count", "_most", "_until")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._count = 0
+        self._until = -math.inf
+
+    def log(self, level: int, text: str) -> None:
+        if not log.isEnabledFor(level):
+            return
+        now = time.monotonic()
+        if now >= self._until:
+            unsaid = max(0, self._count - self._most)
+            text += f" ({unsaid} more of this kind were not logged before)" if unsaid else ""
+            self._until = now + MINUTE
+            self._count = 0
+        self._count += 1
+        if self._count <= self._most:
+            log.log(level, "%s", text)
 
 
 class _AcceptedINET(socket.socket):

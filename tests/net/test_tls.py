@@ -17,6 +17,7 @@ import pytest
 import flower
 from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn, Dial, Listen, Listener
+from flower.net._acceptor import REFUSALS
 from tests.net.certificates import certificates
 from tests.net.support import (
     HOME,
@@ -263,6 +264,26 @@ def test_a_plain_text_client_costs_its_own_connection_alone(caplog: pytest.LogCa
             in_thread(receive_all, sock)()  # an alert, perhaps, and the end
         until(lambda: caplog.records)
         assert f"of {HOME}:" in caplog.records[0].getMessage()
+        assert alive(listener)
+
+
+def test_a_flood_of_refused_clients_does_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def knock(count: int) -> None:
+        for _ in range(count):
+            with socket.create_connection(listener.addr(), NEVER) as sock:
+                sock.sendall(b"no TLS at all\r\n")
+            rounds(3)
+        until(lambda: not listener._acceptor._shaking and not listener._acceptor._opening)
+
+    with serving() as listener:
+        knock(REFUSALS + 5)
+        assert len(caplog.records) == REFUSALS
+        monkeypatch.setattr("flower.net._acceptor.MINUTE", 0.0)
+        listener._acceptor._refusals._until = 0.0  # a minute later
+        knock(2)
+        assert [record.getMessage().count("(5 more") for record in caplog.records[REFUSALS:]] == [1, 0]
         assert alive(listener)
 
 
