@@ -34,6 +34,27 @@ def boom(*args: Any) -> None:
 # -- Deadlock
 
 
+@pytest.mark.compiled  # uncompiled, the hub holds the guard while it looks: nobody can send
+def test_a_thread_that_sends_and_ends_as_the_deadlock_is_declared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is gone when the hub looks which threads there are, and what it sent is in the queue already."""
+    ch: channel[int] = channel()
+    enumerate_threads = threading.enumerate
+    looks: list[int] = []
+
+    def send_and_look() -> list[threading.Thread]:
+        looks.append(1)
+        if len(looks) == 1:
+            thread = threading.Thread(target=ch.send, args=(5,))
+            thread.start()
+            thread.join(NEVER)
+        return enumerate_threads()
+
+    monkeypatch.setattr("flower.channels._deadlock.threading.enumerate", send_and_look)
+    t = go(ch.receive)
+    assert t.join() == 5  # the thread wakes the tasklet, and main not yet
+    assert looks
+
+
 def test_a_timer_could_still_wake_someone() -> None:
     ch = channel()
     flower.time.after_func(SOON, lambda: ch.try_send("by the timer") or ch.close())

@@ -251,6 +251,35 @@ def test_a_foreign_stop_does_not_end_the_loop() -> None:
     rounds(2)
 
 
+def test_a_turn_that_is_hit_as_it_begins_comes_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A program's signal handler may raise anywhere, in the first line of the callback that runs the tasklets too."""
+
+    class Alarm(Exception):
+        pass
+
+    p = poller()
+    rescued: list[bool] = []
+
+    def hit() -> None:
+        monkeypatch.undo()
+        raise Alarm("from a signal handler")
+
+    def rescue() -> None:  # where the turn is lost, nobody else is there to ask for one
+        rescued.append(True)
+        p._due = False
+        p.ready()
+
+    timer = p.loop.call_later(1.0, rescue)
+    monkeypatch.setattr(p, "_on_turn", hit)
+    flower.time.sleep(SOON)  # both the sleep's end and whatever is ready need a turn
+    flower.time.sleep(SOON)
+    assert not rescued
+    timer.cancel()
+    assert "from a signal handler" in caplog.text  # it is told of, as any callback's error
+
+
 def test_blocking_in_a_callback_is_refused() -> None:
     caught: list[BaseException] = []
 
