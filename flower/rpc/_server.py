@@ -41,14 +41,14 @@ class Server:
     @property
     def peers(self) -> tuple[Peer, ...]:
         """Who is connected now: each can be called. They stay the server's; closing one disconnects it."""
-        return tuple(Peer._of(session) for session in self._sessions)
+        return tuple(Peer._of(session) for session in self._sessions if session.fault is None)
 
     def close(self, grace: float = 0) -> None:
         """Stop listening, and close every connection.
 
         With ``grace``, tells all peers that no more calls are taken, and waits up to so many seconds for those that
-        run; those that come are refused, and their callers know that they did not run. Without, never blocks, and
-        methods that run then run to their end. Callers that still wait for an answer learn that the connection is gone.
+        run; those that come are refused, and their callers know that they did not run. Without, never blocks.
+        Methods that still run are cancelled, and their callers learn that the connection is gone.
         Closing twice is allowed. Cancelled while it waits, it closes at once.
         """
         self._listener.close()
@@ -91,7 +91,7 @@ class Server:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Server {self.url}, {'closed' if self.closed else f'{len(self._sessions)} peers'}>"
+        return f"<Server {self.url}, {'closed' if self.closed else f'{len(self.peers)} peers'}>"
 
 
 def _leave(session: Session, grace: float) -> None:

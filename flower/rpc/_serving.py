@@ -163,6 +163,12 @@ class Serving:
         if context is not None:
             context._cancel(reason)
 
+    def abandon(self) -> None:
+        """Nobody waits for any answer any more."""
+        for context in list(self.running.values()):
+            if context._task is not getcurrent():  # the one that hangs up may end as it likes
+                context._cancel("cancelled")
+
     def _set_deadline(self, context: Context, meta: dict[str, Any]) -> None:
         left = meta.pop("dl", None)
         if type(left) is int and 0 <= left <= MAX_DEADLINE:
@@ -294,6 +300,7 @@ class Serving:
         try:
             session.conn.send(data)
         except (OSError, ChannelClosed):  # the caller is gone, or we have hung up: there is nobody to tell
+            session.give_up()
             if fresh is not None:
                 session.streams.roll_back(fresh)
         except BaseException:

@@ -44,6 +44,9 @@ from flower.rpc._wire import NOTIFICATION, REQUEST, RESPONSE, Wire
 BYE = "$/bye"
 DEFAULTS = Settings()
 
+# Seconds that methods run on for a plain peer which has ended its sending: it may still read, or be gone.
+LAST_ANSWERS = 30.0
+
 # A peer whose machine is gone: after so many seconds of silence the kernel asks, again at intervals, and gives up after
 # so many times; and milliseconds for which what we sent may stay unacknowledged. About a minute in all.
 _LINK = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 60_000))
@@ -230,6 +233,7 @@ class Session:
             self._fail(Disconnected(f"{self.name}: closed here"))
         self.serving.notices.clear()
         self.conn.close()
+        self.give_up()
 
     def drain(self, reason: str = "", grace: float = 30.0) -> bool:
         """Take no new calls, and wait until those that run have ended: True. After ``grace`` seconds: False."""
@@ -288,7 +292,7 @@ class Session:
                 for event in self.wire.end():
                     self._on_event(event)
                 fault = Disconnected(f"{self.name}: the peer closed the connection")
-                self._last_answers = self._answering()
+                self._last_answers = self.theirs is None and self._answering()
         except ProtocolError as error:
             log.warning("%s; the connection is closed", error)
             fault = error
@@ -367,6 +371,9 @@ class Session:
     def _let_in(self) -> None:
         """The peer may go on: it has said who it is."""
         self.wire.limit(self.settings.max_message)
+        self._clear_alarm()
+
+    def _clear_alarm(self) -> None:
         if self._alarm is not None:
             self.scheduler.clear_alarm(self._alarm)
             self._alarm = None
@@ -415,12 +422,22 @@ class Session:
     def _finish(self, fault: BaseException | None) -> None:
         if self.fault is None:
             self._fail(fault or Disconnected(f"{self.name}: disconnected"))
-        if not self._last_answers:
+        if self._last_answers:
+            self._alarm = Alarm(lambda now: self.give_up())
+            self.scheduler.set_alarm(self._alarm, self.scheduler.now() + LAST_ANSWERS)
+        else:
             self._part()
+
+    def give_up(self) -> None:
+        """The peer gets no more answers."""
+        if self._last_answers:
+            self._part()
+            self.serving.abandon()
 
     def _part(self) -> None:
         """Nothing is left to do for this peer."""
         self._last_answers = False
+        self._clear_alarm()
         self.conn.close()
         self._on_end(self)
 
@@ -428,11 +445,11 @@ class Session:
         """From now on every call fails; those that wait do so now."""
         self.fault = fault
         self.early = False
-        if self._alarm is not None:
-            self.scheduler.clear_alarm(self._alarm)
-            self._alarm = None
+        self._clear_alarm()
         self.calls.fail()
         self.streams.fail(str(fault))
+        if not self._last_answers:
+            self.serving.abandon()
         if self._settled is not None:
             self._settled.close()
         self.serving.go_on()

@@ -14,6 +14,7 @@ import flower
 from flower import rpc
 from flower.errors import Disconnected, ProtocolError, RemoteError, Timeout, UnknownMethod
 from flower.net import Dial
+from flower.rpc import _session
 from tests.net.support import HOME, NEVER, failing, fill, rounds, until
 from tests.rpc.support import URL, Calc, free_port, pair, raw_client, raw_server, served, settle
 
@@ -304,8 +305,7 @@ def test_every_pending_call_fails_at_once(how: str) -> None:
         with pytest.raises(Disconnected):
             peer.notify("note", 1)
         assert peer.closed
-        for _ in range(21):
-            calc.gate.send(None, NEVER)
+        until(lambda: calc.gate.balance == 0)
 
 
 def test_what_disconnected_says() -> None:
@@ -323,14 +323,43 @@ def test_what_disconnected_says() -> None:
         assert isinstance(caught.value, ConnectionError)
 
 
-def test_a_method_whose_caller_has_gone_runs_to_its_end() -> None:
+@pytest.mark.parametrize("how", ["close", "drop", "server closes", "disconnect", "breach"])
+def test_a_method_whose_caller_has_gone_is_cancelled(how: str, recwarn: Any) -> None:
     calc = Calc()
     with served(calc) as (server, peer):
         peer.start("wait")
         until(lambda: calc.gate.balance == -1)
-        peer.close()
-        calc.gate.send(None, NEVER)
+        if how == "close":
+            peer.close()
+        elif how == "drop":
+            peer._session.conn.abort()
+        elif how == "server closes":
+            server.close()
+        elif how == "disconnect":
+            server.peers[0].close()
+        else:
+            peer._session.conn.send(b"\xc1")
+        until(lambda: calc.gate.balance == 0)
         until(lambda: not server.peers)
+
+
+def test_a_method_that_hangs_up_goes_on() -> None:
+    class Service:
+        done = 0
+
+        def part(self) -> None:
+            context = rpc.context()
+            assert context is not None
+            context.peer.close()
+            flower.time.sleep(0)
+            self.done += 1
+
+    service = Service()
+    with served(service) as (server, peer):
+        with pytest.raises(Disconnected):
+            peer.call("part")
+        until(lambda: service.done)
+        assert not server.peers
 
 
 def test_answers_still_go_to_a_peer_that_only_ended_its_sending() -> None:
@@ -340,11 +369,36 @@ def test_answers_still_go_to_a_peer_that_only_ended_its_sending() -> None:
             sock.sendall(msgpack.packb([0, 1, "wait", [5]]))
             sock.shutdown(socket.SHUT_WR)
             until(lambda: calc.gate.balance == -1)
+            until(lambda: len(server.peers) == 1)  # it can't be called any more
             calc.gate.send(None, NEVER)
-            until(lambda: len(server.peers) == 1)
             rounds(3)
             assert msgpack.unpackb(sock.recv(100)) == [1, 1, None, 5]
             assert sock.recv(100) == b""
+
+
+def test_but_not_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it only ended its sending is not to be told from its having gone."""
+    monkeypatch.setattr(_session, "LAST_ANSWERS", 0.01)
+    calc = Calc()
+    with rpc.serve(URL, calc) as server, raw_client(server) as raw:
+        raw.send([0, 1, "wait", []], [0, 2, "wait", []])
+        until(lambda: calc.gate.balance == -2)
+        raw.conn.close()
+        until(lambda: calc.gate.balance == 0)
+        assert not server._sessions
+
+
+def test_an_answer_that_finds_nobody_ends_the_other_methods() -> None:
+    calc = Calc()
+    with rpc.serve(URL, calc) as server:
+        with socket.create_connection(server.address, NEVER) as sock:
+            sock.sendall(b"".join(msgpack.packb([0, i, "wait", []]) for i in range(9)))
+            until(lambda: calc.gate.balance == -9)
+        until(lambda: not server.peers)
+        for _ in range(3):  # the first answer is met by a reset, the second ends the connection, the third finds none
+            calc.gate.send(None, NEVER)
+            flower.time.sleep(0.001)
+        until(lambda: calc.gate.balance == 0 and not server._sessions)
 
 
 def test_a_peer_that_was_dropped_closes_and_warns() -> None:

@@ -65,7 +65,7 @@ def test_refusals_reach_a_peer_that_ended_its_sending() -> None:
     with served(calc) as (server, _):
         count = DEFAULTS.max_inflight + 300
         finish = in_thread(ask, server.address, [[0, i, "wait", []] for i in range(count)])
-        until(lambda: calc.gate.balance == -DEFAULTS.max_inflight and len(server.peers) == 2)
+        until(lambda: calc.gate.balance == -DEFAULTS.max_inflight and len(server._sessions) == 2)
         for _ in range(DEFAULTS.max_inflight):
             calc.gate.send(None, NEVER)
         found = finish()

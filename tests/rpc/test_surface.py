@@ -255,7 +255,7 @@ def test_close_when_the_grace_is_over() -> None:
         server.close(grace=0.01)
         with pytest.raises(Disconnected):
             running.receive(NEVER)
-        calc.gate.send(None, NEVER)
+        until(lambda: calc.gate.balance == 0)
     settle()
 
 
@@ -282,7 +282,7 @@ def test_a_cancelled_close_closes_at_once() -> None:
             server.close(grace=NEVER)
         with pytest.raises(Disconnected):
             running.receive(NEVER)
-        calc.gate.send(None, NEVER)
+        until(lambda: calc.gate.balance == 0)
     settle()
 
 
