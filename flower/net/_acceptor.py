@@ -92,7 +92,7 @@ class Acceptor:
         self.connections._external = True
         self._sock: socket.socket | None = sock
         self._opening = 0  # accepted, and not yet in the channel
-        self._shaking = 0  # of TLS: in the handshake
+        self._shaking: set[TlsLayer] = set()  # in the handshake
         self._crowded = False
         self._watching = False
         self._retry: Any = None
@@ -117,7 +117,7 @@ class Acceptor:
         for _ in range(ACCEPTS_PER_EVENT):
             if self._sock is None:
                 return
-            if len(self.connections) + self._opening >= HELD or self._shaking >= HANDSHAKES:
+            if len(self.connections) + self._opening >= HELD or len(self._shaking) >= HANDSHAKES:
                 self._unwatch()
                 self._crowded = True
                 self.connections._on_wait = self._drained
@@ -165,7 +165,7 @@ class Acceptor:
             if layer is not None:
                 await self._shake_hands(layer)
         except (OSError, Timeout) as error:  # it was gone before it began, or is no peer of ours
-            level = logging.DEBUG if self._secure is None else logging.WARNING
+            level = logging.DEBUG if self._secure is None or self.closed else logging.WARNING
             who = "?" if stream is None else format_address(stream.remote)
             self._refusals.log(level, f"{self.describe()}: lost a connection while accepting it, of {who}: {error}")
             sock.close()
@@ -180,15 +180,15 @@ class Acceptor:
         self._look_again()
 
     async def _shake_hands(self, layer: TlsLayer) -> None:
-        self._shaking += 1
+        self._shaking.add(layer)
         try:
             await layer.handshake()
         finally:
-            self._shaking -= 1
+            self._shaking.discard(layer)
 
     def _look_again(self) -> None:
         """Go on, if all were taken by receivers that waited already, or that are in another thread."""
-        if self._crowded and not self._opening and not len(self.connections) and self._shaking < HANDSHAKES:
+        if self._crowded and not self._opening and not len(self.connections) and len(self._shaking) < HANDSHAKES:
             self._drained()
 
     def _drained(self) -> None:
@@ -218,6 +218,8 @@ class Acceptor:
             self._path.remove()
         self._forget()
         self.poller.resources.discard(self)
+        for layer in list(self._shaking):
+            layer.abort()
         try:
             while (conn := self.connections.try_receive(None)) is not None:
                 conn._stream.abort()

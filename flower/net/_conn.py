@@ -17,7 +17,7 @@ from flower.channels import bomb, channel
 from flower.channels import timeout as time_limit
 from flower.channels._task import check_timeout
 from flower.errors import ChannelClosed, IncompleteRead, Timeout, TooLong
-from flower.net._loop import wait
+from flower.net._loop import io_poller, wait
 from flower.net._opening import start_tls
 from flower.net._secure import secure
 from flower.net._source import Source
@@ -185,7 +185,14 @@ class Conn(Source):
         if not data:
             if size == 0:
                 return data
-            data = self._receive_channel.receive(timeout)
+            source = self._receive_channel
+            self._reading = True
+            self._front = bytearray()  # so that everybody looks, and nobody waits for what comes after the rest
+            try:
+                data = source.receive(timeout)
+            finally:
+                self._reading = False
+                self._front = None
         if len(data) > size:
             self._front = bytearray(data)
             del self._front[:size]
@@ -323,8 +330,8 @@ class Conn(Source):
         Blocks until the handshake is done. As the client it takes ``server_name``, the name that the server's
         certificate must be for; with ``server_side`` it is the server, and needs ``cert``. The other options are
         those of `Dial` and `Listen` for "tls". What has arrived and was not received yet is taken for TLS, so
-        that nobody can slip in plain text before it. When it is cancelled, times out or fails, the connection is
-        cut: it is neither plain any more nor safe.
+        that nobody can slip in plain text before it; who sends meanwhile waits, and sends in TLS. When it is cancelled,
+        times out or fails, the connection is cut: it is neither plain any more nor safe.
 
         Raises ssl.SSLError, of which ssl.SSLCertVerificationError is a kind; Timeout; ConnectionError;
         ChannelClosed when the connection was closed here; ValueError and TypeError for options that can't be;
@@ -332,9 +339,13 @@ class Conn(Source):
         """
         start = secure(context, server_side, server_name, ca, cert, key, alpn, handshake_timeout)
         self._refuse_company()
-        early = self._take_front()
+        stream = self._stream
         try:
-            wait(start_tls(self._stream, start, early))
+            stream.refuse_tls()
+            early = self._take_front()
+            io_poller()  # which may refuse
+            stream.shake_hands(True)
+            wait(start_tls(stream, start, early))
         except ChannelClosed as error:
             error.channel = self
             raise

@@ -43,5 +43,7 @@ async def open_stream(
 
 async def start_tls(stream: Stream, secure: Secure, early: bytes) -> None:
     """Go on in TLS. ``early`` was received and not taken; it comes before what the stream holds."""
-    early += stream.ready_for_tls()
+    stream.refuse_tls()
+    early += stream.take_early()
     await secure(stream).take_over(stream._transport, early)
+    stream.shake_hands(False)

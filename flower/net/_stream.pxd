@@ -35,6 +35,8 @@ cdef class Stream:
     cdef public bint half
     cdef public bint ended
     cdef public bint full
+    cdef bint _choked
+    cdef bint _shaking
     cdef public bint _paused
     cdef bint _sent
     cdef bint _holding
@@ -44,3 +46,4 @@ cdef class Stream:
     cpdef Channel open_outbox(self)
     cdef _send(self, bytes data)
     cdef _refuse_more(self)
+    cdef _look_for_room(self)

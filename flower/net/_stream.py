@@ -7,7 +7,8 @@ Invariants
   them are taken and a receiver is about to wait, or looks in vain.
 - ``ended`` is set when the connection is over, and nothing can be written any more; ``_fault`` says why, or is None
   after a local close. ``half`` is set when only this direction was ended (`close_write`).
-- ``full`` mirrors the transport's pause_writing. Whoever must wait for room, in a `Conn.send` or a select, offers his
+- ``full`` is set while there is no room: after the transport's pause_writing (``_choked``), and while TLS is begun in
+  the middle of the connection (``_shaking``). Whoever must wait for room, in a `Conn.send` or a select, offers his
   data in ``outbox``, a channel whose outlet is this stream: it takes values while there is room (``_credit``), first
   in, first out. While somebody waits there, there is no room; and nobody does when there is.
 - ``_gathered`` holds what was written in this turn, less than GATHERED bytes: uvloop makes a system call of each write,
@@ -76,6 +77,8 @@ class Stream:
         self.half = False  # the end of what we send was said
         self.ended = False
         self.full = False
+        self._choked = False
+        self._shaking = False
         self._sock = sock
         self._transport: Any = None
         self._put: Any = None
@@ -137,20 +140,18 @@ class Stream:
         return not (self.shut or self.half)  # the other direction stays open, if it is
 
     def pause_writing(self) -> None:
-        self.full = True
+        self._choked = self.full = True
         if self.outbox is not None:
             self.outbox._credit = 0
 
     def resume_writing(self) -> None:
-        self.full = False
+        self._choked = False
         if self.shut:
             self._flushed()
         else:
             if self._flushing:
                 self._tell_flushed()
-            if self.outbox is not None and not self.half:
-                self.outbox._credit = PLENTY
-                self.outbox._pump()
+            self._look_for_room()
 
     def connection_lost(self, error: BaseException | None) -> None:
         self.poller.resources.discard(self)
@@ -244,6 +245,12 @@ class Stream:
         if self._is_closing is not None and self._is_closing():
             self.outbox._credit = 0  # a transport that closes by itself has failed, and is about to say why
         return self.outbox
+
+    def _look_for_room(self) -> None:
+        self.full = self._choked or self._shaking
+        if self.outbox is not None and not (self.full or self.half or self.ended):
+            self.outbox._credit = PLENTY
+            self.outbox._pump()
 
     def take(self, data: Any) -> None:
         """For the outbox: there is room, and this is what was offered."""
@@ -344,14 +351,27 @@ class Stream:
             return ChannelClosed(f"{self.describe()} was closed here for writing", self.incoming)
         return _ours(BrokenPipeError(errno.EPIPE, f"{self.describe()}: the connection is gone"))
 
-    def ready_for_tls(self) -> bytes:
-        """What came early and was not received yet. Raises what keeps TLS from beginning."""
+    def refuse_tls(self) -> None:
+        """Raise what keeps TLS from beginning, if anything does."""
         if get_ident() != self._thread:
             raise self._refusal("start TLS")
         if self.tls is not None:
             raise RuntimeError(f"{self.describe()}: it speaks TLS already")
         if self.ended or self.half or self.at_eof:
             raise self.writing_fault()
+
+    def shake_hands(self, begin: bool) -> None:
+        """TLS begins in the middle of the connection, or stands: in between, whoever sends waits."""
+        self._shaking = begin
+        if begin:
+            self.full = True
+            if self.outbox is not None:
+                self.outbox._credit = 0
+        else:
+            self._look_for_room()
+
+    def take_early(self) -> bytes:
+        """What came before TLS and was not received yet; what was written before it leaves."""
         self.let_out()
         early = []
         while len(self.incoming):

@@ -508,6 +508,23 @@ class ConnectionConformance(SendCases):
             near.send(b"e")
             assert t.join(NEVER) == b"e"
 
+    def test_what_one_reader_leaves_is_not_overtaken(self) -> None:
+        """While one waits for a part of what comes, nobody may wait for what comes behind it."""
+        with self.connected() as (near, far):
+            t = flower.go(far.read, 3)
+            rounds(1)
+            for attempt in (far.receive, far.read, lambda: far.read_exactly(1), lambda: flower.select(far)):
+                with pytest.raises(RuntimeError, match="another tasklet"):
+                    attempt()
+            near.send(b"abcdef")
+            assert t.join(NEVER) == b"abc"
+            assert far.receive() == b"def"
+            t = flower.go(far.read, 3)
+            rounds(1)
+            t.kill()
+            near.send(b"g")
+            assert far.receive() == b"g"
+
     def test_senders_take_turns(self) -> None:
         with self.connected() as (near, far):
             total = fill(near)

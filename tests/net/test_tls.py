@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from tests.net.support import (
     NEVER,
     connected,
     echo,
+    failing,
     in_thread,
     plain_peer,
     receive_all,
@@ -287,6 +288,17 @@ def test_a_flood_of_refused_clients_does_not_fill_the_log(
         assert alive(listener)
 
 
+def test_a_listener_that_closes_cuts_the_handshakes(caplog: pytest.LogCaptureFixture) -> None:
+    with listening() as listener:
+        socks = [socket.create_connection(listener.addr(), NEVER) for _ in range(3)]
+        until(lambda: len(listener._acceptor._shaking) == 3)
+    for sock in socks:
+        with sock, suppress(ConnectionResetError):
+            assert in_thread(sock.recv, 10)() == b""
+    rounds(2)
+    assert not caplog.records  # it was our doing
+
+
 @pytest.mark.parametrize("how", ["close", "reset", "silence"])
 def test_a_client_that_never_finishes_its_handshake(how: str, caplog: pytest.LogCaptureFixture) -> None:
     with serving(handshake_timeout=SOON) as listener:
@@ -399,6 +411,38 @@ def test_start_tls() -> None:
             near.start_tls(server_name="localhost")
         near.close()
         assert far.read(timeout=NEVER) == b""
+
+
+def test_what_others_send_while_tls_begins_goes_through_it() -> None:
+    made = certificates()
+    with connected() as (near, far):
+        starting = flower.go(near.start_tls, server_name="localhost", ca=made.ca)
+        flower.schedule()
+        senders = [
+            flower.go(near.send, b"sent;"),
+            flower.go(flower.select, (near, b"selected;")),
+            flower.go(near.write, "written;"),
+        ]
+        rounds(5)
+        assert all(t.blocked for t in senders)
+        far.start_tls(server_side=True, cert=made.server, key=made.server_key)
+        starting.join(NEVER)
+        for t in senders:
+            t.join(NEVER)
+        assert far.read_exactly(22, timeout=NEVER) == b"sent;selected;written;"
+
+
+def test_those_who_send_while_tls_begins_learn_that_it_failed() -> None:
+    with connected() as (near, far):
+        starting = failing(near.start_tls)
+        assert isinstance(starting.join(NEVER), ValueError)
+        near.send(b"still plain")
+        t = flower.go(lambda: failing(lambda: near.start_tls(server_name="localhost", handshake_timeout=SOON)).join())
+        rounds(1)
+        sender = failing(near.send, b"never")
+        assert isinstance(t.join(NEVER), Timeout)
+        assert isinstance(sender.join(NEVER), OSError)
+        assert far.read_exactly(11, timeout=NEVER) == b"still plain"
 
 
 def test_start_tls_takes_what_came_early_for_tls() -> None:
