@@ -108,7 +108,7 @@ class Session:
         if self.handshake.state is GREETING:
             self.early = True
             self.codec.flower = None
-            self._hello_id, data = self.wire.call(HELLO, [self.settings.announce(with_token=True)])
+            self._hello_id, data = self.wire.call(HELLO, [self._sign(self.settings.announce(with_token=True))])
             self.outbox.post(data)
             self.outbox.flush()
         if self.early or self.is_locked:
@@ -344,7 +344,7 @@ class Session:
     def _on_hello(self, event: list[Any]) -> None:
         msgid, params = event[1], event[3]
         try:
-            answer = self.handshake.greeted(params)
+            answer = self._sign(self.handshake.greeted(params))
         except BadHello as error:
             raise ProtocolError(f"{self.name}: {error}") from None
         except AuthError as error:
@@ -356,6 +356,14 @@ class Session:
         greeting = _Greeting(self.wire.reply(msgid, answer), self._settle)
         self.outbox.offer(greeting)
         self.outbox.flush()
+
+    def _sign(self, told: dict[str, Any]) -> dict[str, Any]:
+        """Our hello. Inside of a `flower.testing.World` it is the simulated host that speaks, the same in each run."""
+        network = getattr(self.scheduler.poller, "network", None)
+        if network is not None:
+            host, told["incarnation"] = network.identity()
+            told["node"] = self.settings.node or host
+        return told
 
     def _on_hello_answer(self, event: list[Any]) -> None:
         self._hello_id = 0

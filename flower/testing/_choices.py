@@ -245,10 +245,10 @@ class Choices:
 
 def literal(value: Any) -> str:
     """The value as Python text, or "!" if it is none that a text gives back."""
-    text = repr(value)
     try:
+        text = repr(value)
         return text if ast.literal_eval(text) == value else "!"
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+    except Exception:  # it is of a program's own kind
         return "!"
 
 
@@ -297,5 +297,5 @@ def _parse(schedule: str) -> tuple[str, int, dict[int, tuple[str, int, int]], li
                 raise ValueError(item)
             taken[int(number)] = (kind, int(chosen), int(size))
         return program, int(count), taken, _unpack(values)
-    except (ValueError, StopIteration, SyntaxError, zlib.error) as error:
+    except (ValueError, TypeError, StopIteration, SyntaxError, RecursionError, MemoryError, zlib.error) as error:
         raise ScheduleError(f"the schedule string is damaged ({error}): {schedule!r}") from None

@@ -6,19 +6,23 @@ before the example is, and findings that are raised in one place, since it tells
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
+import types
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from flower.testing._choices import KINDS, Choices, Replay, Strategy, fingerprint, literal
 from flower.testing._findings import Nondeterministic, ScheduleError
 from flower.testing._outside import world_here
 from flower.testing._world import World
 
-F = TypeVar("F", bound=Callable[..., Any])
+NO_SETTINGS = "explore() takes the place of @settings: give it max_examples=... and the like itself"
+DIGEST = "_hypothesis_internal_add_digest"  # tells tests of one name apart in Hypothesis's database
+MARKS = ("_hypothesis_internal_use_seed", "_hypothesis_internal_use_reproduce_failure")  # of Hypothesis's decorators
 
 
 class Config:
@@ -34,7 +38,18 @@ class Plan:
     def __init__(self, test: Callable[..., Any], options: dict[str, Any]) -> None:
         self.test = test
         self.options = options
+        self.world_options = {name: options[name] for name in ("max_steps", "early_timers", "starvation")}
         self.program = f"{test.__module__}.{test.__qualname__}"
+        if inspect.iscoroutinefunction(test) or inspect.isgeneratorfunction(test):
+            raise TypeError(f"{self.program} is no plain function: in a World, blocking calls are simply made")
+        if hasattr(test, "is_hypothesis_test"):
+            raise TypeError(
+                f"{self.program}: explore() takes the place of @given: give its strategies as defaults of parameters, "
+                "as in n=st.integers()"
+            )
+        if hasattr(test, "_hypothesis_internal_settings_applied"):
+            raise TypeError(f"{self.program}: {NO_SETTINGS}")
+        self.face: Any = None  # what stands in the test's place
         parameters = inspect.signature(test).parameters
         self.arguments = {
             name: parameter.default
@@ -56,16 +71,6 @@ class Plan:
         left = [p for p in signature.parameters.values() if p.name != self.world and p.name not in self.arguments]
         return signature.replace(parameters=left, return_annotation=None)
 
-    def new_world(self, choices: Choices, draw_value: Any) -> World:
-        o = self.options
-        return World(
-            choices,
-            max_steps=o["max_steps"],
-            early_timers=o["early_timers"],
-            starvation=o["starvation"],
-            draw_value=draw_value,
-        )
-
     def run(self, args: Any, kwargs: dict[str, Any]) -> None:
         """The whole search; or the one schedule that was asked for."""
         if world_here() is not None:
@@ -79,6 +84,13 @@ class Plan:
             return
         import hypothesis
 
+        if hasattr(self.face, "_hypothesis_internal_settings_applied"):
+            raise TypeError(f"{self.program}: {NO_SETTINGS}")
+        if hypothesis.currently_in_test_context():
+            raise RuntimeError(
+                f"{self.program}: explore() inside of Hypothesis's @given: a search in each example of another one. "
+                "Give the strategies as defaults of parameters, as in n=st.integers()"
+            )
         self.distinct.clear()
         self.examples = 0
         self.recorded = None
@@ -92,12 +104,11 @@ class Plan:
         """The test that Hypothesis runs."""
         import hypothesis
         from hypothesis import HealthCheck, Phase, settings
-        from hypothesis import strategies as st
 
         @functools.wraps(self.test)
         def example(**drawn: Any) -> None:
             source = drawn.pop(self.world)
-            world = self.new_world(Choices(strategy_for(strategy, source.random), self.program), source.data.draw)
+            world = source.world(program=self.program, **self.world_options, strategy=strategy)
             self.examples += 1
             kept = self._keep(drawn) if self.examples >= self._next_check() else None
             try:
@@ -114,8 +125,12 @@ class Plan:
             [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in (self.world, *self.arguments)]
         )
         example.__dict__.pop("__wrapped__", None)
-        example._hypothesis_internal_add_digest = self.program.encode()  # type: ignore[attr-defined]
-        source = st.composite(lambda draw: _Source(draw(_random(st)), draw(st.data())))()
+        digest = getattr(self.test, DIGEST, self.program.encode())  # the plugin's, for one of several parameters
+        setattr(example, DIGEST, digest)
+        for mark in MARKS:
+            if hasattr(self.face, mark):
+                setattr(example, mark, getattr(self.face, mark))
+        source = sources()
         wanted = settings(
             max_examples=Config.examples or self.options["max_examples"],
             deadline=None,
@@ -147,7 +162,7 @@ class Plan:
         """Run one schedule."""
         if strategy.program != fingerprint(self.program):
             raise ScheduleError(f"the schedule is of another program than {self.program}: {strategy.schedule!r}")
-        world = self.new_world(Choices(strategy, self.program), None)
+        world = World(Choices(strategy, self.program), **self.world_options)
         drawn = {name: strategy.value() for name in self.arguments}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"Using `\w+` outside")  # of Hypothesis's test, which this is none of
@@ -170,7 +185,7 @@ class Plan:
         def again(_: None) -> None:
             strategy = Replay(text)
             strategy.skip(len(self.arguments))
-            world = self.new_world(Choices(strategy, self.program), None)
+            world = World(Choices(strategy, self.program), **self.world_options)
             self.run_once(world, args, {**kwargs, **self._keep(drawn)}, drawn)
             logs.append(world._log.lines)
 
@@ -198,18 +213,50 @@ def _in_hypothesis(test: Callable[[None], None]) -> None:
     once = settings(
         max_examples=1, database=None, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
     )
-    once(given(st.none())(test))()
+    with contextlib.ExitStack() as stack:
+        try:  # in the statistics, the search is what counts
+            from hypothesis.statistics import collector
+
+            stack.enter_context(collector.with_value(None))
+        except (ImportError, AttributeError):
+            pass
+        once(given(st.none())(test))()
 
 
-class _Source:
+class Source:
     """Where a world's choices and values come from, in one example."""
 
     def __init__(self, random: Any, data: Any) -> None:
         self.random = random
         self.data = data
 
+    def world(
+        self,
+        *,
+        strategy: str = "auto",
+        max_steps: int = 20_000,
+        early_timers: int = 4,
+        starvation: int | None = None,
+        program: str = "",
+    ) -> World:
+        """The world. ``program`` is what its schedule strings are for."""
+        return World(
+            Choices(strategy_for(strategy, self.random), program),
+            max_steps=max_steps,
+            early_timers=early_timers,
+            starvation=starvation,
+            draw_value=self.data.draw,
+        )
+
     def __repr__(self) -> str:
         return "<World>"
+
+
+def sources() -> Any:
+    """The strategy of sources."""
+    from hypothesis import strategies as st
+
+    return st.composite(lambda draw: Source(draw(_random(st)), draw(st.data())))()
 
 
 def _random(st: Any) -> Any:
@@ -234,12 +281,26 @@ def run_in(world: World, body: Callable[[], object]) -> None:
             del final
 
 
-def strategy_for(strategy: Any, random: Any) -> Strategy:
+def strategy_for(strategy: str, random: Any) -> Strategy:
     """The strategy of that name, drawing from the random numbers."""
-    kind = KINDS.get(strategy) if isinstance(strategy, str) else None
-    if kind is None:
+    return KINDS[strategy](random.randrange)
+
+
+def check_options(strategy: Any, max_steps: Any, early_timers: Any, starvation: Any) -> None:
+    """Raise for options that can't be meant."""
+    if not isinstance(strategy, Replay) and (not isinstance(strategy, str) or strategy not in KINDS):
         raise ValueError(f"unknown strategy {strategy!r}: give a Replay, or one of {', '.join(KINDS)}")
-    return kind(random.randrange)
+    for name, value, least in (
+        ("max_steps", max_steps, 1),
+        ("early_timers", early_timers, 0),
+        ("starvation", starvation, 1),
+    ):
+        if value is None and name == "starvation":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"{name} is a number of steps or times, not {value!r}")
+        if value < least:
+            raise ValueError(f"{name} is at least {least}, not {value}")
 
 
 def explore(
@@ -273,9 +334,7 @@ def explore(
     ...     w.go(ch.send, 1)
     ...     assert ch.receive() == 1
     """
-    if not isinstance(strategy, Replay):
-        if not isinstance(strategy, str) or strategy not in KINDS:
-            raise ValueError(f"unknown strategy {strategy!r}: give a Replay, or one of {', '.join(KINDS)}")
+    check_options(strategy, max_steps, early_timers, starvation)
     if not set(more) <= {"database"}:
         raise TypeError(f"explore() has no option {', '.join(sorted(set(more) - {'database'}))}")
     options = {
@@ -298,9 +357,24 @@ def explore(
         run.__dict__.pop("__wrapped__", None)
         run.__signature__ = plan.signature()  # type: ignore[attr-defined]
         run.flower_plan = plan  # type: ignore[attr-defined]
+        plan.face = run
+        _introduce(run, test)
         return run
 
     return decorate if test is None else decorate(test)
+
+
+def _introduce(run: Any, test: Any) -> None:
+    """Have Hypothesis's pytest plugin take it for a test of Hypothesis's: for its decorators and its statistics."""
+    try:
+        from hypothesis import HealthCheck, settings
+    except ImportError:  # replays do without
+        return
+    run.is_hypothesis_test = True
+    run.hypothesis = types.SimpleNamespace(inner_test=test)
+    run._hypothesis_internal_use_settings = settings(
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors]
+    )
 
 
 def replay(test: Any, schedule: str | Replay, *args: Any, **kwargs: Any) -> World:
@@ -330,15 +404,6 @@ def schedules(
     ...     with w:
     ...         ...
     """
-    from hypothesis import strategies as st
-
-    def make(random: Any, data: Any) -> World:
-        return World(
-            Choices(strategy_for(strategy, random)),
-            max_steps=max_steps,
-            early_timers=early_timers,
-            starvation=starvation,
-            draw_value=data.draw,
-        )
-
-    return st.composite(lambda draw: make(draw(_random(st)), draw(st.data())))()
+    options = {"max_steps": max_steps, "early_timers": early_timers, "starvation": starvation}
+    check_options(strategy, **options)
+    return sources().map(lambda source: source.world(strategy=strategy, **options))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, cast
 
 from hypothesis import stateful
 
-from flower.testing._explore import schedules
+from flower.testing._explore import Source, sources
 from flower.testing._world import World
 
 
@@ -21,17 +21,24 @@ class machine(stateful.RuleBasedStateMachine):
     still are. Preconditions and invariants are Hypothesis's own. At the end the world is looked at as in `explore`.
 
     >>> class Pool(machine):
-    ...     @machine.rule(n=st.integers(1, 3))
-    ...     def take(self, n): ...
+    ...     taken = Bundle("taken")
+    ...     @machine.rule(target=taken, n=st.integers(1, 3))
+    ...     def take(self, n):
+    ...         return self.pool.take(n)
+    ...     @machine.rule(what=consumes(taken))
+    ...     def give_back(self, what): ...
     >>> TestPool = Pool.TestCase
     """
 
+    options: ClassVar[Mapping[str, Any]] = {}
+    """The options of `schedules` for this machine's worlds."""
+
     w: World
 
-    @stateful.initialize(w=schedules())
-    def _begin(self, w: World) -> None:
-        w.open()
-        self.w = w
+    @stateful.initialize(source=sources())
+    def _begin(self, source: Source) -> None:
+        self.w = source.world(**self.options)
+        self.w.open()
         self._rules: list[Any] = []
         self.begin()
 
@@ -39,16 +46,25 @@ class machine(stateful.RuleBasedStateMachine):
         """Called at the start of each example, in the world: set up here what the rules use."""
 
     @staticmethod
-    def rule(**strategies: Any) -> Callable[[Callable[..., object]], Any]:
-        """Mark a method as a rule that runs as a tasklet. The arguments are strategies, as in Hypothesis's ``rule``."""
+    def rule(*, target: Any = None, targets: Any = (), **strategies: Any) -> Callable[[Callable[..., object]], Any]:
+        """Mark a method as a rule that runs as a tasklet. The arguments are strategies, as in Hypothesis's ``rule``.
+
+        With a ``target``, or ``targets``, its result goes into these Bundles; nothing does if it is still blocked
+        when the next rule comes.
+        """
+        bundles = [*targets] if target is None else [target, *targets]
 
         def decorate(fn: Callable[..., object]) -> Any:
             @functools.wraps(fn)
-            def start(self: machine, **values: Any) -> None:
-                self._rules.append(self.w.go(fn, self, *values.values(), name=fn.__name__))
+            def start(self: machine, **values: Any) -> Any:
+                results: list[Any] = []
+                self._rules.append(self.w.go(lambda: results.append(fn(self, **values)), name=fn.__name__))
                 self.w.settle()
+                if bundles:
+                    return results[0] if results else stateful.multiple()
+                return None
 
-            return cast(Any, stateful.rule(**strategies))(start)
+            return cast(Any, stateful.rule(targets=bundles, **strategies))(start)
 
         return decorate
 

@@ -5,17 +5,19 @@ stream; simulated are the socket and the event loop's transport below (`_wire`).
 doubles a byte, as TCP never does; what may happen is chosen, "nothing" being the plain choice:
 
 - a write arrives in pieces, or later than others; the write buffer is full for a while;
-- if the test allows it (`Network.faults`): a reset in the middle of a write, a refused or a slow connect.
+- if the test allows it (`Network.faults`): a reset or an end of one direction in the middle of a write, a one-way
+  partition for a while, a refused or a slow connect.
 
-Partitions, crashes and the like are the test's to order.
+Lasting partitions, crashes and the like are the test's to order.
 """
 
 from __future__ import annotations
 
 import contextvars
 import errno
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+import math
+import zlib
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import flower
@@ -36,7 +38,8 @@ FIRST_PORT = 49_152  # of those that are given to who asks for port 0 (IANA's dy
 CONNECT_TIME = 120.0  # seconds until a connect that nothing answers fails, as Linux's does
 SLOW = 1.0  # seconds that a slow connect takes
 DELAYS = (0.001, 0.01, 0.1, 1.0)  # seconds by which a write may be late
-FAULTS = ("reset", "refuse", "slow")
+OUTAGES = (0.1, 1.0, 10.0, 100.0)  # seconds that a drawn partition lasts
+FAULTS = ("reset", "half-close", "partition", "refuse", "slow")
 
 _host: contextvars.ContextVar[str] = contextvars.ContextVar("flower.testing.host", default=HOME)
 
@@ -56,8 +59,10 @@ class Network:
         self.transports: list[Transport] = []
         self._listeners: dict[Any, Acceptor] = {}
         self._ports: dict[str, int] = {}
+        self._crashes: dict[str, int] = {}
         self._latency: dict[tuple[str, str], float] = {}
         self._cut: set[tuple[str, str]] = set()
+        self._out: dict[tuple[str, str], float] = {}  # drawn partitions, and when they end
         self._held: set[tuple[str, str]] = set()
         self._faults: set[str] = set()
         self._news: flower.channel[None] = flower.channel(label="the network to heal")
@@ -69,7 +74,14 @@ class Network:
         return Host(self, host)
 
     def faults(self, *names: str) -> None:
-        """Let these happen, from now on: ``"reset"`` in a write, ``"refuse"`` and ``"slow"`` of a connect."""
+        """Let these happen, from now on.
+
+        - ``"reset"``: in the middle of a write, the connection is gone.
+        - ``"half-close"``: in the middle of a write, this direction ends, as if the writer had closed it; the other
+          goes on. The writer gets BrokenPipeError when it writes again.
+        - ``"partition"``: of a write or a connect, nothing gets through one way any more, for up to 100 s.
+        - ``"refuse"`` and ``"slow"``: of a connect.
+        """
         for name in names:
             if name not in FAULTS:
                 raise ValueError(f"unknown fault {name!r}: give some of {', '.join(FAULTS)}")
@@ -77,10 +89,14 @@ class Network:
 
     def link(self, a: str, b: str, latency: float) -> None:
         """Bytes take so many seconds between the two hosts, each way."""
+        _check_hosts(a, b)
+        if not 0 <= latency < math.inf:
+            raise ValueError(f"a latency is a number of seconds, at least 0, not {latency!r}")
         self._latency[a, b] = self._latency[b, a] = float(latency)
 
     def partition(self, a: str, b: str, both: bool = True) -> None:
         """Nothing gets through from a to b any more (``both``: nor back). Streams wait; they do not break."""
+        _check_hosts(a, b)
         self._cut.add((a, b))
         if both:
             self._cut.add((b, a))
@@ -90,13 +106,17 @@ class Network:
         """End the partition of the two hosts, or all partitions. What waits gets through, in order."""
         if a is None or b is None:
             self._cut.clear()
+            self._out.clear()
         else:
             self._cut -= {(a, b), (b, a)}
+            self._out.pop((a, b), None)
+            self._out.pop((b, a), None)
         self._say("healed" if a is None else f"{a} <-> {b}: healed")
         self._pump()
 
     def hold(self, a: str, b: str) -> None:
         """Hold back what is sent from a to b, until `release`; connects get through."""
+        _check_hosts(a, b)
         self._held.add((a, b))
         self._say(f"{a} -> {b}: held back")
 
@@ -109,6 +129,7 @@ class Network:
     def crash(self, host: str) -> None:
         """End everything on the host: its connections are reset, its listeners gone, its tasklets killed."""
         self._say(f"{host}: crashes")
+        self._crashes[host] = self._crashes.get(host, 0) + 1
         for key in [key for key in self._listeners if key[0] == host]:
             self._listeners[key].close()
         for transport in self.transports:
@@ -145,6 +166,11 @@ class Network:
                 raise
             raise flower.Timeout(f"{name}: not connected within {timeout} s") from None
 
+    def identity(self) -> tuple[str, int]:
+        """Of whoever asks: the host, and a number that is another for each host, and after each of its crashes."""
+        host = _host.get()
+        return host, zlib.crc32(host.encode()) << 16 | self._crashes.get(host, 0)
+
     def _address(self, proto: str, addr: Any) -> tuple[str, Any]:
         if proto == "pipe":
             return _host.get(), addr
@@ -172,8 +198,9 @@ class Network:
         if self._happens("slow"):
             wait += SLOW
         flower.time.sleep(wait)
+        self.may_part(near, host)
         until = self.world.now + CONNECT_TIME
-        while (near, host) in self._cut or (host, near) in self._cut:
+        while self._parted(near, host) or self._parted(host, near):
             try:
                 self._news.receive(timeout=until - self.world.now)
             except flower.Timeout:
@@ -203,7 +230,27 @@ class Network:
 
     def blocked(self, a: str, b: str) -> bool:
         """Whether nothing gets from a to b now."""
-        return (a, b) in self._cut or (a, b) in self._held
+        return self._parted(a, b) or (a, b) in self._held
+
+    def _parted(self, a: str, b: str) -> bool:
+        return (a, b) in self._cut or (a, b) in self._out
+
+    def may_part(self, a: str, b: str) -> None:
+        """The two hosts talk: a one-way partition may come over them, and pass."""
+        if not self._happens("partition"):
+            return
+        way = (b, a) if self.world.choose("v", 2) else (a, b)
+        seconds = OUTAGES[self.world.choose("v", len(OUTAGES))]
+        until = self._out[way] = max(self.world.now + seconds, self._out.get(way, 0.0))
+        self._say(f"{way[0]} -/-> {way[1]}: partitioned for {seconds:g} s")
+
+        def pass_by() -> None:
+            if self._out.get(way) == until:
+                del self._out[way]
+                self._say(f"{way[0]} -> {way[1]}: through again")
+                self._pump()
+
+        self.loop.call_later(until - self.world.now, pass_by)
 
     def cuts(self, size: int) -> list[int]:
         """The sizes of the pieces in which so many bytes arrive."""
@@ -225,6 +272,10 @@ class Network:
     def reset_at(self, size: int) -> int | None:
         """After how many bytes of a write the connection is reset, if it is."""
         return self.world.choose("v", size + 1) if self._happens("reset") else None
+
+    def half_close_at(self, size: int) -> int | None:
+        """After how many bytes of a write this direction ends, if it does."""
+        return self.world.choose("v", size + 1) if self._happens("half-close") else None
 
     def _happens(self, fault: str) -> bool:
         if fault in self._faults and self.world.choose("n", 2):
@@ -253,32 +304,29 @@ class Host:
     """One host of the simulated network."""
 
     def __init__(self, network: Network, name: str) -> None:
-        if not isinstance(name, str) or not name:
-            raise TypeError(f"a host is a name, not {name!r}")
+        _check_hosts(name)
         self._network = network
         self.name = name
+        self._before: list[contextvars.Token[str]] = []
 
     def go(self, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
         """``w.go``, on this host. What the tasklet starts is on this host too."""
         with self:
             return self._network.world.go(fn, *args, **options)
 
-    @contextmanager
-    def _here(self) -> Iterator[None]:
-        token = _host.set(self.name)
-        try:
-            yield
-        finally:
-            _host.reset(token)
-
     def __enter__(self) -> Host:
         """The body of ``with w.net.at("server"):`` runs on the host."""
-        self._inside = self._here()
-        self._inside.__enter__()
+        self._before.append(_host.set(self.name))
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        self._inside.__exit__(*exc)
+        _host.reset(self._before.pop())
+
+
+def _check_hosts(*names: Any) -> None:
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"a host is a name, not {name!r}")
 
 
 def host_of(t: Any) -> str:

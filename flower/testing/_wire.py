@@ -107,6 +107,7 @@ class Transport:
         self._reading = True
         self._closing = False
         self._eof = False  # ours was written
+        self._ended_by_fault = False
         self._lost = False
         self._last = 0.0  # when what was written last is to arrive
         self._timer: Handle | None = None
@@ -124,14 +125,18 @@ class Transport:
             self._take(*self._early.popleft())
 
     def write(self, data: bytes) -> None:
+        if self._ended_by_fault and not self._lost:
+            self._network.loop.call_soon(lambda: self._lose(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))))
         if not data or self._closing or self._eof or self._lost:  # of no bytes, the peer sees nothing
             return
         network = self._network
+        network.may_part(self.host, self._other)
         broken = network.reset_at(len(data))
-        if broken is not None:
-            data = bytes(data[:broken])
+        ended = network.half_close_at(len(data)) if broken is None else None
+        if broken is not None or ended is not None:
+            data = bytes(data[: broken if broken is not None else ended])
         at = 0
-        for size in network.cuts(len(data)):
+        for size in network.cuts(len(data)) if data else ():
             self._send(DATA, bytes(data[at : at + size]), network.delay())
             at += size
         if broken is not None:
@@ -139,6 +144,9 @@ class Transport:
             self._network.loop.call_soon(lambda: self._lose(_reset()))
             self.pump()
             return
+        if ended is not None:
+            self._eof = self._ended_by_fault = True
+            self._send(EOF, b"", 0.0)
         if not self._full and (self._size > self._high or (self._size and network.fills())):
             self._full = True
             self._protocol.pause_writing()

@@ -18,7 +18,7 @@ import flower
 from flower.channels import _failures, _hub, _lifecycle, _scheduler, _watch
 from flower.channels._deadlock import REASONS
 from flower.channels._scheduler import Scheduler, current_scheduler, fail, set_current_scheduler
-from flower.channels._task import BLOCKED, READY, RUN
+from flower.channels._task import BLOCKED, READY, RUN, check_timeout
 from flower.errors import TaskletExit
 from flower.testing._choices import Choices, Replay, literal
 from flower.testing._findings import Finding, Starvation, StepLimit
@@ -103,6 +103,8 @@ class World:
 
         ``name`` is what reports call it. Returns the tasklet. Does not block.
         """
+        if not callable(fn):
+            raise TypeError(f"go() needs a function to call, not {fn!r}")
         t = flower.tasklet(fn, label=name or "", daemon=daemon)
         t(*args)
         self._register(t)
@@ -160,6 +162,9 @@ class World:
 
         Blocks the caller. No timer that is due later is fired early meanwhile.
         """
+        if seconds is None:
+            raise TypeError("advance() needs a number of seconds")
+        check_timeout(seconds)
         until = self._now + seconds
         self._limits.append(until)
         try:
@@ -187,6 +192,8 @@ class World:
 
         Returns the function, so that it can be used as a decorator.
         """
+        if not callable(fn):
+            raise TypeError(f"invariant() needs a function to call, not {fn!r}")
         self._invariants.append(fn)
         return fn
 

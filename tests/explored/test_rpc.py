@@ -157,7 +157,7 @@ def test_whatever_breaks_everything_ends(w: World) -> None:
     """A call that was answered has been carried out; one that was not, once at most; a stream is whole, or fails."""
     service = Service()
     peer = served(w, service)
-    w.net.faults("reset")
+    w.net.faults("reset", "half-close", "partition")
     ended: list[str] = []
     answered: list[int] = []
 

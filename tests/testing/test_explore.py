@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import re
 import subprocess
 import sys
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, consumes
 
 import flower
 import flower.testing as ft
@@ -119,6 +121,7 @@ def test_values_that_no_string_holds() -> None:
         ft.replay(ft.explore()(test), schedule_of(error))
 
 
+@pytest.mark.slow
 def test_a_world_tells_its_time() -> None:
     def test(w: ft.World) -> None:
         assert w.now == 0.0
@@ -134,6 +137,7 @@ def test_a_world_tells_its_time() -> None:
     holds(test, early_timers=0)
 
 
+@pytest.mark.slow
 def test_time_may_jump_while_others_can_run() -> None:
     """A deadline that passes while the value is on its way."""
 
@@ -267,6 +271,46 @@ def test_a_state_machine_whose_rules_block() -> None:
 
 
 @pytest.mark.slow
+def test_the_rules_of_a_state_machine_feed_bundles() -> None:
+    """What a rule gives goes into its bundle, unless it is blocked; arguments go by name, in whatever order."""
+    given_back: list[str] = []
+    pairs = set()
+
+    class Pool(ft.machine):
+        options: ClassVar[dict[str, Any]] = {"strategy": "gap", "early_timers": 0}
+        taken: ClassVar[Any] = Bundle("taken")
+
+        def begin(self) -> None:
+            self.idle: flower.channel[str] = flower.channel(2)
+            self.idle.send("one")
+            self.idle.send("two")
+            assert self.w._early_timers == 0
+
+        @ft.machine.rule(target=taken)
+        def take(self) -> str:
+            return self.idle.receive()
+
+        @ft.machine.rule(what=consumes(taken))
+        def give_back(self, what: str) -> None:
+            self.idle.send(what)
+            given_back.append(what)
+
+        @ft.machine.rule(z=st.just("z"), a=st.just("a"))
+        def two(self, a: str, z: str) -> None:
+            pairs.add((a, z))
+
+        def end(self) -> None:
+            for t in self.blocked():
+                t.kill()
+
+    machine = Pool.TestCase
+    machine.settings = settings(max_examples=30, deadline=None, database=None)
+    machine("runTest").runTest()
+    assert set(given_back) == {"one", "two"}
+    assert pairs == {("a", "z")}
+
+
+@pytest.mark.slow
 def test_a_state_machine_that_leaves_somebody_blocked() -> None:
     class Queue(ft.machine):
         @ft.machine.rule()
@@ -372,6 +416,7 @@ def test_the_same_choices_must_give_the_same_log() -> None:
         ("flower1:xyz", "damaged"),
         ("flower1:00000000:3:1p5/2:", "damaged"),
         ("flower1:00000000:3::%%%", "damaged"),
+        ("flower1:00000000:3::eJyLro6OtVIwrI0FAA9LAvQ", "damaged"),
         ("flower1:00000000:3::", "another program"),
     ],
 )
@@ -385,6 +430,83 @@ def test_a_schedule_of_a_program_that_has_changed() -> None:
     for wrong in (re.sub(r"(\d+)p1/2", r"\1p2/3", string), string.replace("p", "s"), re.sub(r"\d+p", "99p", string)):
         with pytest.raises(ft.ScheduleError, match="has changed"):
             ft.replay(ft.explore()(lost_update), wrong)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_steps": 0}, "max_steps is at least 1, not 0"),
+        ({"max_steps": "many"}, "max_steps is a number of steps"),
+        ({"early_timers": -1}, "early_timers is at least 0"),
+        ({"early_timers": None}, "early_timers is a number"),
+        ({"starvation": 0}, "starvation is at least 1"),
+    ],
+)
+def test_options_that_can_not_be_meant(options: dict[str, Any], message: str) -> None:
+    for door in (ft.explore, ft.schedules):
+        with pytest.raises((TypeError, ValueError), match=message):
+            door(**options)
+
+
+def test_wrong_arguments_in_a_world_are_refused() -> None:
+    def test(w: ft.World) -> None:
+        for wrong in (w.go, w.invariant):
+            with pytest.raises(TypeError, match="needs a function to call, not None"):
+                wrong(None)  # type: ignore[arg-type]
+        for seconds in (-1, math.nan, "1"):
+            with pytest.raises((TypeError, ValueError), match="seconds"):
+                w.advance(seconds)  # type: ignore[arg-type]
+
+    holds(test, max_examples=2)
+
+
+@pytest.mark.slow
+def test_hypothesis_decorators_that_explore_takes_the_place_of() -> None:
+    with pytest.raises(TypeError, match="takes the place of @given: give its strategies as defaults"):
+        ft.explore()(given(n=st.integers())(meeting))
+    with pytest.raises(TypeError, match="takes the place of @settings: give it max_examples"):
+        ft.explore()(settings(max_examples=3)(lambda w: None))
+    with pytest.raises(TypeError, match="takes the place of @settings: give it max_examples"):
+        settings(max_examples=3)(ft.explore()(lambda w: None))()
+
+    @settings(max_examples=2, database=None)
+    @given(n=st.integers())
+    def outer(n: int) -> None:
+        ft.explore()(lambda w: None)()
+
+    with pytest.raises(RuntimeError, match=r"inside of Hypothesis's @given: a search in each example"):
+        outer()
+
+    async def coroutine(w: ft.World) -> None:
+        pass
+
+    def generator(w: ft.World) -> Any:
+        yield
+
+    for wrong in (coroutine, generator):
+        with pytest.raises(TypeError, match="is no plain function"):
+            ft.explore()(wrong)
+
+
+def test_values_of_a_kind_with_odd_methods_can_be_drawn() -> None:
+    class Odd:
+        def __init__(self, how: str) -> None:
+            self.how = how
+
+        def __eq__(self, other: object) -> bool:
+            raise RuntimeError("no comparison")
+
+        __hash__ = None  # type: ignore[assignment]
+
+        def __repr__(self) -> str:
+            if self.how == "repr":
+                raise RuntimeError("no words")
+            return "3"
+
+    def test(w: ft.World) -> None:
+        assert w.draw(st.sampled_from(["repr", "eq"]).map(Odd)).how
+
+    holds(test, max_examples=10)
 
 
 def test_wrong_use_is_refused() -> None:

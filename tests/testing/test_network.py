@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -110,6 +111,101 @@ def test_resets_and_refusals_when_allowed() -> None:
 
     holds(test, max_examples=300)
     assert {"done", "ConnectionRefusedError", "ConnectionResetError"} <= outcomes
+
+
+@pytest.mark.slow
+def test_half_closes_when_allowed() -> None:
+    """One direction ends in the middle of a write, cleanly; the other goes on until the writer writes again."""
+    outcomes: set[str] = set()
+
+    def test(w: ft.World) -> None:
+        def server(conn: Any) -> None:
+            try:
+                got = conn.read_exactly(10)
+            except flower.ChannelClosed:
+                got = b""
+            except EOFError:
+                got = b"".join(conn)
+                outcomes.add("cut")
+            assert b"0123456789".startswith(got)
+            w.net._faults.clear()
+            conn.send(b"%d\n" % len(got))
+            conn.read()
+
+        w.net.at("server").go(serve, server, daemon=True)
+        w.settle()
+        w.net.faults("half-close")
+        with Dial("tcp", SERVER) as conn:
+            conn.send(b"0123456789")
+            length = int(conn.read_until(b"\n"))
+            outcomes.add("whole" if length == 10 else "answered though cut")
+            if length < 10:
+                with pytest.raises(OSError, match="roken"):
+                    for _ in range(3):
+                        conn.send(b"more")
+                        w.advance(1)
+
+    holds(test, max_examples=200, early_timers=0)
+    assert outcomes == {"whole", "cut", "answered though cut"}
+    assert "fault: half-close" in notes(found(AssertionError, lambda w: breaks(w, "half-close"), early_timers=0))
+
+
+def breaks(w: ft.World, fault: str) -> None:
+    """Fails as soon as something is different for the fault."""
+    w.net.at("server").go(serve, daemon=True)
+    w.settle()
+    w.net.faults(fault)
+    with w.net.at("client"), Dial("tcp", SERVER) as conn:
+        conn.send(b"0123456789")
+        try:
+            got = conn.read_exactly(10, timeout=5)
+        except (EOFError, flower.ChannelClosed, flower.Timeout) as error:
+            raise AssertionError from error
+    assert got == b"0123456789"
+
+
+@pytest.mark.slow
+def test_partitions_when_allowed() -> None:
+    """Nothing gets through one way, for a while; then all does, in order. Another partition of the test's stays."""
+    ways: set[str] = set()
+
+    def test(w: ft.World) -> None:
+        w.net.at("server").go(serve, daemon=True)
+        w.settle()
+        w.net.faults("partition")
+        with w.net.at("client"), Dial("tcp", SERVER) as conn:
+            for n in range(3):
+                conn.send(b"%d" % n)
+            assert conn.read_exactly(3) == b"012"
+            assert w.now < 1000
+            w.net.partition("client", "server")
+            w.advance(300)
+            conn.send(b"x")
+            with pytest.raises(flower.Timeout):
+                conn.read(timeout=500)
+        ways.update(re.findall(r"\w+ -/-> \w+(?=: partitioned for)", w.log()))
+
+    holds(test, max_examples=200, early_timers=0)
+    assert ways == {"client -/-> server", "server -/-> client"}
+    text = notes(found(AssertionError, lambda w: breaks(w, "partition"), early_timers=0))
+    assert "server: partitioned for" in text or "client: partitioned for" in text
+
+
+def test_wrong_use_of_the_network_is_refused() -> None:
+    def test(w: ft.World) -> None:
+        with pytest.raises(ValueError, match="at least 0, not -1"):
+            w.net.link("a", "b", -1)
+        for wrong in (w.net.partition, w.net.hold):
+            with pytest.raises(TypeError, match="a host is a name, not None"):
+                wrong("a", None)  # type: ignore[arg-type]
+        with ft.connection_pair() as (near, _), pytest.raises(RuntimeError, match="a World has none"):
+            near.start_tls(server_name="far")
+        host = w.net.at("twice")
+        with host, host:
+            assert w.net.identity()[0] == "twice"
+        assert w.net.identity()[0] == "local"
+
+    holds(test, max_examples=3)
 
 
 def test_latency_partition_hold() -> None:

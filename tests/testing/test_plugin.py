@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,20 @@ def test_a_report_can_be_run_again(run: object) -> None:
     status, text = run(f"--flower-schedule={match[1]}", "--verbose")  # type: ignore[operator]
     assert status == 1 and "1 failed, 1 deselected" in text
     assert "examples: 1\n" in text
+
+
+@pytest.mark.slow
+def test_hypothesis_runs_it_again_too(run: object, tmp_path: Path) -> None:
+    """The decorator that Hypothesis proposes, and its statistics, work with explored tests as with its own."""
+    _, text = run("-p", "_hypothesis_pytestplugin", "--hypothesis-show-statistics")  # type: ignore[operator]
+    assert re.search(r"\* [\d.]+%, a new schedule", text), text
+    decorator = re.search(r"@reproduce_failure\(.*\)(?= as a decorator)", text)
+    assert decorator, text
+    file = tmp_path / "test_it.py"
+    changed = TESTS.replace("@ft.explore", f"from hypothesis import reproduce_failure\n{decorator[0]}\n@ft.explore")
+    file.write_text(changed, "utf-8")
+    status, text = run("-p", "_hypothesis_pytestplugin")  # type: ignore[operator]
+    assert status == 1 and "is pre-empted" in text and "examples: 1\n" in text, text
 
 
 @pytest.mark.slow
