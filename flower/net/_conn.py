@@ -350,6 +350,20 @@ class Conn(Source):
             error.channel = self
             raise
 
+    def keep_alive(self, idle: float = 30, interval: float = 10, count: int = 3) -> None:
+        """Have the kernel notice that the peer's machine is gone: no program has to be quick for that.
+
+        After ``idle`` seconds of silence it asks, every ``interval`` seconds, and breaks the connection when it had no
+        answer ``count`` times, or when what was sent is not acknowledged for as long as all that takes. Without this
+        it waits for hours, and for good if nothing is sent. A Unix socket needs none of it, and nothing is done.
+        Systems that know only some of these numbers keep to those.
+
+        Raises ValueError for a number below 1.
+        """
+        if min(idle, interval, count) < 1:
+            raise ValueError(f"idle, interval and count are at least 1, not {idle}, {interval}, {count}")
+        self._stream.keep_alive(int(idle), int(interval), int(count))
+
     @property
     def certificate(self) -> dict[str, Any] | None:
         """The peer's certificate, as ``ssl.SSLSocket.getpeercert`` gives it; empty for one that was not verified.

@@ -342,6 +342,20 @@ class Stream:
         except OSError:  # the standard loop tells at once of a connection that is gone
             transport.abort()
 
+    def keep_alive(self, idle: int, interval: int, count: int) -> None:
+        if self._sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        unacknowledged = 1000 * (idle + interval * count)  # milliseconds
+        names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+        try:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in zip(names, (idle, interval, count, unacknowledged), strict=True):
+                number = getattr(socket, name, None)  # each system has some of them
+                if number is not None:
+                    self._sock.setsockopt(socket.IPPROTO_TCP, number, value)
+        except OSError:  # it is closed already
+            pass
+
     def writing_fault(self) -> BaseException:
         if self._fault is not None:
             return copy_error(self._fault)

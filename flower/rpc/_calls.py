@@ -19,11 +19,12 @@ from flower.channels._ends import Receiver
 from flower.channels._scheduler import current_scheduler
 from flower.channels._task import check_timeout
 from flower.channels._waiting import Alarm
-from flower.errors import Cancelled, ChannelClosed, RemoteError, Timeout
+from flower.errors import Cancelled, ChannelClosed, Overloaded, RemoteError, Timeout
 from flower.rpc._context import _current
+from flower.rpc._faults import fault as make_fault
 from flower.rpc._faults import rebuild
 from flower.rpc._types import NotPlain
-from flower.rpc._wire import Unmade
+from flower.rpc._wire import MAX_ID, Unmade
 
 if TYPE_CHECKING:
     from flower.rpc._session import Session
@@ -41,13 +42,14 @@ EARLY = 64 * 1024
 class Calls:
     """Our side of the calls of a `Session`."""
 
-    __slots__ = ("_session", "_spare", "made", "pending")
+    __slots__ = ("_session", "_spare", "made", "most", "pending")
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._spare: list[channel[Any]] = []
         self.pending: dict[int, channel[Any]] = {}
         self.made = 0
+        self.most = MAX_ID  # calls at a time that the peer takes
 
     def call(
         self,
@@ -149,9 +151,8 @@ class Calls:
             try:
                 data = session.wire.notify(name, params)
             except NotPlain as error:
-                if session.await_hello(error):
-                    continue
-                raise
+                session.await_answer(error)
+                continue
             session.send(data, session.take_fresh())
             return
 
@@ -187,6 +188,9 @@ class Calls:
         while True:
             if session.fault is not None or session.early or session.leaving or get_ident() != session.thread:
                 session.check(deadline)
+            if len(self.pending) >= self.most and not method.startswith("$/"):
+                text = f"overloaded: {len(self.pending)} calls wait for {session.name}, and it takes no more at a time"
+                raise Overloaded(make_fault("overloaded", text))
             name: str = method
             params: Any = list(args)
             if kwargs or meta or deadline is not None:
@@ -197,8 +201,7 @@ class Calls:
                 msgid, data = session.wire.call(name, params)
                 break
             except NotPlain as error:
-                if not session.await_hello(error, deadline):
-                    raise
+                session.await_answer(error, deadline)
         self.pending[msgid] = reply
         fresh = session.take_fresh() if session.streams.fresh else None
         try:

@@ -5,8 +5,8 @@ whose business it is: answers to `Calls`, requests and notifications to `Serving
 What it and finalizers have to say goes through the `Outbox`. This file is what these four stand on: the reader, the
 handshake, and the end.
 
-A connection is anything with ``send``, ``close``, ``abort``, ``remote_addr`` and iteration over its bytes, as those of
-`flower.net` and the simulated ones of the tests.
+A connection is anything with ``send``, ``close``, ``abort``, ``keep_alive``, ``remote_addr`` and iteration over
+its bytes, as those of `flower.net` and the simulated ones of the tests.
 
 Invariants
 
@@ -21,7 +21,6 @@ Invariants
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -46,10 +45,6 @@ DEFAULTS = Settings()
 
 # Seconds that methods run on for a plain peer which has ended its sending: it may still read, or be gone.
 LAST_ANSWERS = 30.0
-
-# A peer whose machine is gone: after so many seconds of silence the kernel asks, again at intervals, and gives up after
-# so many times; and milliseconds for which what we sent may stay unacknowledged. About a minute in all.
-_LINK = (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 60_000))
 
 
 class Session:
@@ -103,7 +98,7 @@ class Session:
     def start(self, *, daemon: bool) -> None:
         """Begin to read, in a tasklet of its own. Where we connected, say hello."""
         self.daemon = daemon
-        _watch_link(self.conn)
+        self.conn.keep_alive()
         self.outbox.start(daemon)
         if self.handshake.state is GREETING:
             self.early = True
@@ -169,7 +164,13 @@ class Session:
 
     ready = await_settled
 
-    def await_hello(self, what: str | Exception, deadline: float | None = None, needed: Any = True) -> bool:
+    def await_answer(self, error: Exception, deadline: float | None = None) -> None:
+        """Wait for the answer to our hello, because of the error; or raise that, if it has come already."""
+        if not self.early:
+            raise self._unanswered() if self._hello_id else error
+        self.await_settled(left(deadline))
+
+    def await_hello(self, what: str, deadline: float | None = None, needed: Any = True) -> bool:
         """Whether the peer is a Flower peer, once that is known. Where it is ``needed`` and is not: an error."""
         if self.early:
             self.await_settled(left(deadline))
@@ -178,13 +179,12 @@ class Session:
         if not needed:
             return False
         if self._hello_id:
-            why = (
-                f"no answer to our hello within {self.settings.handshake_timeout} s, and only a Flower peer could read"
-            )
-            raise Timeout(f"{self.name}: {why} this call (to a plain peer one connects with plain=True)")
-        if isinstance(what, Exception):
-            raise what
+            raise self._unanswered()
         raise TypeError(f"{what} can be called at Flower peers only, and {self.name} is none")
+
+    def _unanswered(self) -> Timeout:
+        why = f"no answer to our hello within {self.settings.handshake_timeout} s, and only a Flower peer could read"
+        return Timeout(f"{self.name}: {why} this call (to a plain peer one connects with plain=True)")
 
     def ping(self, timeout: float | None = None) -> float:
         """Seconds to the peer and back."""
@@ -393,6 +393,7 @@ class Session:
         self.codec.flower = self.theirs is not None
         if self.theirs is not None:
             self.wire.most_sent = self.theirs.max_message
+            self.calls.most = self.theirs.max_inflight
             self.streams.max_frame = self.theirs.max_frame
         if self._settled is not None:
             self._settled.close()
@@ -520,20 +521,6 @@ _CONTROL: dict[str, Callable[[Session, list[Any]], None]] = {
 
 def _methods(calls: Calls) -> tuple[Any, Any, Any, Any]:
     return calls.call, calls.begin, calls.stream, calls.notify
-
-
-def _watch_link(conn: Any) -> None:
-    """Have the kernel notice that the peer's machine is gone: no program of ours has to be quick for that."""
-    sock = getattr(getattr(conn, "_stream", None), "_sock", None)
-    if sock is None or sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return
-    for option, value in _LINK:
-        number = getattr(socket, option, None)  # each system has some of them
-        if number is not None:
-            try:
-                sock.setsockopt(socket.IPPROTO_TCP, number, value)
-            except OSError:  # it is closed already
-                return
 
 
 def _name(conn: Any) -> str:

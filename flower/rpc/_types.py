@@ -234,7 +234,8 @@ class Codec:
                 return list(value)
             if kind is int and self.flower is False:
                 raise OverflowError(f"an integer of {value.bit_length()} bits; a plain peer takes 64")
-            raise NotPlain(f"a {kind.__name__} can be sent to a Flower peer, and this is none")
+            article = "an" if kind.__name__[0] in "aeiouAEIOU" else "a"
+            raise NotPlain(f"{article} {kind.__name__} can be sent to a Flower peer, and this is none")
         if self.depth >= MAX_EXT_DEPTH:
             raise ValueError(f"a value of tuples, sets or registered classes nested more than {MAX_EXT_DEPTH} deep")
         self.depth += 1

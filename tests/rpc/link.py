@@ -28,6 +28,9 @@ class End:
         self.room.preference = 0
         self.closed = False
 
+    def keep_alive(self) -> None:
+        pass
+
     def remote_addr(self) -> Any:
         return self.peer.name
 

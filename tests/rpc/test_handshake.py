@@ -24,7 +24,7 @@ from flower.errors import (
 from flower.net import Listen
 from flower.rpc import Settings
 from flower.rpc._hello import FLOWER, GREETING, LOCKED, PLAIN, REFUSED, WAITING, BadHello, Handshake, read_hello
-from tests.net.support import NEVER, rounds, until
+from tests.net.support import NEVER, failing, rounds, until
 from tests.rpc.support import URL, Calc, raw_client, raw_server, served, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -150,6 +150,23 @@ def test_a_plain_peer_is_taken_as_one() -> None:
             peer.call("m", {1, 2})
 
 
+def test_values_that_a_plain_peer_gets_as_others_are_sent_once_it_is_known_to_be_one() -> None:
+    with raw_server_with_hello() as (peer, raw):
+        tuples = flower.go(peer.call, "m", (1, 2))
+        told = flower.go(peer.notify, "n", (3,))
+        large = failing(peer.call, "m", 2**70)
+        sets = failing(peer.call, "m", {1})
+        rounds(3)
+        assert raw.receive()[2] == "$/hello"
+        raw.send([1, 1, "what is that?", None])
+        assert [raw.receive() for _ in range(2)] == [[0, 2, "m", [[1, 2]]], [2, "n", [[3]]]]
+        raw.send([1, 2, None, 5])
+        assert tuples.join(NEVER) == 5
+        told.join(NEVER)
+        assert isinstance(large.join(NEVER), ValueError)
+        assert "a set can be sent to a Flower peer" in str(sets.join(NEVER))
+
+
 def test_hello_twice_costs_the_connection(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "flower.rpc"), served() as (server, _), raw_client(server) as raw:
         raw.send(HELLO, [0, 2, *HELLO[2:]])
@@ -209,6 +226,8 @@ def test_a_peer_that_does_not_answer_hello_is_called_all_the_same() -> None:
         for cant in (lambda: peer.call("m", key=1), lambda: peer.call("m", {1})):
             with pytest.raises(Timeout, match=r"no answer to our hello within 0.01 s.*plain=True"):
                 cant()
+        with pytest.raises(Timeout, match="no answer to our hello"):
+            peer.notify("m", key=1)
         t = flower.go(peer.call, "m", timeout=NEVER)
         assert raw.receive() == [0, 2, "m", []]
         raw.send([1, 2, None, 5])

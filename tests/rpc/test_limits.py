@@ -43,15 +43,36 @@ def ask(address: Any, requests: list[Any]) -> list[Any]:
 
 def test_too_many_requests_at_once_are_refused() -> None:
     calc = Calc()
-    with served(calc, Settings(max_inflight=3)) as (_, peer):
+    with served(calc, Settings(max_inflight=3), Settings(plain=True)) as (_, peer):
         replies = [peer.start("wait", i) for i in range(5)]
         for reply in replies[3:]:
-            with pytest.raises(Overloaded, match="overloaded"):
+            with pytest.raises(RemoteError, match="overloaded"):
                 reply.receive(NEVER)
         for _ in range(3):
             calc.gate.send(None, NEVER)
         assert [reply.receive(NEVER) for reply in replies[:3]] == [0, 1, 2]
         assert peer.call("add", 1, 1) == 2
+
+
+def test_no_more_calls_are_made_than_the_peer_takes() -> None:
+    """It would refuse them; that is known here already."""
+    with raw_server(settings=Settings()) as (peer, raw):
+        assert raw.receive()[2] == "$/hello"
+        raw.send([1, 1, None, {"v": 1, "max_inflight": 2}])
+        until(lambda: peer._session.peer_is == "flower")
+        replies = [peer.start("m", i) for i in range(2)]
+        assert [raw.receive()[1] for _ in replies] == [2, 3]
+        for call in (peer.call, peer.start, peer.stream):
+            with pytest.raises(Overloaded, match="2 calls wait") as caught:
+                call("m", 3)
+            assert caught.value.not_run
+        ping = flower.go(peer.ping)
+        assert raw.receive()[2] == "$/ping"
+        raw.send([1, 4, None, None], [1, 2, None, "first"])
+        ping.join(NEVER)
+        assert replies[0].receive(NEVER) == "first"
+        peer.start("m", 4)
+        assert raw.receive()[1:3] == [5, "m"]
 
 
 def test_requests_that_came_in_one_piece_are_served() -> None:
@@ -282,11 +303,16 @@ def test_14_the_kernel_notices_that_the_peers_machine_is_gone() -> None:
         assert peer.call("add", 1, 2) == 3
         (session,) = server._sessions
         for end in (peer._session, session):
-            sock = end.conn._stream._sock
+            sock = end.conn._stream._sock  # the options themselves: no other machine here can vanish
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 30
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+        conn = peer._session.conn
+        conn.keep_alive(5, 2, 2)
+        assert conn._stream._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 9_000
+        with pytest.raises(ValueError, match="at least 1"):
+            conn.keep_alive(0)
 
 
 def test_14_a_ping_is_answered_while_every_method_waits() -> None:

@@ -94,9 +94,17 @@ def test_tls() -> None:
 def test_mutual_tls() -> None:
     files = certificates()
     options = {"cert": files.server, "key": files.server_key, "ca": files.ca}
-    with rpc.serve("tls://127.0.0.1:0", Calc(), **options) as server:
+
+    class Who(Calc):
+        def certificate(self) -> Any:
+            context = rpc.context()
+            assert context is not None
+            return context.certificate
+
+    with rpc.serve("tls://127.0.0.1:0", Who(), **options) as server:
         with rpc.connect(server.url, ca=files.ca, cert=files.client, key=files.client_key) as peer:
             assert peer.call("add", 1, 2) == 3
+            assert ("commonName", "Flower tests client") in [pair for (pair,) in peer.call("certificate")["subject"]]
         # TLS 1.3 tells a client that it is refused only after the client's part of the handshake is done.
         for credentials in ({}, {"cert": files.stranger, "key": files.stranger_key}):
             with pytest.raises(OSError), rpc.connect(server.url, ca=files.ca, **credentials) as peer:
