@@ -3,8 +3,9 @@
 The socket is ours and the loop only watches it: uvloop's own datagrams have no bound on what waits to be sent,
 can't be empty, and print their errors.
 
-Invariants of the `Port`: ``_held`` counts the bytes in ``incoming``, each datagram with its cost, while any are
-there. The loop watches for room to write while somebody waits in ``_room``, and then only.
+Invariants of the `Port`: ``_held`` is the sum of ``_costs``, of what is in ``incoming`` and of what was received since
+the last one came: datagrams, and errors, each with its cost. The loop watches for room to write while somebody waits in
+``_room``, and then only.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import socket
 import struct
 import sys
 import warnings
+from collections import deque
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +84,7 @@ class Port:
     """What the loop calls, and the state. It knows nothing of its `Datagrams`, which may be dropped."""
 
     __slots__ = (
+        "_costs",
         "_held",
         "_lost",
         "_read_buffer",
@@ -106,6 +109,7 @@ class Port:
         self.incoming: channel[Datagram] = channel(math.inf, "datagrams")
         self.incoming._external = True
         self.dropped = 0
+        self._costs: deque[int] = deque()
         self._held = 0
         self._lost = 0  # dropped by the kernel, as it counts: modulo 2 to the 32nd
         self._read_buffer = read_buffer
@@ -121,31 +125,45 @@ class Port:
     # -- Receiving
 
     def _on_readable(self) -> None:
-        for _ in range(READS_PER_EVENT):
+        for count in range(READS_PER_EVENT):
             if self.sock is None:
                 return
             try:
                 data, extra, _flags, address = self.sock.recvmsg(LONGEST, 64)
             except (BlockingIOError, InterruptedError):
+                if count == 0:
+                    self._watch_again()  # it was an error, and a send has been told of it
                 return
             except OSError as error:  # a peer that is not there says so, to a socket that has one
-                self.incoming.try_send(bomb(explain(error, "datagrams of", "udp", self.remote or self.local)))
+                self._watch_again()
+                self._take(bomb(explain(error, "datagrams of", "udp", self.remote or self.local)), 0)
                 return
             for level, kind, value in extra:
                 if level == socket.SOL_SOCKET and kind == SO_RXQ_OVFL:
                     (lost,) = struct.unpack("I", value)
                     self.dropped += (lost - self._lost) & 0xFFFFFFFF
                     self._lost = lost
-            self._take(data, address)
+            if not self._take((data, address or self.remote), len(data)):
+                self.dropped += 1
 
-    def _take(self, data: bytes, address: Any) -> None:
+    def _watch_again(self) -> None:
+        """libuv ceases to watch a socket that has had an error."""
+        if self.sock is not None:
+            self.poller.loop.remove_reader(self.sock)
+            self.poller.loop.add_reader(self.sock, self._on_readable)
+
+    def _take(self, item: Any, size: int) -> bool:
+        """Put it into the channel, if that holds so much beside what is there."""
         count = len(self.incoming)
-        cost = len(data) + COST
+        while len(self._costs) > count:
+            self._held -= self._costs.popleft()
+        cost = size + COST
         if count and self._held + cost > self._read_buffer:
-            self.dropped += 1
-            return
-        self.incoming.try_send((data, address or self.remote))
-        self._held = cost if not count else self._held + cost
+            return False
+        self.incoming.try_send(item)
+        self._costs.append(cost)
+        self._held += cost
+        return True
 
     # -- Sending
 

@@ -6,7 +6,7 @@ import errno
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +31,9 @@ def heard(**options: Any) -> Iterator[tuple[Datagrams, Datagrams]]:
 
 
 @contextmanager
-def plain() -> Iterator[socket.socket]:
+def plain(where: Any = (HOME, 0)) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind((HOME, 0))
+        sock.bind(where)
         sock.settimeout(NEVER)
         yield sock
 
@@ -123,6 +123,16 @@ def test_a_slow_receiver_loses_and_knows_how_many() -> None:
         assert [int(here.read()) for _ in range(10)] == list(range(10))
         there.send(b"after")
         assert here.read(timeout=NEVER) == b"after"
+
+
+def test_a_receiver_that_is_always_a_little_behind_loses_nothing() -> None:
+    with heard(read_buffer=20_000) as (here, there):
+        for n in range(200):
+            there.send(b"%03d" % n + b"x" * 1000)
+            rounds(2)
+            if n:
+                assert here.receive(NEVER)[0][:3] == b"%03d" % (n - 1)
+        assert here.dropped == 0
 
 
 def test_what_the_kernel_dropped_is_counted_too() -> None:
@@ -217,6 +227,49 @@ def test_nobody_listens_there() -> None:
         there.write("anybody?")
         with pytest.raises(ConnectionRefusedError, match=f"{HOME}:{where[1]}"):
             there.receive(NEVER)
+
+
+@pytest.mark.parametrize("told", ["receive", "send"])
+def test_a_refusal_is_not_the_end(told: str) -> None:
+    """Whoever was told of it: when somebody listens there at last, he is heard."""
+    with plain() as sock:
+        where = sock.getsockname()
+    with Dial("udp", where) as there:
+        for _ in range(5):
+            there.write("anybody?")
+            with pytest.raises(ConnectionRefusedError):
+                if told == "receive":
+                    there.receive(NEVER)
+                else:
+                    while True:
+                        there.write("really nobody?")
+        rounds(3)
+        with plain(where) as sock:
+            with suppress(ConnectionRefusedError):  # of the last time
+                there.write("hello")
+            there.write("hello")
+            data, back = sock.recvfrom(100)
+            assert data == b"hello"
+            sock.sendto(b"here I am", back)
+            until(lambda: len(there._receive_channel))
+            while True:
+                try:
+                    assert there.receive(NEVER) == (b"here I am", where)
+                    break
+                except ConnectionRefusedError:
+                    pass
+
+
+def test_refusals_that_nobody_receives_are_bounded() -> None:
+    with plain() as sock:
+        where = sock.getsockname()
+    with Dial("udp", where, read_buffer=10 * COST) as there:
+        for _ in range(50):
+            with suppress(ConnectionRefusedError):
+                there.write("anybody?")
+            rounds(2)
+        assert len(there._receive_channel) <= 10
+        assert there.dropped == 0  # these were no datagrams
 
 
 @pytest.mark.parametrize(
