@@ -70,7 +70,7 @@ LOADED_BY_NAME = {("channels", "flower.net._loop"), ("channels", "flower.aio")}
 EVENT_LOOPS = {"asyncio", "uvloop", "winloop"}
 EVENT_LOOP_MODULE = "flower.net._loop"
 # RPC's part without I/O and tasklets: it may import nothing of Flower but the errors, and each other.
-WIRE_MODULES = {f"flower.rpc.{name}" for name in ("_faults", "_hello", "_plain", "_scan", "_types", "_wire")}
+WIRE_MODULES = {f"flower.rpc.{name}" for name in ("_faults", "_hello", "_scan", "_types", "_wire")}
 
 
 def part_of(module: str) -> str:

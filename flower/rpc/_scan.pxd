@@ -16,7 +16,6 @@ cdef class Scanner:
     cdef bint is_map
     cdef list outer
     cdef readonly Py_ssize_t cost
-    cdef readonly bint extended
     cdef public Py_ssize_t most
     cdef public Py_ssize_t most_cost
     cdef readonly object fault

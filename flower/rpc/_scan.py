@@ -39,8 +39,7 @@ FIXED, BYTES, EXTENDED, LIST, DICT = 0, 1, 2, 3, 4
 class Scanner:
     """Cuts a stream of bytes into messages. After ``fault`` was set, it is of no more use.
 
-    After `find` the message is ``data[start:at]``, ``cost`` is what it will take in memory, in bytes, and ``extended``
-    says whether there are ext types in it.
+    After `find` the message is ``data[start:at]``, and ``cost`` is what it will take in memory, in bytes.
 
     >>> scanner = Scanner(1000, 8000)
     >>> scanner.take(msgpack.packb([1, 2]) + b"\\x93")
@@ -61,7 +60,6 @@ class Scanner:
     is_map: bool
     outer: Any
     cost: int
-    extended: bool
     most: int
     most_cost: int
     fault: Any
@@ -72,7 +70,7 @@ class Scanner:
         self.outer = []
         self.size = self.start = self.at = self.rest_at = self.cost = 0
         self.left = 1
-        self.whole = self.is_map = self.extended = False
+        self.whole = self.is_map = False
         self.most = most
         self.most_cost = most_cost
         self.fault = None
@@ -108,7 +106,7 @@ class Scanner:
             self.start = self.at
             self.cost = 0
             self.left = 1
-            self.is_map = self.extended = False
+            self.is_map = False
         if self.at == self.size and self.start == self.at:
             if self.rest is None:
                 self.data = b""
@@ -198,7 +196,6 @@ class Scanner:
                 cost += TEXT + after
             elif kind == EXTENDED:
                 cost += EXT + after
-                self.extended = True
             elif kind == LIST:
                 cost += ARRAY + SLOT * count
             elif kind == DICT:

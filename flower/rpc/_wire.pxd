@@ -1,9 +1,6 @@
 # cython: language_level=3
 cimport cython
-from flower.rpc._plain cimport Pen, Reader
 from flower.rpc._scan cimport Scanner, measure
-
-cdef Py_ssize_t FACTOR
 
 @cython.final
 cdef class Unmade:
@@ -14,9 +11,9 @@ cdef class Unmade:
 cdef class _Tools:
     cdef object __weakref__
     cdef public object codec
-    cdef readonly Pen pen
-    cdef readonly object packer
-    cdef readonly object unpacker
+    cdef object pack
+    cdef object feed
+    cdef object unpack
 
 cdef class Wire:
     cdef object __weakref__
@@ -27,7 +24,6 @@ cdef class Wire:
     cdef set _serving
     cdef public long long _last_id
     cdef Scanner _scanner
-    cdef Reader _reader
     cdef readonly _Tools _tools
 
     cpdef limit(self, Py_ssize_t max_message)
@@ -37,7 +33,7 @@ cdef class Wire:
     cpdef object next_event(self)
     cpdef list end(self)
     @cython.locals(tools=_Tools)
-    cdef object _decode(self, bytes data, Py_ssize_t cost)
+    cdef object _decode(self, object data, Py_ssize_t cost)
     @cython.locals(scanner=Scanner, size=Py_ssize_t, event=list, length=Py_ssize_t, at=Py_ssize_t)
     cdef list _read(self)
     cdef int _check_response(self, list event) except -1
@@ -58,3 +54,4 @@ cdef class Wire:
     cdef bytes _packed(self, list message, object values, Py_ssize_t most)
 
 cdef int _check_id(object msgid) except -1
+cdef bint _are_plain(object values) except -1

@@ -33,7 +33,6 @@ from typing import Any
 
 import msgpack
 
-from flower.rpc._plain import Pen, Reader
 from flower.rpc._scan import Scanner, measure
 from flower.rpc._types import Codec, NotPlain, new_packer
 
@@ -51,9 +50,6 @@ MAX_MESSAGE = 16 * 1024 * 1024
 # What a message's values may take in memory, in times of its longest length. A list of floats takes 3.6 times its
 # bytes, one of short strings 8, empty arrays would take 64.
 MEMORY_FACTOR = 8
-# What is packed here needs no look whether the peer could read it while it has so many times less bytes than the peer
-# takes: no byte takes FACTOR * MEMORY_FACTOR bytes of memory.
-FACTOR = 16
 # A buffer that has grown beyond this many bytes is given back.
 KEPT_BUFFER = 64 * 1024
 
@@ -69,9 +65,6 @@ _NEXT = {
 }
 
 Event = list[Any]
-
-# Types that any peer can read. The others may hold what it can't.
-_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
 
 
 class Unmade:
@@ -113,7 +106,6 @@ class Wire:
         self._serving: set[int] = set()
         self._last_id = 0
         self._scanner = Scanner(max_message, MEMORY_FACTOR * max_message)
-        self._reader = Reader()
         self._tools = _tools_of_thread()
 
     def limit(self, max_message: int) -> None:
@@ -161,14 +153,14 @@ class Wire:
         self.state = _NEXT[self.state, "end"]
         return []
 
-    def _decode(self, data: bytes, cost: int) -> Any:
-        """One value, whole, with ext types in it. Leaves what its contents may still take in ``codec.budget``."""
+    def _decode(self, data: Any, cost: int) -> Any:
+        """One value, whole. Leaves what the contents of its ext types may still take in ``codec.budget``."""
         tools, codec = self._tools, self.codec
         codec.budget = self._scanner.most_cost - cost
         tools.codec = codec
         try:
-            tools.unpacker.feed(data)
-            return tools.unpacker.unpack()
+            tools.feed(data)
+            return tools.unpack()
         except Exception as error:  # of several kinds: a timestamp that is none, the contents of an ext type
             tools.renew()
             raise _Broken(f"no valid MessagePack: {type(error).__name__}: {error}") from None
@@ -180,23 +172,19 @@ class Wire:
         """The message that the scanner has found."""
         scanner = self._scanner
         size = scanner.at - scanner.start
-        if scanner.extended:
-            message = self._decode(bytes(scanner.data[scanner.start : scanner.at]), scanner.cost)
-            if type(message) is list:
-                message += [scanner.most_cost - self.codec.budget, size]
-        else:
-            message = self._reader.message(scanner.data, scanner.start, scanner.cost, size)
-        if type(message) is not list or len(message) < 3:
-            raise _Broken(
-                f"a message is an array with a type, not {_short(message[:-2] if type(message) is list else message)}"
-            )
+        data = scanner.data
+        if size != len(data):
+            data = memoryview(data)[scanner.start : scanner.at]
+        message = self._decode(data, scanner.cost)
+        if type(message) is not list or not message:
+            raise _Broken(f"a message is an array with a type, not {_short(message)}")
         event: Event = message
         kind = event[0]
         if type(kind) is not int or not 0 <= kind <= 2:
             raise _Broken(f"{_short(kind)} is no message type")
         length = 3 if kind == NOTIFICATION else 4
-        if len(event) - 2 != length:
-            raise _Broken(f"a message of type {kind} has {length} elements, not {len(event) - 2}")
+        if len(event) != length:
+            raise _Broken(f"a message of type {kind} has {length} elements, not {len(event)}")
         if kind == RESPONSE:
             self._check_response(event)
         else:
@@ -213,9 +201,11 @@ class Wire:
                 if event[1] in self._serving:
                     raise _Broken(f"id {event[1]} is in use by a request that has no answer yet")
                 self._serving.add(event[1])
-        if scanner.extended and self.codec.problem is not None:
+        if self.codec.problem is not None:
             problem, self.codec.problem = self.codec.problem, None
             event[length - 1] = Unmade(problem, event[length - 1])
+        event.append(scanner.most_cost - self.codec.budget)
+        event.append(size)
         return event
 
     def _check_response(self, event: Event) -> None:
@@ -246,10 +236,8 @@ class Wire:
                 break
         if type(method) is not str:
             _check_method(method)
-        data = self._tools.pen.request(msgid, method, params)
-        if data is None or FACTOR * len(data) > self.most_sent:
-            params = list(params)
-            data = self._pack([REQUEST, msgid, method, params], params, MAX_MESSAGE)
+        params = list(params)
+        data = self._pack([REQUEST, msgid, method, params], params, MAX_MESSAGE)
         self._last_id = msgid
         self._calls.add(msgid)
         return msgid, data
@@ -262,11 +250,8 @@ class Wire:
         """A notification. Raises as `call` does."""
         if type(method) is not str:
             _check_method(method)
-        data = self._tools.pen.notification(method, params)
-        if data is None or FACTOR * len(data) > self.most_sent:
-            params = list(params)
-            return self._pack([NOTIFICATION, method, params], params, MAX_MESSAGE)
-        return data
+        params = list(params)
+        return self._pack([NOTIFICATION, method, params], params, MAX_MESSAGE)
 
     def reply(self, msgid: int, result: Any, most: int = MAX_MESSAGE) -> bytes:
         """The answer to the peer's request of this id. Raises as `call` does; ValueError without one.
@@ -284,9 +269,7 @@ class Wire:
     def _answer(self, msgid: int, error: Any, result: Any, most: int) -> bytes:
         if msgid not in self._serving:
             raise ValueError(f"id {msgid} is of no request that waits for an answer")
-        data = self._tools.pen.response(msgid, error, result)
-        if data is None or FACTOR * len(data) > self.most_sent or len(data) > most:
-            data = self._pack([RESPONSE, msgid, error, result], (error, result), most)
+        data = self._pack([RESPONSE, msgid, error, result], (error, result), most)
         self._serving.discard(msgid)
         return data
 
@@ -320,7 +303,7 @@ class Wire:
         tools = self._tools
         tools.codec = self.codec
         try:
-            data: bytes = tools.packer.pack(message)
+            data: bytes = tools.pack(message)
         except BaseException as error:
             tools.renew()  # the old one may hold half a message
             if isinstance(error, OverflowError):  # an integer of more than 64 bits
@@ -333,12 +316,21 @@ class Wire:
         most = min(most, self.most_sent)
         if len(data) > most:
             raise ValueError(f"a message of {len(data)} bytes; {max(most, 0)} is the most")
-        if len(data) > KEPT_BUFFER or not _PLAIN.issuperset(map(type, values)):
+        if len(data) > KEPT_BUFFER or not _are_plain(values):
             try:
                 measure(data, self.most_sent, MEMORY_FACTOR * self.most_sent)
             except ValueError as error:  # the encoder lets pass what no peer takes, which would cost us the connection
                 raise (TypeError if "key" in str(error) else ValueError)(f"no peer could read this: {error}") from None
         return data
+
+
+def _are_plain(values: Any) -> bool:
+    """Whether the values are of types that any peer can read. The others may hold what it can't."""
+    for value in values:
+        kind = type(value)
+        if not (kind is str or kind is int or value is None or kind is bytes or kind is bool or kind is float):
+            return False
+    return True
 
 
 def _check_id(msgid: Any) -> None:
@@ -359,19 +351,18 @@ class _Tools:
 
     def __init__(self) -> None:
         self.codec = Codec()
-        self.pen = Pen()
         self.renew()
 
     def renew(self) -> None:
         """Start with fresh ones."""
-        self.packer = msgpack.Packer(
+        packer = msgpack.Packer(
             default=lambda value: self.codec.default(value),
             use_bin_type=True,
             strict_types=True,
             unicode_errors="surrogateescape",
             buf_size=4096,
         )
-        self.unpacker = msgpack.Unpacker(
+        unpacker = msgpack.Unpacker(
             raw=False,
             strict_map_key=False,
             unicode_errors="surrogateescape",  # Neovim's strings are str even where they are no UTF-8
@@ -379,6 +370,8 @@ class _Tools:
             read_size=4096,
             max_buffer_size=0,  # what it is fed has been looked at (see `_scan`)
         )
+        self.pack = packer.pack
+        self.feed, self.unpack = unpacker.feed, unpacker.unpack
 
 
 _thread = threading.local()
