@@ -65,6 +65,7 @@ class Acceptor:
         "_watching",
         "address",
         "connections",
+        "gone",
         "poller",
         "proto",
     )
@@ -90,6 +91,8 @@ class Acceptor:
         self.address: Any = sock.getsockname()
         self.connections: channel[Conn] = channel(math.inf, f"listener {proto}")
         self.connections._external = True
+        self.gone: channel[None] = channel(0, f"the end of listener {proto}")  # closed with the listener
+        self.gone._external = True
         self._sock: socket.socket | None = sock
         self._opening = 0  # accepted, and not yet in the channel
         self._shaking: set[TlsLayer] = set()  # in the handshake
@@ -231,6 +234,7 @@ class Acceptor:
         self._watching = False
         self.connections._on_wait = None
         self.connections.close()
+        self.gone.close()
 
     @property
     def closed(self) -> bool:

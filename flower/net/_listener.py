@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flower.channels import channel, getcurrent, move_on, tasklet
+from flower.channels import channel, getcurrent, move_on, select, tasklet
 from flower.channels._scheduler import current_scheduler
 from flower.channels._task import check_timeout
 from flower.errors import ChannelClosed
@@ -96,9 +96,9 @@ class Listener(Source):
         places: channel[None] | None = None if limit is None else channel(limit, "handlers at the limit")
         label = getattr(handler, "__name__", "")
         while True:
-            if places is not None:
-                places.send(None)
             try:
+                if places is not None and not places.try_send(None):
+                    select((places, None), self._acceptor.gone)
                 conn = self.receive()
             except ChannelClosed:
                 return

@@ -42,6 +42,19 @@ def test_no_more_than_the_limit_run_at_a_time() -> None:
         server.join(NEVER)
 
 
+def test_serve_at_its_limit_ends_with_the_listener() -> None:
+    with listening() as listener:
+        served = flower.go(listener.serve, lambda conn: conn.read(), limit=1)
+        with Dial("tcp", listener.addr()), Dial("tcp", listener.addr()):
+            until(lambda: listener._handlers._running)
+            rounds(3)
+            assert served.blocked
+            listener.close()
+            served.join(NEVER)  # the handler goes on
+            assert listener._handlers._running
+    until(lambda: not listener._handlers._running)
+
+
 def test_a_limit_of_one_serves_in_order() -> None:
     order: list[bytes] = []
     with listening() as listener, ExitStack() as stack:
