@@ -11,7 +11,7 @@ cdef class Unmade:
 cdef class _Tools:
     cdef object __weakref__
     cdef public object codec
-    cdef object pack
+    cdef readonly object pack
     cdef object feed
     cdef object unpack
 

@@ -436,9 +436,9 @@ def test_only_a_request_that_waits_can_be_answered() -> None:
 
 def test_a_large_message_does_not_leave_its_buffer_behind() -> None:
     wire = Wire()
-    before = wire._tools.packer
+    before = wire._tools.pack
     wire.notify("m", ["x" * _wire.KEPT_BUFFER])
-    assert wire._tools.packer is not before
+    assert wire._tools.pack is not before
 
 
 # -- Hypothesis. The invariants: no input raises; how the bytes are cut changes nothing; what is read was
