@@ -221,8 +221,8 @@ def credentials(options: argparse.Namespace) -> dict[str, Any]:
 def call(options: argparse.Namespace) -> int:
     args, kwargs = arguments(options)
     with _connected(options) as peer:
-        with _patience(f"waiting for {options.method}"):
-            result = peer.call(options.method, *args, timeout=options.timeout, **kwargs)
+        with _patience(lambda: f"waiting for {options.method}"):
+            result = peer.using(timeout=options.timeout).call(options.method, *args, **kwargs)
         print(shown(result, options.json)) if result is not None or options.json else None
     return OK
 
@@ -238,14 +238,17 @@ def stream(options: argparse.Namespace) -> int:
     args, kwargs = arguments(options)
     count = 0
     with _connected(options) as peer:
-        values = peer.stream(options.method, *args, timeout=options.timeout, **kwargs)
-        while options.limit is None or count < options.limit:
-            try:
-                value = values.receive()
-            except ChannelClosed:
-                break
-            print(shown(value, options.json), flush=True)
-            count += 1
+        values = peer.using(timeout=options.timeout).stream(options.method, *args, **kwargs)
+        aside = not sys.stdout.isatty()  # the values are not where we tell of them
+        with _patience(lambda: f"{count} values of {options.method}", aside):
+            while options.limit is None or count < options.limit:
+                try:
+                    with _patience(lambda next=count + 1: f"waiting for value {next}", not aside):  # type: ignore[misc]
+                        value = values.receive()
+                except ChannelClosed:
+                    break
+                print(shown(value, options.json), flush=True)
+                count += 1
     return OK
 
 
@@ -325,16 +328,17 @@ def ping(options: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def _patience(what: str) -> Iterator[None]:
-    """Where a person watches, say after a while that we are waiting, and for how long."""
-    if not sys.stderr.isatty():
+def _patience(what: Callable[[], str], wanted: bool = True) -> Iterator[None]:
+    """Where a person watches, say after a while what goes on, and for how long."""
+    if not wanted or not sys.stderr.isatty():
         yield
         return
     began = time.monotonic()
 
     def tell() -> None:
         for _ in flower.tick(PATIENCE):
-            print(f"\r{what}: {time.monotonic() - began:.0f} s; Ctrl-C gives up", end="", file=sys.stderr, flush=True)
+            text = f"\r{what()}: {time.monotonic() - began:.0f} s; Ctrl-C gives up"
+            print(text, end="\x1b[K", file=sys.stderr, flush=True)
 
     teller = flower.tasklet(tell, daemon=True)()
     try:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import select
 import shutil
 import signal
 import socket
@@ -125,6 +128,32 @@ def good(*words: str) -> str:
     code, out, err = run(*words)
     assert (code, err) == (0, ""), (words, out, err)
     return out
+
+
+@contextmanager
+def watched(*words: str, stdout: bool = False) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A process whose standard error, and output if wanted, is a terminal; and what a person sees of it."""
+    seen, terminal = pty.openpty()
+    try:
+        out = terminal if stdout else subprocess.DEVNULL
+        with subprocess.Popen(
+            [sys.executable, "-m", "flower", *words], stdin=terminal, stdout=out, stderr=terminal, env=environment()
+        ) as process:
+            try:
+                yield process, seen
+            finally:
+                process.kill()
+    finally:
+        os.close(terminal)
+        os.close(seen)
+
+
+def seen_until(terminal: int, text: str) -> str:
+    found = ""
+    while text not in found:
+        assert select.select([terminal], [], [], NEVER)[0], found
+        found += os.read(terminal, 4096).decode()
+    return found
 
 
 @contextmanager
@@ -480,7 +509,7 @@ def test_neovim(neovim: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "E492" in err
     code, out, err = said("call", neovim, "nvim_set_var", "big", "123456789012345678901234567890")
     assert (code, out) == (2, "")
-    assert "Flower peer" in err
+    assert "a plain peer takes 64" in err
     code, out, err = said("ping", neovim, "-c", "2", "-i", "0")
     assert (code, err) == (0, "")
     assert "2 sent, 2 answered" in out
@@ -488,3 +517,15 @@ def test_neovim(neovim: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, err) == (0, "")
     assert "nvim_eval(expr: String) -> Object\n" in out
     assert said("help", neovim, "nvim_eval") == (0, "nvim_eval(expr: String) -> Object\n", "")
+
+
+def test_a_person_is_told_what_goes_on(folder: Path) -> None:
+    with serving(folder, "aservice:calc") as (_, url):
+        with watched("call", url, "slow", "60") as (process, terminal):
+            assert re.search(r"waiting for slow: \d+ s; Ctrl-C gives up", seen_until(terminal, "gives up"))
+            process.send_signal(signal.SIGINT)
+            assert process.wait(NEVER) == 130
+        with watched("stream", url, "forever") as (_, terminal):  # its values go to a file
+            assert "1 values of forever" in seen_until(terminal, "gives up")
+        with watched("stream", url, "forever", stdout=True) as (_, terminal):
+            assert re.search(r"0\r\n.*waiting for value 2", seen_until(terminal, "gives up"))

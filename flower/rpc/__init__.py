@@ -24,7 +24,7 @@ from flower.errors import (
 from flower.rpc._context import Context, context
 from flower.rpc._hello import Settings
 from flower.rpc._middleware import Call
-from flower.rpc._peer import Peer, connect
+from flower.rpc._peer import Caller, Peer, connect
 from flower.rpc._server import Server, serve
 from flower.rpc._service import method
 from flower.rpc._types import register
@@ -32,6 +32,7 @@ from flower.rpc._types import register
 __all__ = [
     "AuthError",
     "Call",
+    "Caller",
     "ChannelBroken",
     "Context",
     "DeadlineExceeded",

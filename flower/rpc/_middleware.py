@@ -14,7 +14,8 @@ class Call:
     """One call on its way, as middleware sees it.
 
     ``method`` is its name, ``args`` and ``kwargs`` are its arguments, ``timeout`` the seconds that it may take at
-    a peer, or None. A layer may assign to each of them before it proceeds. ``way`` says how it was made: ``"serve"``
+    a peer, or None, ``meta`` a dict that is sent along (see `Peer.using`), or None. A layer may assign to each of them
+    before it proceeds. ``way`` says how it was made: ``"serve"``
     where it is served here; ``"call"``, ``"start"``, ``"stream"`` or ``"notify"`` where a peer is called, and
     proceeding gives what the `Peer`'s method of that name gives.
 
@@ -27,7 +28,7 @@ class Call:
     >>> rpc.serve(url, service, middleware=[log])
     """
 
-    __slots__ = ("args", "kwargs", "method", "timeout", "way")
+    __slots__ = ("args", "kwargs", "meta", "method", "timeout", "way")
 
     def __init__(
         self,
@@ -36,12 +37,14 @@ class Call:
         kwargs: dict[str, Any],
         way: str = "serve",
         timeout: float | None = None,
+        meta: dict[str, Any] | None = None,
     ) -> None:
         self.method = method
         self.args = args
         self.kwargs = kwargs
         self.way = way
         self.timeout = timeout
+        self.meta = meta
 
     def __repr__(self) -> str:
         given = [repr(arg) for arg in self.args] + [f"{name}={value!r}" for name, value in self.kwargs.items()]

@@ -72,7 +72,7 @@ class Peer:
 
         Blocks until the answer is there; other tasklets run meanwhile. When it is cancelled or times out, a
         Flower peer is told, and cancels the method; its answer is dropped when it comes. Keyword arguments, other
-        than ``timeout`` in seconds, go to the method: to Flower's peers only.
+        than ``timeout`` in seconds (see `using`), go to the method: to Flower's peers only.
 
         Raises RemoteError when the method failed, which is also an error of the builtin class that it failed with;
         its kinds UnknownMethod, InvalidArguments, Overloaded; Disconnected (a ConnectionError) when the connection
@@ -130,6 +130,21 @@ class Peer:
         """The peer's methods as methods: ``peer.proxy.add(1, 2)``."""
         return Proxy(self)
 
+    def using(self, *, timeout: float | None = None, meta: Mapping[str, Any] | None = None) -> Caller:
+        """The same peer, for calls that all have this ``timeout``, and this ``meta`` sent along with them.
+
+        Every keyword argument of such a call goes to the method, one that is named ``timeout`` too. The method finds
+        ``meta``, a dict of plain data, as `Context.meta`: a ``tp`` for W3C's traceparent, an ``idem`` by which it knows
+        a call that it has had before, or whatever the two sides agree on. It goes to Flower's peers only.
+
+        >>> peer.using(timeout=5.0).call("wait", timeout=3)
+        >>> peer.using(meta={"tp": traceparent}).stream("events")
+        """
+        return Caller(self, timeout, dict(meta) if meta else None)
+
+    def _make(self, call: Call) -> Any:
+        return self._chain(call) if self._chain is not None else _perform(self._session, call)
+
     def ping(self, timeout: float | None = None) -> float:
         """Ask whether the peer answers; the seconds that it took. Blocks, and raises, as `call` does."""
         seconds: float = self._session.ping(timeout)
@@ -170,6 +185,41 @@ class Peer:
             name = self._session.name
             self._session.close()
             warnings.warn(f"{name} was dropped, and not closed", ResourceWarning, stacklevel=2, source=self)
+
+
+class Caller:
+    """A peer, and what its calls have in common. `Peer.using` makes one; `Peer` says what the methods do."""
+
+    __slots__ = ("_meta", "_peer", "_timeout")
+
+    def __init__(self, peer: Peer, timeout: float | None, meta: dict[str, Any] | None) -> None:
+        self._peer = peer
+        self._timeout = timeout
+        self._meta = meta
+
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
+        """As `Peer.call`."""
+        return self._make("call", method, args, kwargs)
+
+    def start(self, method: str, /, *args: Any, **kwargs: Any) -> channel[Any]:
+        """As `Peer.start`."""
+        reply: channel[Any] = self._make("start", method, args, kwargs)
+        return reply
+
+    def notify(self, method: str, /, *args: Any, **kwargs: Any) -> None:
+        """As `Peer.notify`; there is nothing to wait for, so the timeout is not used."""
+        self._make("notify", method, args, kwargs)
+
+    def stream(self, method: str, /, *args: Any, **kwargs: Any) -> Receiver[Any]:
+        """As `Peer.stream`."""
+        values: Receiver[Any] = self._make("stream", method, args, kwargs)
+        return values
+
+    def _make(self, way: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._peer._make(Call(method, args, kwargs, way, self._timeout, self._meta))
+
+    def __repr__(self) -> str:
+        return f"<Caller of {self._peer!r}>"
 
 
 class Proxy:
@@ -219,7 +269,7 @@ def connect(
     after a pause that grows from 50 ms to 5 s with each failure; a call waits up to 30 s for a connection. Calls
     that were under way on a lost connection fail with Disconnected, since they may have run: only those that
     provably did not (nothing of them had left, or the peer refused them as overloaded or about to stop) are made
-    again, elsewhere.
+    again, elsewhere. Of `Peer.start` and `Peer.notify`, which don't wait, only what has not left at all.
 
     Blocks until a connection stands. Without ``timeout``, each URL is tried once; with it, and ``reconnect``, until
     ``timeout`` seconds have passed.
@@ -293,10 +343,11 @@ def _nothing(_: Session) -> None:
 def _performer(session: Session | Pool) -> Proceed:
     """The last step of a call that goes through middleware: it is made."""
 
-    def perform(call: Call) -> Any:
-        if call.way == "notify":
-            return session.notify(call.method, call.args, call.kwargs)
-        do = {"call": session.call, "start": session.begin, "stream": session.stream}[call.way]
-        return do(call.method, call.args, call.kwargs, timeout=call.timeout)
+    return lambda call: _perform(session, call)
 
-    return perform
+
+def _perform(session: Session | Pool, call: Call) -> Any:
+    if call.way == "notify":
+        return session.notify(call.method, call.args, call.kwargs, meta=call.meta)
+    do = {"call": session.call, "start": session.begin, "stream": session.stream}[call.way]
+    return do(call.method, call.args, call.kwargs, timeout=call.timeout, meta=call.meta)

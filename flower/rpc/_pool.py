@@ -200,6 +200,21 @@ class Pool:
         meta: Mapping[str, Any] | None = None,
     ) -> Any:
         """`Session.call` on the least loaded session; on another where the first provably did not run it."""
+        return self._repeating(timeout, lambda session, left: session.call(method, args, kwargs, left, meta))
+
+    def stream(
+        self,
+        method: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """`Session.stream`, in the same way."""
+        return self._repeating(timeout, lambda session, left: session.stream(method, args, kwargs, left, meta))
+
+    def _repeating(self, timeout: float | None, do: Callable[[Session, float | None], T]) -> T:
         timeout = check_timeout(timeout)
         began = _now()
         until = began + (PATIENCE if timeout is None else min(timeout, PATIENCE))
@@ -216,9 +231,8 @@ class Pool:
                 assert refusal is not None  # by all that were tried
                 raise refusal
             spent = _now() - began
-            left = timeout if timeout is None or not spent else max(0.0, timeout - spent)
             try:
-                return session.call(method, args, kwargs, timeout=left, meta=meta)
+                return do(session, timeout if timeout is None or not spent else max(0.0, timeout - spent))
             except Overloaded as error:
                 refusal = error
                 if not session.leaving:
@@ -230,10 +244,6 @@ class Pool:
     def begin(self, *args: Any, **options: Any) -> Any:
         """`Session.begin` on the least loaded session."""
         return self._on_one(lambda session: session.begin(*args, **options))
-
-    def stream(self, *args: Any, **options: Any) -> Any:
-        """`Session.stream` on the least loaded session."""
-        return self._on_one(lambda session: session.stream(*args, **options))
 
     def notify(self, *args: Any, **options: Any) -> None:
         """`Session.notify` on the least loaded session."""

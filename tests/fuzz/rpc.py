@@ -4,20 +4,15 @@ The invariants: whatever the bytes, and however they are cut, no exception leave
 give the same events; what is decoded takes no more memory than the limits say; a session that was fed garbage ends, and
 has closed its connection.
 
-    pip install atheris
-    python -m tests.fuzz.rpc tests/fuzz/rpc_corpus
-
-The first byte says how the rest is cut. Without atheris, `tests/rpc/test_fuzz.py` runs the corpus and mutations of it.
+The first byte says how the rest is cut. `README.md` says how it is run; `tests/rpc/test_fuzz.py` runs the corpus and
+mutations of it.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
 import tracemalloc
 from typing import Any
 
-import flower
 from flower.rpc import Settings
 from flower.rpc._session import Session
 from flower.rpc._wire import MEMORY_FACTOR, OPEN, Wire
@@ -104,16 +99,3 @@ def check_memory(data: bytes) -> None:
     finally:
         tracemalloc.stop()
     assert peak < MEMORY_FACTOR * MOST * 8 + 40 * len(data) + SLACK, f"{peak} bytes for {len(data)}"
-
-
-def main() -> None:
-    import atheris  # type: ignore[import-not-found]  # optional: it needs clang's libFuzzer
-
-    logging.disable(logging.CRITICAL)
-    atheris.Setup(sys.argv, check)
-    atheris.Fuzz()
-
-
-if __name__ == "__main__":
-    flower.getmain()
-    main()

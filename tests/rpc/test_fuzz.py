@@ -51,5 +51,5 @@ def test_the_corpus_and_its_mutations(path: Path) -> None:
     target.check(data)
     target.check_memory(data)
     dice = random.Random(path.name)
-    for _ in range(MUTATIONS):
+    for _ in range(MUTATIONS if not path.name.startswith("found") else MUTATIONS // 10):
         target.check(mutated(data, dice))

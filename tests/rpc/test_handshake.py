@@ -331,6 +331,41 @@ def test_keyword_arguments_and_metadata() -> None:
             call("show", ())
 
 
+@pytest.mark.parametrize("layers", [(), (lambda call, proceed: proceed(call),)])
+def test_calls_with_a_parameter_named_timeout_and_with_metadata(layers: Any) -> None:
+    class Service:
+        def __init__(self) -> None:
+            self.noted: list[Any] = []
+
+        def show(self, timeout: int, method: int = 0, meta: int = 0) -> Any:
+            context = rpc.context()
+            assert context is not None
+            left = context.remaining()
+            return [timeout, method, meta, context.meta, left is not None and 0 < left <= NEVER]
+
+        def count(self, timeout: int) -> Any:
+            yield timeout
+
+        def note(self, timeout: int) -> None:
+            self.noted.append(timeout)
+
+        def wait(self, timeout: int) -> None:
+            flower.never().receive()
+
+    service = Service()
+    with rpc.serve(URL, service) as server, rpc.connect(server.url, middleware=layers) as peer:
+        caller = peer.using(timeout=NEVER, meta={"tp": "00-ab"})
+        assert caller.call("show", timeout=5, method=6, meta=7) == [5, 6, 7, {"tp": "00-ab"}, True]
+        assert caller.start("show", timeout=5).receive() == [5, 0, 0, {"tp": "00-ab"}, True]
+        assert list(caller.stream("count", timeout=8)) == [8]
+        caller.notify("note", timeout=9)
+        until(lambda: service.noted == [9])
+        with pytest.raises(Timeout):
+            peer.using(timeout=0.01).call("wait", timeout=60)
+        assert "Caller of <Peer" in repr(caller)
+    settle()
+
+
 def test_notifications_with_keyword_arguments() -> None:
     calc = Calc()
     with served(calc) as (_, peer):

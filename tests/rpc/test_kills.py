@@ -182,3 +182,86 @@ def test_the_client_is_killed() -> None:
             until(lambda: service.ends == {"broken": STREAMS // 2, "stopped": STREAMS // 2})
             until(lambda: service.gate.balance == 0)
             until(lambda: not server.peers)
+
+
+def test_the_client_stops_and_goes_on() -> None:
+    """Its streams wait with bounded memory, its calls stand, others are served; then all goes on, in order."""
+
+    class Service:
+        def __init__(self) -> None:
+            self.gate = channel()
+            self.made = self.taken = self.ended = 0
+
+        def echo(self, value: Any) -> Any:
+            return value
+
+        def wait(self) -> None:
+            self.gate.receive(NEVER)
+
+        def endless(self) -> Any:
+            try:
+                while True:
+                    self.made += 1
+                    yield b"x" * 1000
+            finally:
+                self.ended += 1
+
+        def drain(self, receiver: Any) -> None:
+            try:
+                for expected, value in enumerate(receiver):
+                    assert value == expected
+                    self.taken += 1
+            except ChannelBroken:
+                self.ended += 1
+
+    service = Service()
+    with rpc.serve("tcp://127.0.0.1:0", service, settings=MANY) as server:
+        client = f"""
+            import flower
+            from flower import channel, rpc
+
+            def read(stream):
+                for _ in stream:
+                    pass
+
+            def write(ch):
+                n = 0
+                while True:
+                    ch.send(n)
+                    n += 1
+
+            peer = rpc.connect({server.url!r})
+            calls = [peer.start("wait") for _ in range({CALLS})]
+            for _ in range({STREAMS // 2}):
+                flower.go(read, peer.stream("endless"))
+                ch = channel(4)
+                peer.start("drain", ch.receiver)
+                flower.go(write, ch)
+            for reply in calls:
+                reply.receive()
+            print("answered", flush=True)
+            flower.never().receive()
+        """
+        with Program(client) as program:
+            until(lambda: service.gate.balance == -CALLS and service.taken > 1000 and service.made > 1000)
+            os.kill(program.process.pid, signal.SIGSTOP)
+            with rpc.connect(server.url) as other:
+                before = -1
+                while before != service.made:  # until the streams wait for credit, and what was sent is here
+                    before = service.made
+                    for i in range(20):
+                        assert other.call("echo", i, timeout=NEVER) == i
+                    flower.time.sleep(0.02)
+                waiting = service.taken
+                assert other.call("echo", 1, timeout=NEVER) == 1
+            (session,) = (peer._session for peer in server.peers if peer._session.inflight)
+            assert session.serving.waiting < 300_000
+            assert session.inflight >= CALLS
+            os.kill(program.process.pid, signal.SIGCONT)
+            until(lambda: service.made > before + 1000 and service.taken > waiting + 1000)
+            assert not service.ended
+            for _ in range(CALLS):
+                service.gate.send(None, NEVER)
+            assert str(flower.blocking(program.line)).strip() == "answered"
+            program.kill()
+            until(lambda: service.ended == STREAMS and not server.peers)

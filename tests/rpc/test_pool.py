@@ -39,6 +39,9 @@ class Counter(Calc):
         self.runs += 1
         return self.name
 
+    def numbers(self) -> Any:
+        yield from range(2)
+
     def hold(self) -> str:
         self.runs += 1
         self.gate.receive(NEVER)
@@ -240,8 +243,9 @@ def test_what_is_refused_as_overloaded_goes_elsewhere() -> None:
             everywhere(peer, 2)
             busy = [flower.go(peer.call, "hold") for _ in range(2)]
             until(lambda: services[0].runs == services[1].runs == 1)
-            with pytest.raises(Overloaded):  # by both
-                peer.call("who")
+            for call in (peer.call, peer.stream):
+                with pytest.raises(Overloaded):  # by both
+                    call("who")
             assert [service.runs for service in services] == [1, 1]
             services[1].gate.send(None, NEVER)
             until(lambda: any(not t.alive for t in busy))
@@ -253,6 +257,15 @@ def test_what_is_refused_as_overloaded_goes_elsewhere() -> None:
             for service in services:
                 service.gate.send(None, NEVER)
             assert sorted([busy[0].join(NEVER), busy[1].join(NEVER), held[0].receive(NEVER)]) == ["0", "1", "1"]
+
+
+def test_a_stream_that_is_refused_goes_elsewhere() -> None:
+    with servers(2) as (serving, _), rpc.connect([server.url for server in serving]) as peer:
+        everywhere(peer, 2)
+        for session in serving[0]._sessions:
+            session.draining = True  # and its goodbye is still under way
+        for _ in range(4):
+            assert list(peer.stream("numbers")) == [0, 1]
 
 
 def test_a_server_that_leaves_is_not_noticed() -> None:
