@@ -13,5 +13,6 @@ cdef class TlsLayer:
     cdef object _ssl
     cdef object _read
     cdef object _encrypt
+    cdef Py_ssize_t _unread
     cdef bint _shaken
     cdef bint _notified

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flower.net._stream import Stream
 
 RECORD = 16 * 1024  # bytes: TLS's longest piece of data (RFC 8446, section 5.1)
+ANSWERS = 16 * 1024  # bytes of OpenSSL's own that may wait to be sent: some 700 answers to a request for new keys
 HANDSHAKE_TIMEOUT = 10.0  # seconds; Go's net/http has the same for its clients
 
 
@@ -36,6 +37,7 @@ class TlsLayer:
         self._timeout = timeout
         self._transport: Any = None
         self._shaken = False
+        self._unread = 0  # bytes of answers since all had left
         self._notified = False  # the peer has said that it sends no more
         self._fault: BaseException | None = None
         self._waiter = stream.poller.loop.create_future()
@@ -152,9 +154,20 @@ class TlsLayer:
             if pieces:
                 self._stream.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if self._outgoing.pending:
-            self._pump()
+            self._answer()
         if self._notified and not self._stream.at_eof and not self._stream.eof_received():
             self.close()
+
+    def _answer(self) -> None:
+        """OpenSSL answers the peer, who has asked for new keys. Who asks on and on, and reads no answer, is cut."""
+        if not self._transport.get_write_buffer_size():
+            self._unread = 0
+        self._unread += self._outgoing.pending
+        if self._unread > ANSWERS:
+            text = f"{self._stream.describe()}: the peer asks for new keys again and again, and reads nothing"
+            self._fail(ConnectionAbortedError(text))
+        else:
+            self._pump()
 
     def eof_received(self) -> bool:
         stream = self._stream

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import _ssl
+import ctypes
 import errno
 import logging
 import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -371,6 +374,48 @@ def test_a_connection_that_is_cut_is_no_end_of_file() -> None:
                 conn.read(timeout=NEVER)
         conn.close()
         sock.close()
+
+
+def flood_of_key_updates(address: Any, ended: threading.Event) -> int:
+    """A client that asks for new keys without end, and reads nothing: Python's ssl can't, OpenSSL can."""
+    library = ctypes.CDLL(_ssl.__file__)
+    sock = socket.create_connection(address, NEVER)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls: Any = client_context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+    while True:
+        try:
+            tls.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            sock.sendall(outgoing.read())
+            incoming.write(sock.recv(65536))
+    pointer = ctypes.c_void_p(ctypes.cast(id(tls._sslobj) + 24, ctypes.POINTER(ctypes.c_void_p))[0])
+    sent = 0
+    with sock:
+        try:
+            while sent < 1_000_000:
+                for _ in range(500):
+                    library.SSL_key_update(pointer, 1)
+                    library.SSL_do_handshake(pointer)
+                sock.sendall(outgoing.read())
+                sent += 500
+        except OSError:
+            pass
+        ended.wait(NEVER)
+    return sent
+
+
+@pytest.mark.slow
+def test_a_flood_of_requests_for_new_keys_is_cut() -> None:
+    """Each has to be answered, and the answers would fill the memory where the peer reads none of them."""
+    ended = threading.Event()
+    with listening() as listener:
+        finish = in_thread(flood_of_key_updates, listener.addr(), ended)
+        with listener.receive(NEVER) as conn:
+            with pytest.raises(ConnectionAbortedError, match=f"{HOME}:.*asks for new keys again and again"):
+                conn.read(timeout=NEVER)
+    ended.set()
+    assert 0 < finish() < 1_000_000
 
 
 def test_garbage_in_the_middle() -> None:
