@@ -73,7 +73,7 @@ class Client:
         """The file of that name, which lies below the root whatever dots and links are in it."""
         path = os.path.realpath(self.root + unquote(urlsplit(target).path))
         if os.path.isdir(path):
-            path = os.path.join(path, "index.html")
+            path = os.path.realpath(os.path.join(path, "index.html"))
         if not path.startswith(os.path.join(self.root, "")):
             raise PermissionError(path)
         return path

@@ -32,7 +32,7 @@ def main():
                 with flower.group() as both:  # ends when both have; the first error cancels the other
                     both.go(relay, client, behind)
                     both.go(relay, behind, client)
-            except OSError:
+            except* OSError:  # of one, or of both at once
                 client.abort()
                 behind.abort()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import socket
 from typing import Any
@@ -68,6 +69,12 @@ def test_a_refused_connection_names_the_address() -> None:
     port = free_port()
     with pytest.raises(ConnectionRefusedError, match=f"{HOME}:{port}"):
         Dial("tcp", (HOME, port))
+
+
+def test_an_address_that_can_not_be_reached_is_named() -> None:
+    with pytest.raises(OSError, match=r"can't connect to tcp 224\.0\.0\.1:9") as caught:
+        Dial("tcp", ("224.0.0.1", 9))  # of a group: no connection leads there
+    assert caught.value.errno == errno.ENETUNREACH
 
 
 def test_a_name_that_is_not_known() -> None:

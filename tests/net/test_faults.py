@@ -11,6 +11,7 @@ import pytest
 
 import flower
 from flower.net import Conn, Dial, Listen
+from tests.net.certificates import certificates
 from tests.net.support import (
     HOME,
     NEVER,
@@ -255,6 +256,91 @@ def test_a_thread_that_can_not_have_a_loop_says_so() -> None:
         """)
         == "EMFILE\nEMFILE\nworks\n"
     )
+
+
+SHORT_OF_DESCRIPTORS = """
+    import errno, gc, logging, os, resource, socket, sys
+    import flower, flower.io, flower.process
+    from flower.net import Dial, Listen
+
+    proto, cert, key, ca = sys.argv[1:]
+    HOME, PATIENCE = "127.0.0.1", 0.2
+    logging.disable()  # the listener says that it can accept nobody for now
+
+    def talk():
+        if proto == "udp":
+            with Listen((HOME, 0), "udp") as here, Dial("udp", here.addr()) as there:
+                there.send(b"x")
+                assert here.receive(30)[0] == b"x"
+        elif proto == "reader":
+            near, far = socket.socketpair()
+            with near, far:
+                far.send(b"x")
+                flower.io.wait_read(near)
+                with flower.io.reader(near) as conn:
+                    assert conn.read() == b"x"
+        elif proto == "process":
+            assert flower.process.run([sys.executable, "-c", "print(5)"]).stdout == b"5\\n"
+        else:
+            where = "\\0flower-%d" % os.getpid() if proto == "pipe" else (HOME, 0)
+            secure, trust = ({"cert": cert, "key": key}, {"ca": ca}) if proto == "tls" else ({}, {})
+            with Listen(where, proto, **secure) as listener:
+                with Dial(proto, listener.addr(), timeout=patience, **trust) as near, listener.receive(patience) as far:
+                    near.send(b"x")
+                    assert far.read(timeout=patience) == b"x"
+
+    def descriptors():
+        return {int(fd) for fd in os.listdir("/proc/self/fd")}
+
+    patience = 30
+    talk()
+    flower.time.sleep(0.01)
+    before = descriptors()
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = 0
+    while True:
+        taken = []
+        while not taken or taken[-1] < max(before):
+            taken.append(os.dup(0))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 1 + spare, hard))
+        patience = PATIENCE
+        try:
+            talk()
+            outcome = "works"
+        except flower.Timeout:
+            outcome = "waits"  # whoever accepts does so until there is a descriptor
+        except OSError as error:
+            outcome = errno.errorcode[error.errno]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        for fd in taken:
+            os.close(fd)
+        gc.collect()
+        for _ in range(100):
+            flower.time.sleep(0.001)
+            if descriptors() <= before:
+                break
+        else:
+            print("left:", descriptors() - before)
+        patience = 30
+        talk()  # and again without want
+        print(spare, outcome)
+        if outcome == "works":
+            break
+        spare += 1
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("proto", ["tcp", "tls", "pipe", "udp", "reader", "process"])
+def test_short_of_descriptors_at_every_step(proto: str) -> None:
+    """With none to spare, with one, and so on: a failure is told of and leaves nothing; with some it works again."""
+    made = certificates()
+    lines = output(SHORT_OF_DESCRIPTORS, proto, made.server, made.server_key, made.ca).split("\n")[:-1]
+    outcomes = [line.partition(" ")[2] for line in lines]
+    assert [line.split()[0] for line in lines] == [str(n) for n in range(len(lines))]
+    assert outcomes[0] == "EMFILE"
+    assert outcomes[-1] == "works"
+    assert set(outcomes[1:-1]) <= {"EMFILE", "waits"}
 
 
 def test_many_short_connections_by_many_peers() -> None:
