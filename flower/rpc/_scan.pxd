@@ -14,6 +14,7 @@ cdef class Scanner:
     cdef bint whole
     cdef Py_ssize_t left
     cdef bint is_map
+    cdef readonly bint keyed
     cdef list outer
     cdef readonly Py_ssize_t cost
     cdef public Py_ssize_t most

@@ -58,6 +58,7 @@ class Scanner:
     whole: bool  # the message was found, and is over
     left: int
     is_map: bool
+    keyed: bool  # a map has a key of an ext type
     outer: Any
     cost: int
     most: int
@@ -70,7 +71,7 @@ class Scanner:
         self.outer = []
         self.size = self.start = self.at = self.rest_at = self.cost = 0
         self.left = 1
-        self.whole = self.is_map = False
+        self.whole = self.is_map = self.keyed = False
         self.most = most
         self.most_cost = most_cost
         self.fault = None
@@ -106,7 +107,7 @@ class Scanner:
             self.start = self.at
             self.cost = 0
             self.left = 1
-            self.is_map = False
+            self.is_map = self.keyed = False
         if self.at == self.size and self.start == self.at:
             if self.rest is None:
                 self.data = b""
@@ -189,9 +190,11 @@ class Scanner:
                 after += width
                 if kind == BYTES or kind == EXTENDED:
                     after += count
-            if is_map and left & 1 == 0 and (kind == LIST or kind == DICT):
-                self.fault = "a map's key is an array or a map"
-                break
+            if is_map and left & 1 == 0 and kind >= EXTENDED:
+                if kind != EXTENDED:
+                    self.fault = "a map's key is an array or a map"
+                    break
+                self.keyed = True
             if kind == BYTES:
                 cost += TEXT + after
             elif kind == EXTENDED:

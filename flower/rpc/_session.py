@@ -45,6 +45,8 @@ DEFAULTS = Settings()
 
 # Seconds that methods run on for a plain peer which has ended its sending: it may still read, or be gone.
 LAST_ANSWERS = 30.0
+# What the peer sent should have been refused, or served.
+READER_FAILED = "what it sent could not be dealt with"
 
 
 class Session:
@@ -306,7 +308,11 @@ class Session:
         except OSError as error:
             fault = Disconnected(f"{self.name}: {error}")
             fault.__cause__ = error
-        except BaseException as error:  # killed, or an error of ours
+        except Exception as error:  # an error of ours, or of `Settings.verify`: it must not be the end of the program
+            log.error("%s: %s; the connection is closed", self.name, READER_FAILED, exc_info=error)
+            fault = Disconnected(f"{self.name}: {READER_FAILED}, with {type(error).__name__}")
+            fault.__cause__ = error
+        except BaseException as error:  # killed
             fault = Disconnected(f"{self.name}: the reader ended with {type(error).__name__}")
             raise
         finally:

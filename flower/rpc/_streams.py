@@ -20,7 +20,7 @@ from flower.channels import channel
 from flower.channels._ends import Receiver, Sender
 from flower.errors import ProtocolError
 from flower.rpc._ends import MAX_HELD, STOP, Inbound, Outbound
-from flower.rpc._wire import Unmade
+from flower.rpc._wire import Unmade, short
 
 if TYPE_CHECKING:
     from flower.rpc._session import Session
@@ -263,7 +263,7 @@ class Streams:
             params = [params.rest[0], params]
         inbound = self.inbound.get(params[0])
         if inbound is None:
-            raise ProtocolError(f"{self.session.name}: a value for channel {params[0]!r}, which is not open")
+            raise ProtocolError(f"{self.session.name}: a value for channel {short(params[0])}, which is not open")
         inbound.on_data(params, event[4])
 
     def on_credit(self, params: list[Any]) -> None:
@@ -290,7 +290,7 @@ class Streams:
     def _ending(self, number: Any) -> Inbound:
         inbound = self.inbound.get(number)
         if inbound is None:
-            raise ProtocolError(f"{self.session.name}: the end of channel {number!r}, which is not open")
+            raise ProtocolError(f"{self.session.name}: the end of channel {short(number)}, which is not open")
         return inbound
 
     def on_stop(self, params: list[Any]) -> None:

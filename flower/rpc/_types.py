@@ -13,6 +13,7 @@ import dataclasses
 import datetime
 import enum
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, NamedTuple, Protocol, TypeVar, overload
@@ -27,6 +28,9 @@ VALUE = 71
 
 # Ext types in ext types: each level copies its contents once.
 MAX_EXT_DEPTH = 32
+
+# Members of a set, or keys of a map, with the same hash. A grid of points around 0 in 6 dimensions has 64.
+MOST_ALIKE = 64
 
 C = TypeVar("C", bound=type)
 _UTC = datetime.UTC
@@ -155,6 +159,21 @@ def _pack_int(value: int) -> bytes:
     return value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)
 
 
+def _apart(values: list[Any]) -> list[Any]:
+    """The values, as members of a set: not many may have one hash, since that makes a set take quadratic time.
+
+    Strings' hashes are secret, but those of tuples and of large integers are anybody's to choose.
+    """
+    if len(values) > MOST_ALIKE and max(Counter(map(hash, values)).values()) > MOST_ALIKE:
+        raise ValueError(f"more than {MOST_ALIKE} keys, or members of a set, that have the same hash")
+    return values
+
+
+def _map_apart(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    _apart([key for key, _ in pairs])
+    return dict(pairs)
+
+
 _PACK: dict[type, tuple[bytes, Callable[[Any], Any]]] = {
     tuple: (b"t", list),
     set: (b"s", list),
@@ -170,8 +189,8 @@ _PACK: dict[type, tuple[bytes, Callable[[Any], Any]]] = {
 }
 _MAKE: dict[bytes, Callable[[Any], Any]] = {
     b"t": tuple,
-    b"s": set,
-    b"f": frozenset,
+    b"s": lambda values: set(_apart(values)),
+    b"f": lambda values: frozenset(_apart(values)),
     b"i": lambda data: int.from_bytes(data, "big", signed=True),
     b"D": Decimal,
     b"U": lambda data: uuid.UUID(bytes=data),
@@ -258,12 +277,11 @@ class Codec:
         contents = data[1:]
         if self.depth >= MAX_EXT_DEPTH:
             raise ValueError("an ext type's contents are one value, nested not too deep")
-        self.budget -= measure(contents, len(data), self.budget).cost
+        scanner = measure(contents, len(data), self.budget)
+        self.budget -= scanner.cost
         self.depth += 1
         try:
-            value = msgpack.unpackb(
-                contents, raw=False, strict_map_key=False, unicode_errors="surrogateescape", ext_hook=self.load
-            )
+            value = unpack(contents, self.load, scanner.keyed)
         finally:
             self.depth -= 1
         try:
@@ -285,6 +303,18 @@ def _cant(value: Any) -> str:
     if dataclasses.is_dataclass(value) or isinstance(value, enum.Enum):
         return f"{kind} can't be sent: register the class on both sides, with rpc.register"
     return f"an object of the class {kind} can't be sent: {ascii(value)[:80]}"
+
+
+def unpack(data: Any, load: Callable[[int, bytes], Any], keyed: bool) -> Any:
+    """A value of bytes that were looked at; ``keyed``: there is a map with a key of an ext type."""
+    return msgpack.unpackb(
+        data,
+        raw=False,
+        strict_map_key=False,
+        unicode_errors="surrogateescape",
+        ext_hook=load,
+        object_pairs_hook=_map_apart if keyed else None,
+    )
 
 
 def new_packer(codec: Codec) -> msgpack.Packer:

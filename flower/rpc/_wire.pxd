@@ -33,7 +33,7 @@ cdef class Wire:
     cpdef object next_event(self)
     cpdef list end(self)
     @cython.locals(tools=_Tools)
-    cdef object _decode(self, object data, Py_ssize_t cost)
+    cdef object _decode(self, object data, Py_ssize_t cost, bint keyed)
     @cython.locals(scanner=Scanner, size=Py_ssize_t, event=list, length=Py_ssize_t, at=Py_ssize_t)
     cdef list _read(self)
     cdef int _check_response(self, list event) except -1

@@ -34,7 +34,7 @@ from typing import Any
 import msgpack
 
 from flower.rpc._scan import Scanner, measure
-from flower.rpc._types import Codec, NotPlain, new_packer
+from flower.rpc._types import Codec, NotPlain, new_packer, unpack
 
 # Message types.
 REQUEST = 0
@@ -153,12 +153,14 @@ class Wire:
         self.state = _NEXT[self.state, "end"]
         return []
 
-    def _decode(self, data: Any, cost: int) -> Any:
+    def _decode(self, data: Any, cost: int, keyed: bool) -> Any:
         """One value, whole. Leaves what the contents of its ext types may still take in ``codec.budget``."""
         tools, codec = self._tools, self.codec
         codec.budget = self._scanner.most_cost - cost
         tools.codec = codec
         try:
+            if keyed:
+                return unpack(data, codec.load, True)
             tools.feed(data)
             return tools.unpack()
         except Exception as error:  # of several kinds: a timestamp that is none, the contents of an ext type
@@ -175,13 +177,13 @@ class Wire:
         data = scanner.data
         if size != len(data):
             data = memoryview(data)[scanner.start : scanner.at]
-        message = self._decode(data, scanner.cost)
+        message = self._decode(data, scanner.cost, scanner.keyed)
         if type(message) is not list or not message:
-            raise _Broken(f"a message is an array with a type, not {_short(message)}")
+            raise _Broken(f"a message is an array with a type, not {short(message)}")
         event: Event = message
         kind = event[0]
         if type(kind) is not int or not 0 <= kind <= 2:
-            raise _Broken(f"{_short(kind)} is no message type")
+            raise _Broken(f"{short(kind)} is no message type")
         length = 3 if kind == NOTIFICATION else 4
         if len(event) != length:
             raise _Broken(f"a message of type {kind} has {length} elements, not {len(event)}")
@@ -194,9 +196,9 @@ class Wire:
             if kind == REQUEST:
                 _check_id(event[1])
             if type(event[at]) is not str:
-                raise _Broken(f"a method's name is a string, not {_short(event[at])}")
+                raise _Broken(f"a method's name is a string, not {short(event[at])}")
             if type(event[at + 1]) is not list:
-                raise _Broken(f"params are an array, not {_short(event[at + 1])}")
+                raise _Broken(f"params are an array, not {short(event[at + 1])}")
             if kind == REQUEST:
                 if event[1] in self._serving:
                     raise _Broken(f"id {event[1]} is in use by a request that has no answer yet")
@@ -213,7 +215,7 @@ class Wire:
         _check_id(msgid)
         if msgid not in self._calls:
             error = event[2]
-            told = f": {_short(error)}" if error is not None else ""
+            told = f": {short(error)}" if error is not None else ""
             raise _Broken(f"an answer to id {msgid}, which was not asked{told}")
         self._calls.discard(msgid)
 
@@ -283,7 +285,7 @@ class Wire:
         codec = self.codec
         scanner = measure(data, self._scanner.most, self._scanner.most_cost)
         try:
-            value = self._decode(data, scanner.cost)
+            value = self._decode(data, scanner.cost, scanner.keyed)
         except _Broken as broken:
             raise ValueError(str(broken)) from None
         if codec.problem is not None:
@@ -335,12 +337,12 @@ def _are_plain(values: Any) -> bool:
 
 def _check_id(msgid: Any) -> None:
     if type(msgid) is not int or not 0 <= msgid <= MAX_ID:
-        raise _Broken(f"an id is an unsigned 32-bit integer, not {_short(msgid)}")
+        raise _Broken(f"an id is an unsigned 32-bit integer, not {short(msgid)}")
 
 
 def _check_method(method: Any) -> None:
     if not isinstance(method, str):
-        raise TypeError(f"a method's name is a str, not {_short(method)}")
+        raise TypeError(f"a method's name is a str, not {short(method)}")
 
 
 class _Tools:
@@ -384,9 +386,13 @@ def _tools_of_thread() -> _Tools:
     return tools
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """A value for an error's text, whatever its size."""
     if isinstance(value, list | dict):
         return f"{'an array' if isinstance(value, list) else 'a map'} of {len(value)}"
+    if isinstance(value, int) and value.bit_length() > 64:  # Python writes out no number of thousands of digits
+        return f"an integer of {value.bit_length()} bits"
+    if not isinstance(value, str | bytes | int | float | None):
+        return f"a {type(value).__name__}"
     text = ascii(value[:80] if isinstance(value, str | bytes) else value)
     return text if len(text) <= 100 else text[:97] + "..."

@@ -14,7 +14,7 @@ import tracemalloc
 from typing import Any
 
 from flower.rpc import Settings
-from flower.rpc._session import Session
+from flower.rpc._session import READER_FAILED, Session
 from flower.rpc._wire import MEMORY_FACTOR, OPEN, Wire
 from tests.rpc.link import End, settle
 
@@ -85,6 +85,7 @@ def feed_session(pieces: list[bytes]) -> None:
     service.kept = None
     settle()
     assert session.fault is not None
+    assert READER_FAILED not in str(session.fault)
     assert ours.closed
     assert not len(session.streams)
     assert session.inflight == 0

@@ -210,6 +210,19 @@ def test_verify_decides_and_says_who_it_is() -> None:
             peer.call("who")
 
 
+def test_an_error_of_verify_costs_that_peer_its_connection_alone(caplog: pytest.LogCaptureFixture) -> None:
+    def verify(token: bytes | None, hello: Any) -> Any:
+        return {"ok": {}}[(token or b"").decode()]
+
+    with caplog.at_level(logging.ERROR, "flower.rpc"), rpc.serve(URL, Calc(), verify=verify) as server:
+        with pytest.raises(Disconnected):
+            rpc.connect(server.url, token="not known")
+        assert "KeyError: 'not known'" in caplog.text
+        with rpc.connect(server.url, token="ok") as peer:
+            assert peer.call("add", 1, 2) == 3
+    settle()
+
+
 def test_who_says_no_hello_in_time_is_cut_off() -> None:
     with rpc.serve(URL, Calc(), settings=Settings(token="secret", handshake_timeout=0.01)) as server:
         with raw_client(server) as raw, pytest.raises(ConnectionResetError):

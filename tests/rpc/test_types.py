@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from flower import rpc
 from flower.errors import InvalidArguments, RemoteError
 from flower.rpc import _types
-from flower.rpc._types import MAX_EXT_DEPTH, VALUE, Codec
+from flower.rpc._types import MAX_EXT_DEPTH, VALUE, Codec, new_packer
 from flower.rpc._wire import Unmade, Wire
 from tests.rpc.support import PLAIN, Calc, served
 
@@ -257,3 +257,62 @@ def test_any_contents_of_an_ext_type_end_in_an_event(data: bytes) -> None:
     for code in (VALUE, 70, 5):
         events = list(Wire(codec=codec).feed(msgpack.packb([2, "m", [msgpack.ExtType(code, data)]])))
         assert len(events) == 1
+
+
+# -- Values that are made to harm
+
+
+P = 2**61 - 1  # hash(n) is n modulo this
+
+
+def colliding(count: int, kind: str) -> Any:
+    if kind == "large integers":
+        return [(i + 8) * 8 * P for i in range(count)]
+    return [tuple((i >> 2 * j & 3) * P for j in range(8)) for i in range(count)]
+
+
+@pytest.mark.parametrize("kind", ["large integers", "tuples"])
+@pytest.mark.parametrize("tag", [b"s", b"f"])
+def test_a_set_of_values_with_one_hash_is_not_made(kind: str, tag: bytes) -> None:
+    """Its making would take minutes."""
+    wire = Wire()
+    wire.codec.flower = True
+    values = new_packer(wire.codec).pack(colliding(2_000, kind))
+    (event,) = wire.feed(msgpack.packb([2, "m", [msgpack.ExtType(VALUE, tag + values)]]))
+    assert "have the same hash" in str(event[2].error)
+
+
+@pytest.mark.parametrize("kind", ["large integers", "tuples"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_map_of_keys_with_one_hash_ends_the_connection(kind: str, inside: bool) -> None:
+    wire = Wire()
+    wire.codec.flower = True
+    keys = colliding(2_000, kind)
+    data = b"\xdf" + len(keys).to_bytes(4, "big") + b"".join(wire.pack_value(key) + b"\x00" for key in keys)
+    if inside:
+        data = msgpack.packb(msgpack.ExtType(VALUE, b"t\x91" + data))
+    (event,) = wire.feed(b"\x93\x02\xa1m\x91" + data)
+    assert event[0] == -1
+    assert "have the same hash" in event[1]
+
+
+def test_honest_keys_are_made() -> None:
+    wire, other = Wire(), Wire()
+    wire.codec.flower = other.codec.flower = True
+    span = range(-3, 2)
+    grid = {(x, y, z, u): x + y for x in span for y in span for z in span for u in span}  # -1 and -2 have one hash
+    large = {2**64 + i for i in range(1_000)}
+    (event,) = other.feed(wire.notify("m", [grid, set(grid), large, (grid,)]))
+    assert event[2] == [grid, set(grid), large, (grid,)]
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_a_number_that_python_does_not_write_out_is_refused_like_others(at: int) -> None:
+    wire = Wire()
+    wire.codec.flower = True
+    message: list[Any] = [0, 1, "m", []]
+    huge = 1 << 100_000
+    data = wire.pack_value(huge if at == 4 else [huge if i == at else part for i, part in enumerate(message)])
+    (event,) = wire.feed(data)
+    assert event[0] == -1
+    assert "an integer of 100001 bits" in event[1]
