@@ -1,3 +1,5 @@
+# cython: nonecheck=False
+# (No field is read through None: the same source, uncompiled, would raise AttributeError, and its tests pass.)
 """The calls that we make over one connection, until each has ended in exactly one way.
 
 Invariants
@@ -11,10 +13,15 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from flower.channels import bomb, channel
+try:
+    import cython
+except ImportError:
+    from flower.channels import _nocython as cython
+
+from flower.channels import bomb
+from flower.channels._channel import channel
 from flower.channels._ends import Receiver
 from flower.channels._scheduler import current_scheduler
 from flower.channels._task import check_timeout
@@ -23,29 +30,32 @@ from flower.errors import Cancelled, ChannelClosed, Overloaded, RemoteError, Tim
 from flower.rpc._context import _current
 from flower.rpc._faults import fault as make_fault
 from flower.rpc._faults import rebuild
+from flower.rpc._line import CALL, CANCEL, CAST, Line
+from flower.rpc._serving import ENOUGH, Serving
 from flower.rpc._types import NotPlain
 from flower.rpc._wire import MAX_ID, Unmade
 
 if TYPE_CHECKING:
     from flower.rpc._session import Session
 
-CALL = "$/call"
-CAST = "$/cast"
-CANCEL = "$/cancel"
+if not cython.compiled:
+    from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
 
 # Reply channels that are kept for the next call.
 SPARE = 64
 # Bytes of a request that is sent before the peer has told its limits.
 EARLY = 64 * 1024
 
+_get_current = _current.get
+
 
 class Calls:
     """Our side of the calls of a `Session`."""
 
-    __slots__ = ("_session", "_spare", "made", "most", "pending")
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
+    def __init__(self, session: Session, serving: Serving) -> None:
+        self._session: Any = session
+        self._line: Line = session  # the same, for what is compiled
+        self._serving = serving
         self._spare: list[channel[Any]] = []
         self.pending: dict[int, channel[Any]] = {}
         self.made = 0
@@ -66,10 +76,10 @@ class Calls:
             reply.label = method
         else:
             reply = self._new_reply(method)
-        if timeout is None and _current.get() is None:
+        if timeout is None and _get_current() is None:
             msgid = self._send(reply, method, args, kwargs, None, meta)
             try:
-                result = reply.receive()
+                result = reply._obtain(None)
             except RemoteError:
                 raise
             except BaseException as error:
@@ -140,28 +150,42 @@ class Calls:
         self, method: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, meta: Any = None
     ) -> None:
         """Call, and want no answer."""
-        session = self._session
+        session, line = self._session, self._line
         while True:
-            session.check()
+            if not line.is_free():
+                session.check()
             if kwargs or meta:
                 session.await_hello(f"{method} with keyword arguments or metadata")
-                name, params = CAST, [method, list(args), dict(kwargs or {}), dict(meta or {})]
+                name = CAST
+                params: Any = [method, list(args), dict(kwargs or {}), dict(meta or {})]
             else:
-                name, params = method, list(args)
+                name = method
+                params = args
             try:
-                data = session.wire.notify(name, params)
+                data = line.wire.notify(name, params)
             except NotPlain as error:
                 session.await_answer(error)
                 continue
-            session.send(data, session.take_fresh())
+            fresh = line.take_fresh() if line.fresh else None
+            try:
+                line.put(data)
+            except BaseException as error:
+                failure = self._unsent(error, fresh)
+                if failure is None:
+                    raise
+                raise failure from error
+            if fresh is not None:
+                session.streams.commit(fresh)
             return
 
     def answered(self, event: list[Any]) -> None:
         """An answer has come."""
-        reply = self.pending.pop(event[1], None)
-        if reply is None:
+        found = self.pending.pop(event[1], None)
+        if found is None:
             return
-        error, result = event[2], event[3]
+        reply: channel[Any] = found
+        error = event[2]
+        result = event[3]
         if error is not None:
             result = bomb(rebuild(error))
         elif type(result) is Unmade:
@@ -184,46 +208,56 @@ class Calls:
     # -- Sending a request
 
     def _send(self, reply: channel[Any], method: str, args: Any, kwargs: Any, deadline: float | None, meta: Any) -> int:
-        session = self._session
+        session, line, serving = self._session, self._line, self._serving
         while True:
-            if session.fault is not None or session.early or session.leaving or get_ident() != session.thread:
+            if not line.is_free():
                 session.check(deadline)
             if len(self.pending) >= self.most and not method.startswith("$/"):
                 text = f"overloaded: {len(self.pending)} calls wait for {session.name}, and it takes no more at a time"
                 raise Overloaded(make_fault("overloaded", text))
             name: str = method
-            params: Any = list(args)
+            params: Any = args
             if kwargs or meta or deadline is not None:
                 if session.await_hello(f"{method} with keyword arguments or metadata", deadline, kwargs or meta):
                     name = CALL
-                    params = [method, params, dict(kwargs or {}), _with_deadline(meta, deadline)]
+                    params = [method, list(args), dict(kwargs or {}), _with_deadline(meta, deadline)]
             try:
-                msgid, data = session.wire.call(name, params)
+                msgid, data = line.wire.call(name, params)
                 break
             except NotPlain as error:
                 session.await_answer(error, deadline)
         self.pending[msgid] = reply
-        fresh = session.take_fresh() if session.streams.fresh else None
+        fresh = line.take_fresh() if line.fresh else None
         try:
-            if session.early and len(data) > EARLY:
+            if line.early and len(data) > EARLY:
                 session.await_settled(left(deadline))
-            session.hurry()  # the answer may be behind what holds the reader back
-            if deadline is None and fresh is None:
-                session.conn.send(data)
+            if serving.backlog > ENOUGH or serving.unsent > ENOUGH:
+                serving.go_on()  # the answer may be behind what holds the reader back
+            if deadline is None:
+                line.put(data)
             else:
-                session.conn.send(data, left(deadline))
+                line.conn.send(data, left(deadline))
         except BaseException as error:  # then not a byte of it was taken
-            if fresh is not None:
-                session.streams.roll_back(fresh)
             if self.pending.pop(msgid, None) is not None:
-                session.wire.take_back(msgid)
-            if isinstance(error, OSError | ChannelClosed) and not isinstance(error, TimeoutError):
-                raise session.disconnected(error, not_run=True) from error
-            raise
+                line.wire.take_back(msgid)
+            failure = self._unsent(error, fresh)
+            if failure is None:
+                raise
+            raise failure from error
         if fresh is not None:
             session.streams.commit(fresh)
         self.made += 1
         return msgid
+
+    def _unsent(self, error: BaseException, fresh: Any) -> BaseException | None:
+        """A message did not leave: what is to be raised in place of the error, if anything is."""
+        session = self._session
+        if fresh is not None:
+            session.streams.roll_back(fresh)
+        if isinstance(error, OSError | ChannelClosed) and not isinstance(error, TimeoutError):
+            failure: BaseException = session.disconnected(error, not_run=True)
+            return failure
+        return None
 
     def _give_up(self, msgid: int, error: BaseException) -> None:
         """Nobody waits for this answer any more: the peer may stop working on it."""
@@ -240,8 +274,6 @@ class Calls:
 
 class _Started:
     """Behind the reply of a call that was begun: when it is closed by its receiver, or its time is over."""
-
-    __slots__ = ("_alarm", "_calls", "_msgid", "_text")
 
     def __init__(self, calls: Calls, msgid: int, text: str) -> None:
         self._calls = calls

@@ -1,3 +1,5 @@
+# cython: nonecheck=False
+# (No field is read through None: the same source, uncompiled, would raise AttributeError, and its tests pass.)
 """The call that is being served, as its method sees it: `context`."""
 
 from __future__ import annotations
@@ -15,23 +17,34 @@ if TYPE_CHECKING:
 class Context:
     """One call that is being served. A method gets its own from `rpc.context`; tasklets that it starts see it, too.
 
-    ``method`` is the name that was called, ``meta`` a dict of what the caller sent along with it, ``deadline`` the
+    ``method`` is the name that was called, `meta` a dict of what the caller sent along with it, ``deadline`` the
     time on the scheduler's clock (`time.monotonic`, if no test has replaced it) when the caller stops waiting, or
     None. Calls that the method makes in turn inherit the deadline.
     """
 
-    __slots__ = ("_alarm", "_ended", "_reason", "_scope", "_task", "deadline", "meta", "method", "session")
-
-    def __init__(self, session: Session, method: str, meta: dict[str, Any], deadline: float | None) -> None:
+    def __init__(self, session: Session, method: str, meta: dict[str, Any] | None) -> None:
         self.session = session
         self.method = method
-        self.meta = meta
-        self.deadline = deadline
+        self._meta = meta
+        self.deadline: float | None = None
         self._reason: str | None = None  # "cancelled" or "deadline", once it is that
         self._ended = False
         self._scope: Any = None
         self._task: Any = None
         self._alarm: Any = None
+        # The request that it is for.
+        self._msgid: Any = None
+        self._function: Any = None
+        self._args: Any = None
+        self._kwargs: Any = None
+        self._cost = 0
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What the caller sent along with the call."""
+        if self._meta is None:
+            self._meta = {}
+        return self._meta
 
     @property
     def peer(self) -> Any:
@@ -90,6 +103,10 @@ class Context:
                 outermost = outermost._parent
             outermost._parent = scope
         scope.cancel()
+
+    def _expire(self, now: float) -> None:
+        """The deadline has passed."""
+        self._cancel("deadline")
 
     def _calm(self) -> None:
         """What was cancelled has noticed it by other means: its clean-up may wait."""

@@ -1,3 +1,5 @@
+# cython: nonecheck=False
+# (No field is read through None: the same source, uncompiled, would raise AttributeError, and its tests pass.)
 """The two halves of a channel that goes through a connection: where its values leave, and where they arrive.
 
 One id is one direction. `Outbound` is the side whose values leave: it is the *outlet* of a local channel, which hands
@@ -31,18 +33,27 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol
 
-from flower.channels import bomb, channel
+try:
+    import cython
+except ImportError:
+    from flower.channels import _nocython as cython
+
+from flower.channels._bomb import bomb
+from flower.channels._channel import channel
 from flower.errors import ChannelBroken, ChannelClosed, ProtocolError
 from flower.rpc._faults import describe, fault, rebuild, rebuild_abort
+from flower.rpc._line import DATA, Line
+from flower.rpc._outbox import Source
 from flower.rpc._wire import Unmade
 
 if TYPE_CHECKING:
     from flower.rpc._streams import Streams
 
-DATA = "$/d"
+if not cython.compiled:
+    from threading import get_ident
+
 CREDIT = "$/w"
 END = "$/end"
 RESET = "$/rst"
@@ -65,39 +76,19 @@ class Follower(Protocol):
         """The channel is over there."""
 
 
-class Outbound:
+class Outbound(Source):
     """Where the values of a local channel leave. Also a source of the `Outbox`."""
 
-    __slots__ = (
-        "__weakref__",
-        "_later",
-        "followers",
-        "here",
-        "hold",
-        "id",
-        "kept",
-        "listed",
-        "max_bytes",
-        "max_items",
-        "over",
-        "queue",
-        "ref",
-        "sent",
-        "sent_bytes",
-        "streams",
-        "taken",
-    )
-
     def __init__(self, streams: Streams, number: int, ch: channel[Any], here: bool) -> None:
+        Source.__init__(self)
         self.streams = streams
+        self.session: Line = streams.session
         self.id = number
         self.here = here
         self.ref = weakref.ref(ch, self._dropped)
         self.hold: channel[Any] | None = None
         self.max_items = self.max_bytes = 0
         self.sent = self.sent_bytes = self.taken = 0
-        self.queue: deque[tuple[bytes, Any]] = deque()
-        self.listed = False
         self.over = False
         self.kept: deque[Any] = deque()  # of a user's own channel: what was sent and is not known to be taken
         self.followers: list[Follower] = []  # who puts values into this channel as its credit allows
@@ -116,8 +107,7 @@ class Outbound:
 
     def take(self, value: Any) -> None:
         """Send a value. There is credit. Raises what says that it can't be sent; then nothing has changed."""
-        streams = self.streams
-        session = streams.session
+        session = self.session
         if get_ident() != session.thread:
             self._take_later(value)
             return
@@ -125,8 +115,8 @@ class Outbound:
             self.fail(describe(value.value, tracebacks=session.settings.tracebacks))
             return
         data = session.wire.notify(DATA, [self.id, value])
-        fresh = session.take_fresh() if streams.fresh else None
-        if len(data) > streams.max_frame:
+        fresh = session.take_fresh() if session.fresh else None
+        if len(data) > session.max_frame:
             self._cut(data, fresh)
         else:
             self.sent_bytes += len(data)
@@ -141,13 +131,13 @@ class Outbound:
     def on_close(self) -> None:
         """The channel was closed. What it holds, and what blocked senders offer, still goes."""
         self.hold = self.ref()
-        self.streams.session.here(self._end_if_drained)
+        self.session.here(self._end_if_drained)
 
     def _cut(self, data: bytes, fresh: Any) -> None:
         """A value longer than a frame: it goes in pieces, between which others may go."""
-        session = self.streams.session
+        session = self.session
         value = memoryview(data)[len(_VALUE_HEAD) + len(session.wire.pack_value(self.id)) :]
-        step = self.streams.max_frame
+        step = session.max_frame
         for at in range(0, len(value), step):
             more = at + step < len(value)
             frame = session.wire.notify(DATA, [self.id, bytes(value[at : at + step]), more])
@@ -160,7 +150,7 @@ class Outbound:
         ch = self.ref()
         if ch is not None and ch._credit > 0:
             ch._credit -= 1
-        self.streams.session.scheduler.post(self._take_now)
+        self.session.scheduler.post(self._take_now)
 
     def _take_now(self) -> None:
         while self._later and not self.over and self._room() > 0:
@@ -268,7 +258,7 @@ class Outbound:
 
     def _last_word(self, kind: str, params: list[Any]) -> None:
         self.over = True
-        session = self.streams.session
+        session = self.session
         self.queue.append((session.wire.notify(kind, params), None))
         session.outbox.offer(self)
         self.streams.outbound.pop(self.id, None)
@@ -287,7 +277,7 @@ class Outbound:
     def _dropped(self, _: Any) -> None:
         """Nobody has the channel any more, and it was not closed. A finalizer: it may run anywhere."""
         if not self.over:
-            self.streams.session.scheduler.post(self._tell_dropped)
+            self.session.scheduler.post(self._tell_dropped)
 
     def _tell_dropped(self) -> None:
         if not self.over:
@@ -297,29 +287,9 @@ class Outbound:
 class Inbound:
     """Where values of the peer's arrive."""
 
-    __slots__ = (
-        "__weakref__",
-        "_bytes",
-        "_parts",
-        "_parts_size",
-        "_sizes",
-        "_taken_bytes",
-        "_told",
-        "granted",
-        "granted_bytes",
-        "here",
-        "hold",
-        "id",
-        "meets",
-        "received",
-        "ref",
-        "stopped",
-        "streams",
-        "window",
-    )
-
     def __init__(self, streams: Streams, number: int, ch: channel[Any] | None, meets: bool) -> None:
         self.streams = streams
+        self.session: Line = streams.session
         self.id = number
         self.meets = meets
         self.here = ch is not None
@@ -359,7 +329,7 @@ class Inbound:
         first = self._parts is None
         over = self.received >= self.granted or (self._bytes >= self.granted_bytes and self.received > self._told)
         if first and over:
-            raise ProtocolError(f"{self.streams.session.name}: more on channel {self.id} than it has credit for")
+            raise ProtocolError(f"{self.session.name}: more on channel {self.id} than it has credit for")
         self._bytes += size
         value = params[1]
         if len(params) == 3:
@@ -369,7 +339,7 @@ class Inbound:
             size = self._parts_size
             self._parts_size = 0
         elif not first:
-            raise ProtocolError(f"{self.streams.session.name}: a value within another on channel {self.id}")
+            raise ProtocolError(f"{self.session.name}: a value within another on channel {self.id}")
         self.received += 1
         if self.stopped:
             return
@@ -386,7 +356,7 @@ class Inbound:
             raise ValueError("a piece of a value is bytes, and whether there is more")
         if self._parts is None:
             self._parts = []
-        session = self.streams.session
+        session = self.session
         self._parts_size += size
         if self._parts_size > 2 * session.settings.max_message:
             raise ProtocolError(f"{session.name}: a value longer than {session.settings.max_message} bytes")
@@ -424,7 +394,7 @@ class Inbound:
 
     def look(self, waiting: int = 0) -> None:
         """Give credit, if there is enough to give. ``waiting``: who is about to wait, beside those who do."""
-        if self.stopped or self.streams.session.fault is not None:
+        if self.stopped or self.session.fault is not None:
             return
         ch = self.ref()
         if ch is None:
@@ -433,7 +403,7 @@ class Inbound:
         sizes = self._sizes
         while len(sizes) > self.received - taken:
             self._taken_bytes += sizes.popleft()
-        size = self._taken_bytes + self.streams.session.settings.channel_bytes
+        size = self._taken_bytes + self.session.settings.channel_bytes
         if self.here and ch._outlet is not None:
             items = taken + ch._credit  # as much as the next one takes
             due = items > self.granted
@@ -443,7 +413,7 @@ class Inbound:
         else:
             items = taken + self.window
             due = 2 * (items - self.granted) >= self.window
-        if due or 2 * (size - self.granted_bytes) >= self.streams.session.settings.channel_bytes:
+        if due or 2 * (size - self.granted_bytes) >= self.session.settings.channel_bytes:
             self.granted = max(self.granted, items)
             self.granted_bytes = max(self.granted_bytes, size)
             self._told = taken
@@ -453,24 +423,24 @@ class Inbound:
 
     def on_low(self) -> None:
         """The user has taken much of what was here. In any thread."""
-        self.streams.session.here(self.look)
+        self.session.here(lambda: self.look())
 
     def on_wait(self) -> None:
         """Somebody is about to wait for a value. In any thread."""
-        self.streams.session.here(lambda: self.look(1))
+        self.session.here(lambda: self.look(1))
 
     # -- The end
 
     def on_end(self, count: int) -> None:
         """The sender has closed, after so many values."""
         if self._parts is not None:
-            raise ProtocolError(f"{self.streams.session.name}: channel {self.id} ends within a value")
+            raise ProtocolError(f"{self.session.name}: channel {self.id} ends within a value")
         if self.stopped:
             return
         if count == self.received:
             self._conclude(None)
         else:
-            text = f"{self.streams.session.name}: {self.received} values came on a channel, and {count} were sent"
+            text = f"{self.session.name}: {self.received} values came on a channel, and {count} were sent"
             self._conclude(bomb(ChannelBroken(text)))
 
     def on_reset(self, error: Any) -> None:
@@ -522,7 +492,7 @@ class Inbound:
 
     def on_stop(self, reason: Any, dropped: int) -> None:
         """The user's receiver gives up. In any thread."""
-        self.streams.session.here(lambda: self._stop_after(reason, dropped))
+        self.session.here(lambda: self._stop_after(reason, dropped))
 
     def _stop_after(self, reason: Any, dropped: int) -> None:
         if not self.stopped:
@@ -535,7 +505,7 @@ class Inbound:
     def _dropped(self, _: Any) -> None:
         """Nobody has the channel any more. A finalizer: it may run anywhere."""
         if not self.stopped:
-            self.streams.session.scheduler.post(self._tell_dropped)
+            self.session.scheduler.post(self._tell_dropped)
 
     def _tell_dropped(self) -> None:
         if not self.stopped:

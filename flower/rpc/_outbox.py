@@ -1,3 +1,5 @@
+# cython: nonecheck=False
+# (No field is read through None: the same source, uncompiled, would raise AttributeError, and its tests pass.)
 """What leaves without its maker waiting: control frames first, then the channels in turn.
 
 Requests and answers are sent by the tasklets that make them, each waiting for room in its turn. What must not wait
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from flower.channels import tasklet
 from flower.errors import ChannelClosed, Timeout
@@ -22,17 +24,19 @@ from flower.errors import ChannelClosed, Timeout
 BATCH = 64 * 1024
 
 
-class Source(Protocol):
+class Source:
     """A channel whose values leave by here: their bytes, and the ends of channels in them, or None."""
 
     queue: deque[tuple[bytes, Any]]
     listed: bool
 
+    def __init__(self) -> None:
+        self.queue = deque()
+        self.listed = False
+
 
 class Outbox:
     """The frames of one connection that wait to be sent. Nothing here blocks, but the tasklet."""
-
-    __slots__ = ("_commit", "_conn", "_control", "_daemon", "bytes", "closed", "on_sent", "sources", "writing")
 
     def __init__(self, conn: Any, commit: Callable[[Any], object]) -> None:
         self._conn = conn

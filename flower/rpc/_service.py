@@ -51,8 +51,6 @@ def method(function: F) -> F:
 class Method:
     """One exported method: it is called with a peer's arguments, after a look whether they fit."""
 
-    __slots__ = ("_chain", "_least", "_most", "_takes", "function", "name", "streams")
-
     def __init__(self, name: str, function: Callable[..., Any], middleware: Sequence[Middleware] = ()) -> None:
         self.name = name
         self.function = function
@@ -65,15 +63,15 @@ class Method:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.call(args, kwargs)
 
-    def call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def call(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:
         """Call it, through the middleware. Raises `BadArguments`, and what the method raises."""
         if self._chain is not None:
-            return self._chain(Call(self.name, tuple(args), dict(kwargs)))
+            return self._chain(Call(self.name, tuple(args), dict(kwargs or {})))
         if kwargs:
             self.check(args, kwargs)
             return self.function(*args, **kwargs)
         if not self._least <= len(args) <= self._most:
-            self.check(args, kwargs)
+            self.check(args, {})
         return self.function(*args)
 
     def _last(self, call: Call) -> Any:

@@ -1,3 +1,5 @@
+# cython: nonecheck=False
+# (No field is read through None: the same source, uncompiled, would raise AttributeError, and its tests pass.)
 """Serving what the peer calls: each request in a tasklet of its own, notifications one after the other.
 
 What is held for a peer is bounded in bytes: the requests that are being served, the notifications that wait
@@ -23,19 +25,28 @@ from itertools import islice
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
+try:
+    import cython
+except ImportError:
+    from flower.channels import _nocython as cython
+
 from greenlet import GreenletExit
 
-from flower.channels import channel, getcurrent, schedule, tasklet
+from flower.channels import schedule, tasklet
+from flower.channels._channel import channel
 from flower.channels._scheduler import current_scheduler
 from flower.channels._waiting import Alarm
 from flower.errors import Cancelled, ChannelClosed, Disconnected, ProtocolError, TaskletExit
 from flower.rpc._builtin import BUILTIN
-from flower.rpc._calls import CALL, CAST
 from flower.rpc._context import Context, _current
 from flower.rpc._faults import describe, describe_plain, fault, to_plain
+from flower.rpc._line import CALL, CAST
 from flower.rpc._service import BadArguments, Method
 from flower.rpc._types import NotPlain
 from flower.rpc._wire import MAX_MESSAGE, Unmade
+
+if not cython.compiled:
+    from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
 
 if TYPE_CHECKING:
     from flower.rpc._session import Session
@@ -56,6 +67,8 @@ _ENDS = (TaskletExit, GreenletExit, KeyboardInterrupt, Cancelled)
 
 log = logging.getLogger("flower.rpc")
 
+_set_current = _current.set
+
 
 class Flood(ProtocolError):
     """The peer sends more than we may hold."""
@@ -63,8 +76,6 @@ class Flood(ProtocolError):
 
 class _Watch:
     """Follows the channel of a stream: when its receiver is done or gone, the generator is cancelled where it waits."""
-
-    __slots__ = ("_context",)
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -78,23 +89,6 @@ class _Watch:
 
 class Serving:
     """The peer's calls of a `Session`."""
-
-    __slots__ = (
-        "asked",
-        "backlog",
-        "inflight",
-        "last_id",
-        "notices",
-        "noticing",
-        "proceed",
-        "refused",
-        "room",
-        "running",
-        "served",
-        "session",
-        "unbegun",
-        "unsent",
-    )
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -119,7 +113,10 @@ class Serving:
     def on_request(self, event: list[Any]) -> None:
         """A request has come."""
         session = self.session
-        _, msgid, method, args, cost, _ = event
+        msgid = event[1]
+        method = event[2]
+        args = event[3]
+        cost: int = event[4]
         kwargs: Any = None
         meta: Any = None
         self.last_id = msgid
@@ -138,7 +135,7 @@ class Serving:
         if function is None:
             self._on_builtin(msgid, method, args)
             return
-        limit = session.settings.max_inflight
+        limit = session.max_inflight
         if self.inflight >= limit and self.unbegun:
             schedule()  # those that came in the same piece have not had a turn yet
         if self.inflight >= limit:
@@ -151,11 +148,16 @@ class Serving:
             self.inflight += 1
             self.unbegun += 1
             self.asked += cost + MESSAGE_COST
-            context = Context(session, method, meta or {}, None)
+            context = Context(session, method, meta)
+            context._msgid = msgid
+            context._function = function
+            context._args = args
+            context._kwargs = kwargs
+            context._cost = cost
             self.running[msgid] = context
             if meta:
                 self._set_deadline(context, meta)
-            tasklet(self._serve, label=method, daemon=session.daemon)(msgid, function, args, kwargs, cost, context)
+            tasklet(cython.cast(object, self)._serve, method, session.daemon)(context)
 
     def cancel(self, msgid: int, reason: str) -> None:
         """The peer does not want this answer any more. It gets one all the same."""
@@ -166,7 +168,7 @@ class Serving:
     def abandon(self) -> None:
         """Nobody waits for any answer any more."""
         for context in list(self.running.values()):
-            if context._task is not getcurrent():  # the one that hangs up may end as it likes
+            if context._task is not self.session.scheduler.current:  # the one that hangs up may end as it likes
                 context._cancel("cancelled")
 
     def _set_deadline(self, context: Context, meta: dict[str, Any]) -> None:
@@ -174,16 +176,17 @@ class Serving:
         if type(left) is int and 0 <= left <= MAX_DEADLINE:
             scheduler = current_scheduler()
             context.deadline = scheduler.now() + left / 1000
-            context._alarm = Alarm(lambda now: context._cancel("deadline"))
+            context._alarm = Alarm(context._expire)
             scheduler.set_alarm(context._alarm, context.deadline)
 
-    def _serve(self, msgid: int, function: Any, args: Any, kwargs: Any, cost: int, context: Context) -> None:
+    def _serve(self, context: Context) -> None:
         self.unbegun -= 1
         self.served += 1
-        context._task = getcurrent()
-        _current.set(context)
+        session = self.session
+        context._task = session.scheduler.current
+        _set_current(context)
         try:
-            self._answer(msgid, function, args, kwargs, context)
+            self._answer(context)
         except Cancelled:
             if context._reason is None:  # it is somebody else's
                 raise
@@ -191,14 +194,20 @@ class Serving:
             context._ended = True
             if context._alarm is not None:
                 current_scheduler().clear_alarm(context._alarm)
-            self.running.pop(msgid, None)
+            self.running.pop(context._msgid, None)
             self.inflight -= 1
-            self.asked -= cost + MESSAGE_COST
-            self.session.answered()
+            self.asked -= context._cost + MESSAGE_COST
+            if session.awaited:
+                session.answered()
 
-    def _answer(self, msgid: int, function: Any, args: Any, kwargs: Any, context: Context) -> None:
+    def _answer(self, context: Context) -> None:
         """Call the method, and answer, whatever happens."""
         session = self.session
+        msgid = context._msgid
+        function = context._function
+        args = context._args
+        kwargs = context._kwargs
+        context._function = context._args = context._kwargs = None
         stream: channel[Any] | None = None
         try:
             if context._reason is not None:
@@ -206,9 +215,10 @@ class Serving:
             if self.unsent > ENOUGH:
                 self._wait_for_room()
             if type(function) is Method:
-                result = function.call(args, kwargs or {})
+                result = cython.cast(Method, function).call(args, kwargs)
             else:
                 result = function(*args, **(kwargs or {}))
+            del args
             if type(result) is GeneratorType:
                 if session.early:
                     session.await_settled()
@@ -234,10 +244,7 @@ class Serving:
             return
         if stream is None:
             context._ended = True
-            if session.streams.fresh:
-                self._send(data, session.take_fresh())
-            else:
-                self._send(data)
+            self._send(data, session.take_fresh() if session.fresh else None)
             return
         self._send(data, session.take_fresh())
         del data, result
@@ -298,7 +305,7 @@ class Serving:
         self.unsent += size
         session = self.session
         try:
-            session.conn.send(data)
+            session.put(data)
         except (OSError, ChannelClosed):  # the caller is gone, or we have hung up: there is nobody to tell
             session.give_up()
             if fresh is not None:
@@ -343,7 +350,9 @@ class Serving:
     def on_notification(self, event: list[Any]) -> None:
         """A notification has come that is not one of the protocol's own."""
         session = self.session
-        _, method, args, cost, _ = event
+        method = event[1]
+        args = event[2]
+        cost: int = event[3]
         kwargs: Any = None
         meta: Any = None
         if type(args) is Unmade:
@@ -368,7 +377,9 @@ class Serving:
         try:
             notices = self.notices
             while notices:
-                self._notice(*notices.popleft())
+                method, args, kwargs, meta, cost = notices.popleft()
+                self._notice(method, args, kwargs, meta, cost)
+                del args, kwargs, meta
         finally:
             self.noticing = False
             if self.notices:  # this tasklet was killed, or interrupted: the rest are served by another
@@ -376,11 +387,11 @@ class Serving:
 
     def _notice(self, method: str, args: Any, kwargs: Any, meta: Any, cost: int) -> None:
         session = self.session
-        _current.set(Context(session, method, meta or {}, None))
+        _set_current(Context(session, method, meta))
         try:
             function: Any = session.exports[method]
             if type(function) is Method:
-                function.call(args, kwargs or {})
+                cython.cast(Method, function).call(args, kwargs)
             else:
                 function(*args, **(kwargs or {}))
         except _ENDS:
@@ -416,8 +427,7 @@ class Serving:
         self._wake(self.proceed)
         self._wake(self.room)
 
-    @staticmethod
-    def _wake(waiting: channel[None]) -> None:
+    def _wake(self, waiting: channel[None]) -> None:
         if waiting.balance < 0:
             waiting.try_send(None)
 

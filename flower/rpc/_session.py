@@ -1,3 +1,5 @@
+# cython: nonecheck=False
+# (No field is read through None: the same source, uncompiled, would raise AttributeError, and its tests pass.)
 """A session: two peers on one connection, each of which may call the other.
 
 One tasklet, the *reader*, takes bytes from the connection for as long as it lives, and hands what they mean to those
@@ -22,19 +24,18 @@ Invariants
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import Any
 
 from flower.channels import channel, schedule, tasklet
-from flower.channels._scheduler import current_scheduler
 from flower.channels._waiting import Alarm
 from flower.errors import AuthError, ChannelClosed, Disconnected, Overloaded, ProtocolError, Timeout
-from flower.rpc._calls import CANCEL, Calls, left
+from flower.rpc._calls import Calls, left
 from flower.rpc._faults import fault as make_fault
-from flower.rpc._hello import GREETING, HELLO, LOCKED, LOCKED_MESSAGE, BadHello, Handshake, Hello, Settings
-from flower.rpc._outbox import Outbox
+from flower.rpc._hello import GREETING, HELLO, LOCKED, LOCKED_MESSAGE, BadHello, Handshake, Settings
+from flower.rpc._line import CANCEL, DATA, Line
+from flower.rpc._outbox import Outbox, Source
 from flower.rpc._serving import ENOUGH, Flood, Serving, log, printable
 from flower.rpc._streams import Streams
 from flower.rpc._types import Codec
@@ -49,7 +50,7 @@ LAST_ANSWERS = 30.0
 READER_FAILED = "what it sent could not be dealt with"
 
 
-class Session:
+class Session(Line):
     """One connection's state and tasklets. `Peer` is its public face.
 
     ``exports``: what the peer may call, by name. ``on_end(session)`` is called once, when nothing is left to do.
@@ -66,28 +67,17 @@ class Session:
         settings: Settings = DEFAULTS,
         authenticated: bool = False,
     ) -> None:
-        self.conn = conn
-        self.name = _name(conn)
-        self.exports = exports
-        self.settings = settings
-        self.daemon = True
-        self.fault: BaseException | None = None
+        Line.__init__(self, conn, _name(conn), exports, settings)
         self.face: Any = None  # what a method sees as its caller
-        self.draining = False  # we have said bye
-        self.leaving = False  # the peer has
         self.on_leaving: Callable[[Session], object] | None = None
         self.began = time.monotonic()
-        self.scheduler = current_scheduler()
-        self.thread = get_ident()
         self.handshake = Handshake(settings, dialed, authenticated)
-        self.theirs: Hello | None = None
-        self.early = False
         self.streams = Streams(self, dialed)
         self.codec = Codec(self.streams)
         self.wire = Wire(LOCKED_MESSAGE if self.is_locked else settings.max_message, self.codec)
         self.outbox = Outbox(conn, self.streams.commit)
-        self.calls = Calls(self)
         self.serving = Serving(self)
+        self.calls = Calls(self, self.serving)
         self.call, self.begin, self.stream, self.notify = _methods(self.calls)
         self.outbox.on_sent = self._sent
         self._on_end = on_end
@@ -194,40 +184,6 @@ class Session:
         self.call("$/ping", (), None, timeout)
         return time.perf_counter() - began
 
-    def hurry(self) -> None:
-        """An answer is about to be waited for: it may be behind what holds the reader back."""
-        serving = self.serving
-        if serving.backlog > ENOUGH or serving.unsent > ENOUGH:
-            serving.go_on()
-
-    def take_fresh(self) -> Any:
-        """The ends of channels in the message that was packed just now; `Streams.commit` or `roll_back` is next."""
-        streams = self.streams
-        if not streams.fresh:
-            return None
-        fresh, streams.fresh = streams.fresh, []
-        return fresh
-
-    def send(self, data: bytes, fresh: Any = None) -> None:
-        """Send a packed message. Blocks while there is no room."""
-        try:
-            self.conn.send(data)
-        except BaseException as error:
-            if fresh is not None:
-                self.streams.roll_back(fresh)
-            if isinstance(error, OSError | ChannelClosed) and not isinstance(error, TimeoutError):
-                raise self.disconnected(error, not_run=True) from error
-            raise
-        if fresh is not None:
-            self.streams.commit(fresh)
-
-    def here(self, callback: Callable[[], object]) -> None:
-        """Run it in this session's thread: now, if that is the present one."""
-        if get_ident() == self.thread:
-            callback()
-        else:
-            self.scheduler.post(callback)
-
     def close(self) -> None:
         """Close here. Never blocks; the reader sees it, and ends. Notifications that wait are dropped."""
         if self.fault is None:
@@ -255,6 +211,7 @@ class Session:
             if self._idle is None:
                 self._idle = channel(1, "calls that are being served")
                 self._idle._external = True
+                self.awaited = True
             try:
                 self._idle.receive(left(deadline))
             except Timeout:
@@ -280,21 +237,24 @@ class Session:
     def _read(self) -> None:
         fault: BaseException | None = None
         event: Any
-        serving, outbox, feed = self.serving, self.outbox, self.wire.feed
+        serving, outbox, wire = self.serving, self.outbox, self.wire
         try:
             for data in self.conn:
-                for event in feed(data):
+                wire.take(data)
+                data = None  # what was in it is not ours to keep while we wait
+                event = wire.next_event()
+                while event is not None:
                     if self.fault is not None:  # closed here, while others had their turn
                         return
                     self._on_event(event)
                     if serving.backlog > ENOUGH or serving.unsent + outbox.bytes > ENOUGH:
                         serving.hold_back()
-                event = None  # what was in it is not ours to keep while we wait
+                    event = wire.next_event()
             if self.fault is None:
                 for event in self.wire.end():
                     self._on_event(event)
                 fault = Disconnected(f"{self.name}: the peer closed the connection")
-                self._last_answers = self.theirs is None and self._answering()
+                self._last_answers = self.awaited = self.theirs is None and self._answering()
         except ProtocolError as error:
             log.warning("%s; the connection is closed", error)
             fault = error
@@ -321,7 +281,7 @@ class Session:
     def _on_event(self, event: list[Any]) -> None:
         kind = event[0]
         if kind == RESPONSE:
-            if event[1] == self._hello_id and self._hello_id:
+            if self._hello_id and event[1] == self._hello_id:
                 self._on_hello_answer(event)
             else:
                 self.calls.answered(event)
@@ -339,8 +299,11 @@ class Session:
                 self.serving.on_notification(event)
             elif self.theirs is not None:
                 try:
-                    handler(self, event)
-                except (TypeError, ValueError, IndexError, KeyError) as error:
+                    if method == DATA:
+                        self.streams.on_data(event)
+                    else:
+                        handler(self, event)
+                except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
                     raise ProtocolError(f"{self.name}: a {printable(method)} that can't stand: {error}") from None
         else:
             raise ProtocolError(f"{self.name}: {event[1]}")
@@ -400,7 +363,7 @@ class Session:
         if self.theirs is not None:
             self.wire.most_sent = self.theirs.max_message
             self.calls.most = self.theirs.max_inflight
-            self.streams.max_frame = self.theirs.max_frame
+            self.max_frame = self.theirs.max_frame
         if self._settled is not None:
             self._settled.close()
 
@@ -503,21 +466,19 @@ class Session:
             self._idle.try_send(None)
 
 
-class _Greeting:
+class _Greeting(Source):
     """The answer to a hello, as a source of the `Outbox`, which says when it has left."""
 
-    __slots__ = ("listed", "queue")
-
     def __init__(self, answer: bytes, sent: Callable[[], object]) -> None:
-        self.queue: deque[tuple[bytes, Any]] = deque([(answer, [(sent, sent)])])
-        self.listed = False
+        Source.__init__(self)
+        self.queue.append((answer, [(sent, sent)]))
 
 
 # The protocol's own notifications, between Flower peers.
 _CONTROL: dict[str, Callable[[Session, list[Any]], None]] = {
     CANCEL: Session._on_cancel,
     BYE: Session._on_bye,
-    "$/d": lambda session, event: session.streams.on_data(event),
+    DATA: lambda session, event: session.streams.on_data(event),
     "$/w": lambda session, event: session.streams.on_credit(event[2]),
     "$/end": lambda session, event: session.streams.on_end(event[2]),
     "$/rst": lambda session, event: session.streams.on_reset(event[2]),

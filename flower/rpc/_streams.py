@@ -1,3 +1,5 @@
+# cython: nonecheck=False
+# (No field is read through None: the same source, uncompiled, would raise AttributeError, and its tests pass.)
 """The channels that go through one connection, by their ids; and their ends as values of messages.
 
 Ext type 70 holds ``[kind, id, items, bytes, opts]``: 1, you get the sending end; 2, the receiving end; 3, an end with
@@ -74,14 +76,10 @@ class Home:
 class Streams:
     """The channels of a `Session`."""
 
-    __slots__ = ("_next", "_parity", "fresh", "inbound", "max_frame", "outbound", "session")
-
     def __init__(self, session: Session, dialed: bool) -> None:
         self.session = session
-        self.fresh: list[Fresh] = []
         self.inbound: dict[int, Inbound] = {}
         self.outbound: dict[int, Outbound] = {}
-        self.max_frame = 64 * 1024
         self._parity = 1 if dialed else 0  # of our ids
         self._next = 1 if dialed else 2
 
@@ -129,7 +127,7 @@ class Streams:
         elif inbound.meets:
             inbound.granted = max(0, -ch.balance)
         self.inbound[number] = inbound
-        self.fresh.append((lambda: self._bind(ch, inbound), lambda: self._forget(inbound)))
+        self.session.fresh.append((lambda: self._bind(ch, inbound), lambda: self._forget(inbound)))
         return [SENDING, number, inbound.granted, inbound.granted_bytes, {}]
 
     def _export_receiver(self, value: Receiver[Any]) -> list[Any]:
@@ -139,7 +137,7 @@ class Streams:
             raise ValueError(f"{value!r} has been passed on already, and is somebody else's")
         if isinstance(feeder, Inbound) and feeder.streams is self:
             taken = feeder._taken()
-            self.fresh.append((lambda: self._moved(feeder, ch), _nothing))
+            self.session.fresh.append((lambda: self._moved(feeder, ch), _nothing))
             return [HOME, feeder.id, taken, 0, {}]
         if ch.balance < 0:
             raise ValueError(f"{value!r} can't be passed on: a tasklet waits for a value of it")
@@ -151,7 +149,7 @@ class Streams:
         assert theirs is not None
         meets = ch.capacity == 0 and feeder is None
         items, size = (0 if meets else theirs.channel_items), theirs.channel_bytes
-        self.fresh.append((lambda: outbound.start(items, size), lambda: self._undo(outbound, ch)))
+        self.session.fresh.append((lambda: outbound.start(items, size), lambda: self._undo(outbound, ch)))
         return [RECEIVING, number, items, size, {"meet": True} if meets else {}]
 
     def _new_id(self) -> int:
@@ -205,8 +203,7 @@ class Streams:
 
     def undo_fresh(self) -> None:
         """The message that was being packed can't be."""
-        fresh, self.fresh = self.fresh, []
-        self.roll_back(fresh)
+        self.roll_back(self.session.take_fresh())
 
     # -- Ends in messages that we receive
 

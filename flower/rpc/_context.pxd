@@ -1,0 +1,22 @@
+# cython: language_level=3
+
+cdef class Context:
+    cdef object __weakref__
+    cdef readonly object session
+    cdef readonly object method
+    cdef public object deadline
+    cdef object _meta
+    cdef readonly object _reason
+    cdef bint _ended
+    cdef readonly object _scope
+    cdef readonly object _task
+    cdef object _alarm
+    # The request that it is for.
+    cdef object _msgid
+    cdef object _function
+    cdef list _args
+    cdef dict _kwargs
+    cdef Py_ssize_t _cost
+
+    cpdef _cancel(self, object reason)
+    cdef _calm(self)

@@ -1,0 +1,85 @@
+# cython: nonecheck=False
+# (No field is read through None: the same source, uncompiled, would raise AttributeError, and its tests pass.)
+"""What the parts of a session all look at: its connection, its wire, and how things stand with the peer.
+
+`Session` is a `Line`, and writes what is here; `Calls`, `Serving` and the ends of channels read it. Compiled, they do
+so without a look into a dict, which is why it is a class of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+try:
+    import cython
+except ImportError:
+    from flower.channels import _nocython as cython
+
+from flower.channels._scheduler import current_scheduler
+from flower.net._conn import Conn
+
+if TYPE_CHECKING:
+    from flower.rpc._hello import Hello, Settings
+    from flower.rpc._outbox import Outbox
+    from flower.rpc._wire import Wire
+
+if not cython.compiled:
+    from threading import get_ident
+
+# The protocol's own methods, of which all know.
+CALL = "$/call"
+CAST = "$/cast"
+CANCEL = "$/cancel"
+DATA = "$/d"
+
+
+class Line:
+    """One connection, as the parts of its session see it."""
+
+    wire: Wire
+    outbox: Outbox
+
+    def __init__(self, conn: Any, name: str, exports: Mapping[str, Callable[..., Any]], settings: Settings) -> None:
+        self.conn = conn
+        self.direct: Conn | None = conn if type(conn) is Conn else None  # the same, for those who are compiled
+        self.name = name
+        self.exports = exports
+        self.settings = settings
+        self.max_inflight = settings.max_inflight
+        self.daemon = True
+        self.fault: BaseException | None = None
+        self.early = False
+        self.draining = False  # we have said bye
+        self.leaving = False  # the peer has
+        self.theirs: Hello | None = None
+        self.awaited = False  # somebody waits for the end of the calls that are served
+        self.max_frame = 64 * 1024  # of the peer's
+        self.fresh: list[Any] = []  # the ends of channels in the message that is being packed
+        self.scheduler = current_scheduler()
+        self.thread = get_ident()
+
+    def is_free(self) -> bool:
+        """Whether nothing keeps the present tasklet from a call. If something does, `Session.check` says what."""
+        return self.fault is None and not self.early and not self.leaving and get_ident() == self.thread
+
+    def put(self, data: bytes) -> None:
+        """Hand bytes to the connection. Blocks while there is no room, and raises what says that they did not leave."""
+        if self.direct is not None:
+            self.direct.send(data)
+        else:
+            self.conn.send(data)
+
+    def take_fresh(self) -> Any:
+        """The ends of channels in the message that was packed just now; `Streams.commit` or `roll_back` is next."""
+        if not self.fresh:
+            return None
+        fresh, self.fresh = self.fresh, []
+        return fresh
+
+    def here(self, callback: Callable[[], object]) -> None:
+        """Run it in this session's thread: now, if that is the present one."""
+        if get_ident() == self.thread:
+            callback()
+        else:
+            self.scheduler.post(callback)

@@ -1,0 +1,28 @@
+# cython: language_level=3
+cimport cython
+
+cdef Py_ssize_t BATCH
+
+cdef class Source:
+    cdef public object queue
+    cdef public bint listed
+
+@cython.final
+cdef class Outbox:
+    cdef object _conn
+    cdef object _commit
+    cdef object _control
+    cdef bint _daemon
+    cdef public object sources
+    cdef readonly Py_ssize_t bytes
+    cdef readonly bint writing
+    cdef readonly bint closed
+    cdef public object on_sent
+
+    cpdef post(self, bytes data)
+    cpdef offer(self, Source source)
+    cdef _wake(self)
+    cpdef close(self)
+    cpdef flush(self)
+    @cython.locals(pieces=list, after=list, size=Py_ssize_t, mine=Py_ssize_t, source=Source, data=bytes)
+    cdef tuple _next_batch(self)

@@ -1,0 +1,46 @@
+# cython: language_level=3
+cimport cython
+from flower.channels._channel cimport channel
+from flower.rpc._context cimport Context
+from flower.rpc._line cimport Line
+from flower.rpc._service cimport Method
+from flower.rpc._wire cimport Unmade
+
+cdef Py_ssize_t MESSAGE_COST
+
+cdef class Serving:
+    cdef readonly Line session
+    cdef readonly dict running
+    cdef readonly Py_ssize_t inflight
+    cdef Py_ssize_t unbegun
+    cdef readonly Py_ssize_t asked
+    cdef public Py_ssize_t unsent
+    cdef readonly object notices
+    cdef public Py_ssize_t backlog
+    cdef readonly bint noticing
+    cdef readonly Py_ssize_t served
+    cdef readonly Py_ssize_t refused
+    cdef readonly object last_id
+    cdef readonly channel proceed
+    cdef readonly channel room
+
+    @cython.locals(session=Line, cost=Py_ssize_t, limit=Py_ssize_t, context=Context)
+    cdef on_request(self, list event)
+    cdef _set_deadline(self, Context context, dict meta)
+    @cython.locals(session=Line)
+    cpdef _serve(self, Context context)
+    @cython.locals(session=Line, data=bytes)
+    cdef _answer(self, Context context)
+    cdef _stream(self, object values, channel stream, Context context)
+    cdef _fail_stream(self, channel stream, object error, Context context)
+    @cython.locals(session=Line, size=Py_ssize_t)
+    cdef _send(self, bytes data, object fresh=*)
+    @cython.locals(session=Line)
+    cdef on_notification(self, list event)
+    @cython.locals(session=Line)
+    cdef _notice(self, object method, list args, object kwargs, object meta, Py_ssize_t cost)
+    cpdef go_on(self)
+    cdef _wake(self, channel waiting)
+    cpdef cancel(self, object msgid, object reason)
+    cpdef hold_back(self)
+    cpdef refuse(self, object msgid, object kind, object text)

@@ -1,0 +1,34 @@
+# cython: language_level=3
+cimport cython
+from flower.rpc._calls cimport Calls
+from flower.rpc._line cimport Line
+from flower.rpc._outbox cimport Outbox, Source
+from flower.rpc._serving cimport Serving
+from flower.rpc._streams cimport Streams
+from flower.rpc._wire cimport Wire
+
+cdef class Session(Line):
+    cdef public object face
+    cdef public object on_leaving
+    cdef readonly double began
+    cdef readonly object handshake
+    cdef readonly object codec
+    cdef readonly Streams streams
+    cdef readonly Calls calls
+    cdef readonly Serving serving
+    cdef readonly object call
+    cdef readonly object begin
+    cdef readonly object stream
+    cdef readonly object notify
+    cdef object _on_end
+    cdef public object _hello_id
+    cdef object _alarm
+    cdef object _settled
+    cdef object _idle
+    cdef bint _last_answers
+
+    @cython.locals(kind=int)
+    cdef _on_event(self, list event)
+
+cdef class _Greeting(Source):
+    pass

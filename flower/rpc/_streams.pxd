@@ -1,0 +1,19 @@
+# cython: language_level=3
+cimport cython
+from flower.rpc._ends cimport Inbound, Outbound
+from flower.rpc._line cimport Line
+from flower.rpc._wire cimport Unmade
+
+cdef class Streams:
+    cdef object __weakref__
+    cdef readonly Line session
+    cdef readonly dict inbound
+    cdef readonly dict outbound
+    cdef int _parity
+    cdef object _next
+
+    cpdef post(self, object kind, list params)
+    @cython.locals(inbound=Inbound)
+    cdef on_data(self, list event)
+    @cython.locals(outbound=Outbound)
+    cpdef on_credit(self, list params)
