@@ -13,7 +13,7 @@ PXD := $(shell find flower -name '*.pxd')
 CORE := $(PXD) $(wildcard $(PXD:.pxd=.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test test-pure test-all check format lint types layering docs bench mutants clean distclean
+.PHONY: help build demo test test-pure test-all check format lint types layering docs bench mutants promises clean distclean
 
 help:
 	@echo "make demo       set up, build, and run the demonstration"
@@ -25,6 +25,7 @@ help:
 	@echo "make docs       build the documentation into build/docs"
 	@echo "make bench      run the benchmarks"
 	@echo "make mutants    plant faults in the core, and see that the explored tests find them"
+	@echo "make promises   measure what the testing kit promises"
 	@echo "make build      set up and compile, no more"
 	@echo "make clean      remove what was built; make distclean: and the environments"
 
@@ -113,6 +114,10 @@ format: $(VENV)/.installed
 # Faults planted in a copy of the core, one at a time: do the explored tests find them? Some minutes.
 mutants: $(VENV)/.installed
 	$(PY) tools/mutants.py $(ARGS)
+
+# What the testing kit promises of its examples: found soon, shrunk to little, no false alarm. Some minutes.
+promises: build
+	$(PY) tools/promises.py $(ARGS)
 
 # ---------------------------------------------------------------- tidying
 

@@ -89,6 +89,7 @@ class Subject:
     competitors: list[Competitor] = field(default_factory=list)
     targets: list[Target] = field(default_factory=list)
     absent: dict[str, str] = field(default_factory=dict)  # library -> why it has no counterpart
+    prepare: Callable[[], object] | None = None  # called once before the subject is run, in the runner's process
 
     def add(
         self,

@@ -90,6 +90,9 @@ def run_subject(subject: Subject, plan: Plan, go: GoProgram | None, say: Callabl
         c.key: {"library": c.library, "variant": c.variant, "rounds": []} for c in subject.competitors
     }
     running = list(enumerate(subject.competitors))
+    if subject.prepare is not None:
+        say(f"{subject.name}: getting ready")
+        subject.prepare()
     for number in range(rounds):
         began = time.perf_counter()
         for index, competitor in list(running if number % 2 == 0 else reversed(running)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import registry, report
+from benchmarks import registry, report, unhooked
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,6 +34,19 @@ def test_go_has_what_the_subject_names(name: str) -> None:
     for competitor in subject.competitors:
         if competitor.library == "go":
             assert f'register("{name}", "{competitor.variant}", ' in source
+
+
+def test_the_core_without_the_hooks_of_the_testing_kit() -> None:
+    """Each look at a hook is known to `unhooked`, in whichever compiled module it is."""
+    look = re.compile(r"_watch\.watched|\.(?:chooser|interposer|clock) is ")
+    changed = unhooked.without_hooks()
+    core = ROOT / "flower" / "channels"
+    compiled = {path.stem for path in core.glob("*.pxd")} - {"_watch"}
+    looks = {
+        module for module in compiled if (path := core / f"{module}.py").exists() and look.search(path.read_text())
+    }
+    assert looks == set(changed)
+    assert not any(look.search(source) for source in changed.values())
 
 
 def record(*results: dict[str, Any]) -> dict[str, Any]:

@@ -5,11 +5,12 @@ invariant, which is looked at after each step.
 
 Prints a report such as
 
-    AssertionError: the bank has 110, and not 100
+    AssertionError: a has 40, and not 45
     The schedule (one switch out of turn, 8 steps):
          1 teller-1  send(('a', 'b', 10)) on 'ledger'
     >    2 teller-1  is pre-empted
          3 teller-2  send(('b', 'a', 10)) on 'ledger'
+         4 teller-3  send(('a', 'b', 5)) on 'ledger'
 """
 
 import traceback

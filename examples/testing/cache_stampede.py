@@ -6,9 +6,10 @@ virtual: the fetch of a second takes none.
 Prints a report such as
 
     AssertionError: the page was fetched 2 times
-    The schedule (nobody ran out of turn, 7 steps):
-         1     0.000 s  reader-1  sleep: waits
-         2     0.000 s  reader-2  sleep: waits
+    The schedule (nobody ran out of turn, 8 steps):
+         1 test      sleep: waits
+         2 reader-1  sleep: waits
+         3 reader-2  sleep: waits
 """
 
 import traceback

@@ -6,11 +6,17 @@ answer and the giving back.
 Prints a report such as
 
     AssertionError: the pool has 1 of its 2 connections left
-    The schedule (nobody ran out of turn, 9 steps):
-         1     0.000 s  client-1  receive on 'pool' -> 'connection 0'
-         2     0.000 s  client-1  sleep: waits
-         3     0.000 s  client-2  receive on 'pool' -> 'connection 1'
+    The schedule (nobody ran out of turn, 16 steps):
          ...
+         4     0.000 s  client-1  receive on 'pool' -> 'connection 0'
+         5     0.000 s  client-1  sleep: waits
+         6     0.000 s  client-2  receive on 'pool' -> 'connection 1'
+         7     0.000 s  client-2  sleep: waits
+         8     0.000 s  client-3  receive on 'pool': waits
+         9     0.100 s  client-1  send('connection 0') on 'pool'
+        10     0.100 s  client-2  send('connection 1') on 'pool'
+        11     0.100 s  client-3  receive on 'pool' -> 'connection 0'
+        12     0.100 s  client-3  sleep: waits
 """
 
 import traceback

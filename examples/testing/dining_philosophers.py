@@ -5,10 +5,10 @@ explored test chooses who runs when. ``docs/testing.md`` goes through this examp
 
 Prints a report such as
 
-    Deadlock: the test has ended, and these wait for good:
-      philosopher 0 waits in receive on 'fork 1' (balance -1), at dining_philosophers.py:34 in greedy
-      philosopher 1 waits in receive on 'fork 2' (balance -1), at dining_philosophers.py:34 in greedy
-      philosopher 2 waits in receive on 'fork 0' (balance -1), at dining_philosophers.py:34 in greedy
+    flower.testing.Deadlock: the test has ended, and these wait for good:
+      philosopher 0 waits in receive on 'fork 1' (balance -1), at dining_philosophers.py:33 in greedy
+      philosopher 1 waits in receive on 'fork 2' (balance -1), at dining_philosophers.py:33 in greedy
+      philosopher 2 waits in receive on 'fork 0' (balance -1), at dining_philosophers.py:33 in greedy
     The schedule (one switch out of turn, 11 steps):
          1 test           send('fork') on 'fork 0'
          2 test           send('fork') on 'fork 1'
@@ -19,6 +19,7 @@ Prints a report such as
          7 philosopher 2  receive on 'fork 0': waits
          8 philosopher 1  receive on 'fork 1' -> 'fork'
          9 philosopher 1  receive on 'fork 2': waits
+        10 philosopher 0  receive on 'fork 1': waits
 """
 
 import traceback

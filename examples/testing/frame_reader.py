@@ -5,11 +5,15 @@ real networks do. Server and client are plain `flower.net` code.
 
 Prints a report such as
 
-    TaskletFailed: server ended with an error that nobody collected: AssertionError: b'hel' is no greeting
-    The schedule (nobody ran out of turn, 12 steps):
+    flower.testing.TaskletFailed: server ended with an error that nobody collected: AssertionError: b'' is no greeting
+    The schedule (nobody ran out of turn, 13 steps):
          ...
-         5 the outside  try_send(b'\\x05hel') on 'client -> server' -> True
-         6 the outside  try_send(b'lo') on 'client -> server' -> True
+    >    2 the network  client -> server: a write of 6 bytes comes in pieces of 1, 5
+         ...
+         5 the outside  try_send(b'\\x05') on 'client -> server' -> True
+         6 the outside  try_send(b'hello') on 'client -> server' -> True
+         ...
+        17 server       failed: AssertionError: b'' is no greeting
 """
 
 import traceback

@@ -6,11 +6,11 @@ nor each other both become leader of the same term; with votes, of which a term 
 Prints a report such as
 
     AssertionError: term 2 has two leaders: b and c
-    The schedule (nobody ran out of turn, 97 steps):
-    ...
-    >   36     2.000 s  the network    a <-/-> b: partitioned
-    >   37     2.000 s  the network    a <-/-> c: partitioned
-    >   38     2.000 s  the network    b <-/-> c: partitioned
+    The schedule (nobody ran out of turn, 297 steps):
+         ...
+    >   45     2.000 s  the network   a <-/-> b: partitioned
+    >   46     2.000 s  the network   a <-/-> c: partitioned
+    >   47     2.000 s  the network   b <-/-> c: partitioned
 """
 
 import traceback

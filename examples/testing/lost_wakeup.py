@@ -5,9 +5,9 @@ bell. ``try_send`` on a channel without a buffer is heard only by who is waiting
 
 Prints a report such as
 
-    Deadlock: the test has ended, and these wait for good:
-      worker waits in receive on 'bell' (balance -1), at lost_wakeup.py:38 in worker
-    The schedule (one switch out of turn, 7 steps):
+    flower.testing.Deadlock: the test has ended, and these wait for good:
+      worker waits in receive on 'bell' (balance -1), at lost_wakeup.py:36 in worker
+    The schedule (one switch out of turn, 6 steps):
          1 worker  send('no work: waiting') on 'log'
     >    2 worker  is pre-empted
          3 boss    try_send(None) on 'bell' -> False

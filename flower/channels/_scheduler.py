@@ -162,10 +162,10 @@ class Scheduler:
 
     def choose(self) -> Task | None:
         """Take the next task out of the queue; None when the hub must have its turn first."""
-        if self.ready.first is None:
-            return None
         if self.chooser is not None:
             return self.consult()
+        if self.ready.first is None:
+            return None
         self.budget -= 1
         if self.budget < 0 or (self.attentive and coarse() > self.due):
             if self.attentive:
@@ -175,6 +175,10 @@ class Scheduler:
 
     def consult(self) -> Task | None:
         """`choose`, by the chooser, which alone says when the hub has its turn: by no clock and no count."""
+        if self.ready.first is None:
+            if self.current is not None:
+                self.chooser([])  # it looks at who parks
+            return None
         t = self.directed
         self.directed = None
         if t is None or t.state != READY:

@@ -252,22 +252,31 @@ class Network:
 
         self.loop.call_later(until - self.world.now, pass_by)
 
-    def cuts(self, size: int) -> list[int]:
+    def cuts(self, way: str, size: int) -> list[int]:
         """The sizes of the pieces in which so many bytes arrive."""
         if size < 2 or not self.world.choose("n", 2):
             return [size]
         first = 1 + self.world.choose("v", min(size - 1, 64))
+        pieces = [first, size - first]
         if size - first > 1 and self.world.choose("n", 2):
-            return [first, *[1] * min(size - first - 1, 8), max(size - first - 8, 1)]
-        return [first, size - first]
+            pieces = [first, *[1] * min(size - first - 1, 8), max(size - first - 8, 1)]
+        self._say(f"{way}: a write of {size} bytes comes in pieces of {', '.join(map(str, pieces))}")
+        return pieces
 
-    def delay(self) -> float:
+    def delay(self, way: str) -> float:
         """How much later than others a write arrives."""
-        return DELAYS[self.world.choose("v", len(DELAYS))] if self.world.choose("n", 2) else 0.0
+        if not self.world.choose("n", 2):
+            return 0.0
+        late = DELAYS[self.world.choose("v", len(DELAYS))]
+        self._say(f"{way}: {late:g} s late")
+        return late
 
-    def fills(self) -> bool:
+    def fills(self, way: str) -> bool:
         """Whether the write buffer counts as full until the bytes have arrived."""
-        return self.world.choose("n", 2) == 1
+        if not self.world.choose("n", 2):
+            return False
+        self._say(f"{way}: the write buffer is full")
+        return True
 
     def reset_at(self, size: int) -> int | None:
         """After how many bytes of a write the connection is reset, if it is."""

@@ -32,7 +32,7 @@ class Tap:
         self._numbers: dict[str, int] = {}
         self._moment = 0
         self.doing: dict[Any, str] = {}  # what each tasklet is about, for the log
-        self.parked: Any = None  # set by the world to who parks
+        self.parked: set[Any] = set()  # who has parked in the operation that he is about, as the world says
 
     # -- names and books
 
@@ -75,7 +75,7 @@ class Tap:
         self.doing[me] = what = f"send({show(value)}) on {book.name}"
         waiting = ch._waiting()[1]
         offer = book.offer(value, who, self._now())
-        self.parked = None
+        self.parked.discard(me)
         s.passing = True
         try:
             ch.send(value, timeout)
@@ -85,9 +85,9 @@ class Tap:
         finally:
             s.passing = False
         book.sent(offer, self._now())
-        world.log_line(who, what if self.parked is not me else f"{what}: done")
+        world.log_line(who, what if me not in self.parked else f"{what}: done")
         finding = None
-        if waiting and self.parked is not me:
+        if waiting and me not in self.parked:
             finding = book.served("receive", waiting, ch._waiting()[1], me)
         self._after(me, ch, book, finding, True)
 
@@ -124,7 +124,7 @@ class Tap:
         self.doing[me] = what = f"receive on {book.name}"
         waiting = ch._waiting()[0]
         began = self._now()
-        self.parked = None
+        self.parked.discard(me)
         s.passing = True
         try:
             value = ch.receive(timeout)
@@ -137,7 +137,7 @@ class Tap:
         who = world.name_of(me)
         finding = book.received(value, who, began, self._now())
         world.log_line(who, f"{what} -> {show(value)}")
-        if finding is None and waiting and self.parked is not me:
+        if finding is None and waiting and me not in self.parked:
             finding = book.served("send", waiting, ch._waiting()[0], me)
         self._after(me, ch, book, finding, True)
         return value

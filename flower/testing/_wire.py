@@ -98,6 +98,7 @@ class Transport:
         self._network = network
         self.host = host
         self._other = other
+        self._way = f"{host} -> {other}"
         self._protocol: Any = None
         self._flight: deque[tuple[float, str, bytes]] = deque()
         self._early: deque[tuple[str, bytes]] = deque()  # arrived before the protocol was there
@@ -136,8 +137,8 @@ class Transport:
         if broken is not None or ended is not None:
             data = bytes(data[: broken if broken is not None else ended])
         at = 0
-        for size in network.cuts(len(data)) if data else ():
-            self._send(DATA, bytes(data[at : at + size]), network.delay())
+        for size in network.cuts(self._way, len(data)) if data else ():
+            self._send(DATA, bytes(data[at : at + size]), network.delay(self._way))
             at += size
         if broken is not None:
             self._send(RESET, b"", 0.0)
@@ -147,7 +148,7 @@ class Transport:
         if ended is not None:
             self._eof = self._ended_by_fault = True
             self._send(EOF, b"", 0.0)
-        if not self._full and (self._size > self._high or (self._size and network.fills())):
+        if not self._full and (self._size > self._high or (self._size and network.fills(self._way))):
             self._full = True
             self._protocol.pause_writing()
         self.pump()

@@ -360,12 +360,14 @@ class World:
         return self._now
 
     def _choose(self, ready: list[Any]) -> Any:
-        """The chooser: who runs next."""
+        """The chooser: who runs next. With nobody to choose from, it is only told that the current tasklet parks."""
         if self._closing:
-            return ready[0]
+            return ready[0] if ready else None
         me = self._scheduler.current
         if me is not None and me.state == BLOCKED and not me.decided:
             self._on_park(me)
+        if not ready:
+            return None
         if len(self._names) < 2 or any(t not in self._names for t in ready):
             for t in ready:
                 self._register(t)
@@ -401,7 +403,10 @@ class World:
         if when == math.inf or candidates[0] in self._settling or when >= min(self._limits, default=math.inf):
             return False
         if when <= self._now:  # of the network: no time need pass
-            return self.choose("n", 2) == 1
+            if self.choose("n", 2) == 0:
+                return False
+            self.log_line("the network", "is quicker than those who can run", True)
+            return True
         if self._early_timers <= 0 or self.choose("t", 2) == 0:
             return False
         self._early_timers -= 1
@@ -410,7 +415,7 @@ class World:
         return True
 
     def _on_park(self, me: Any) -> None:
-        self.tap.parked = me
+        self.tap.parked.add(me)
         self._since[me] = self._steps
         if me.blocked_in != RUN:
             what = self.tap.doing.get(me, "") if me.blocked_in in (1, 2, 3) else REASONS[me.blocked_in]

@@ -62,6 +62,7 @@ def test_deadlock_where_the_test_itself_waits() -> None:
 
     error = found(ft.Deadlock, test)
     assert "test waits in receive on 'nobody'" in str(error)
+    assert "receive on 'nobody': waits" in notes(error)  # the last to wait is in the log, too
 
 
 def test_two_deadlocks_in_different_places_are_two_findings() -> None:
