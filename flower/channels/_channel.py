@@ -1,4 +1,5 @@
-# cython: boundscheck=False, wraparound=False
+# cython: nonecheck=False, boundscheck=False, wraparound=False
+# (No field is read through None: the same source, uncompiled, would raise AttributeError, and its tests pass.)
 """The channel: a value passes from one tasklet to another, or waits in a bounded buffer between them.
 
 Invariants
@@ -114,6 +115,7 @@ class channel:
 
     # -- attempts: done now, or not at all
 
+    @cython.final
     def put(self, value: object) -> bool:
         """Give the value to a waiting receiver, or store it. False: neither is possible."""
         t: Task
@@ -139,6 +141,7 @@ class channel:
             return True
         return False
 
+    @cython.final
     def take(self) -> object:
         """Take the oldest value, from the buffer or from a waiting sender. NOTHING: there is none."""
         t: Task
@@ -165,16 +168,19 @@ class channel:
             raise self._refusal()
         return NOTHING
 
+    @cython.final
     def can_put(self) -> bool:
         """Whether `put` would do something now, be it to raise."""
         return self.shut or self.receivers.first is not None or self.held < self.limit or self._credit > 0
 
+    @cython.final
     def can_take(self) -> bool:
         """Whether `take` would do something now, be it to raise."""
         return self.shut or self.held > 0 or self.senders.first is not None
 
     # -- the buffer: a ring that grows as it fills
 
+    @cython.final
     def grow(self) -> int:
         """Make the ring longer, if it is still full when the memory is there."""
         size = FIRST_RING if self.ring is None else 2 * len(self.ring)
@@ -189,6 +195,7 @@ class channel:
             self.ring = longer
         return 0
 
+    @cython.final
     def store(self, value: object) -> int:
         """Hold the value, the newest. The caller knows that there is room, in the ring too."""
         ring: list[Any] = self.ring
@@ -196,6 +203,7 @@ class channel:
         self.held += 1
         return 0
 
+    @cython.final
     def fetch(self) -> object:
         """Let go of the oldest value. The caller knows that there is one."""
         ring: list[Any] = self.ring
@@ -262,6 +270,7 @@ class channel:
             timeout = check_timeout(timeout)
         return self._obtain(timeout)
 
+    @cython.final
     def _obtain(self, timeout: float | None) -> Any:
         """`receive`, for compiled callers; the timeout is checked."""
         if _watch.watched:
@@ -457,6 +466,7 @@ class channel:
         self.ring = ring
         return 0
 
+    @cython.final
     def dismiss(self, queue: WaitQueue, selects_only: bool, woken: WaitQueue) -> int:
         """Decide for the queue's waiters that the channel is closed, and collect their tasks."""
         t: Task
@@ -472,6 +482,7 @@ class channel:
             w = after
         return 0
 
+    @cython.final
     def wake_all(self, woken: WaitQueue) -> int:
         """Wake the tasks that `dismiss` has collected."""
         t: Task
