@@ -1,5 +1,5 @@
-# cython: nonecheck=False, boundscheck=False, wraparound=False
-# (No field is read through None: the same source, uncompiled, would raise AttributeError, and its tests pass.)
+# cython: boundscheck=False, wraparound=False
+# (A channel whose subclass forgot to call __init__ has no queues: reading them is checked.)
 """The channel: a value passes from one tasklet to another, or waits in a bounded buffer between them.
 
 Invariants
