@@ -60,6 +60,7 @@ class Calls:
         self.pending: dict[int, channel[Any]] = {}
         self.made = 0
         self.most = MAX_ID  # calls at a time that the peer takes
+        self._given_up: list[tuple[int, str]] = []  # while it was not known whether the peer can be told
 
     def call(
         self,
@@ -262,9 +263,19 @@ class Calls:
     def _give_up(self, msgid: int, error: BaseException) -> None:
         """Nobody waits for this answer any more: the peer may stop working on it."""
         session = self._session
-        if msgid in self.pending and session.theirs is not None and session.fault is None:
+        if msgid in self.pending and session.fault is None:
             why = "deadline" if isinstance(error, TimeoutError) else "cancelled"
-            session.outbox.post(session.wire.notify(CANCEL, [msgid, why]))
+            if session.theirs is not None:
+                session.outbox.post(session.wire.notify(CANCEL, [msgid, why]))
+            elif session.peer_is is None:
+                self._given_up.append((msgid, why))
+
+    def settled(self) -> None:
+        """It is a Flower peer: what was given up before it said so, it may stop."""
+        given_up, self._given_up = self._given_up, []
+        for msgid, why in given_up:
+            if msgid in self.pending:
+                self._session.outbox.post(self._session.wire.notify(CANCEL, [msgid, why]))
 
     def _new_reply(self, method: str) -> channel[Any]:
         reply: channel[Any] = channel(1, method)

@@ -363,6 +363,7 @@ class Session(Line):
         if self.theirs is not None:
             self.wire.most_sent = self.theirs.max_message
             self.calls.most = self.theirs.max_inflight
+            self.calls.settled()
             self.max_frame = self.theirs.max_frame
         if self._settled is not None:
             self._settled.close()

@@ -167,6 +167,22 @@ def test_values_that_a_plain_peer_gets_as_others_are_sent_once_it_is_known_to_be
         assert "a set can be sent to a Flower peer" in str(sets.join(NEVER))
 
 
+def test_what_was_given_up_before_the_answer_to_hello_is_cancelled_after_it() -> None:
+    with raw_server_with_hello() as (peer, raw):
+        with flower.move_on(0.005):
+            peer.call("m")
+        with flower.move_on(0.005):
+            peer.start("m").receive()
+        peer.start("m").receiver.close()
+        answered = peer.start("m")
+        answered.receiver.close()
+        assert raw.receive()[2] == "$/hello"
+        assert [raw.receive()[1] for _ in range(4)] == [2, 3, 4, 5]
+        raw.send([1, 5, None, None], [1, 1, None, {"v": 1}])
+        assert raw.receive() == [2, "$/cancel", [2, "cancelled"]]
+        assert raw.receive() == [2, "$/cancel", [4, "cancelled"]]
+
+
 def test_hello_twice_costs_the_connection(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "flower.rpc"), served() as (server, _), raw_client(server) as raw:
         raw.send(HELLO, [0, 2, *HELLO[2:]])
