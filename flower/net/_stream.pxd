@@ -47,3 +47,4 @@ cdef class Stream:
     cdef _send(self, bytes data)
     cdef _refuse_more(self)
     cdef _look_for_room(self)
+    cdef _end_writing(self)

@@ -331,10 +331,14 @@ class Stream:
             self.half = True
             self.let_out()
             self._refuse_more()
-            if self.at_eof:
-                self._transport.close()
-            else:
-                self._write_eof(self._transport)
+            if not self._shaking:
+                self._end_writing()
+
+    def _end_writing(self) -> None:
+        if self.at_eof:
+            self._transport.close()
+        else:
+            self._write_eof(self._transport)
 
     def _write_eof(self, transport: Any) -> None:
         try:
@@ -381,6 +385,8 @@ class Stream:
             self.full = True
             if self.outbox is not None:
                 self.outbox._credit = 0
+        elif self.half:  # said meanwhile
+            self._end_writing()
         else:
             self._look_for_room()
 
@@ -407,7 +413,9 @@ class Stream:
             self.let_out()
             transport = self._transport
             if transport is not None and not self.ended:
-                if transport.get_write_buffer_size():
+                if self._shaking:  # there is nothing yet that could be ended in good order
+                    transport.abort()
+                elif transport.get_write_buffer_size():
                     self._close_slowly(transport)
                 elif self.at_eof or not self._sent or transport.is_closing():
                     transport.close()

@@ -189,8 +189,13 @@ class TlsLayer:
         self._stream.connection_lost(self._fault or error)
         self._transport = None
         if not self._waiter.done():
-            text = f"{self._stream.describe()}: the connection was lost in the TLS handshake"
-            self._waiter.set_exception(error or ConnectionResetError(text))
+            if error is None and not self._stream.shut:
+                why: BaseException = ConnectionResetError(
+                    f"{self._stream.describe()}: the connection was lost in the TLS handshake"
+                )
+            else:
+                why = self._stream.writing_fault()
+            self._waiter.set_exception(why)
         if not self._waiter.cancelled():
             self._waiter.exception()  # it has been looked at, whoever waits or does not
 

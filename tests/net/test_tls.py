@@ -21,10 +21,12 @@ import flower
 from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn, Dial, Listen, Listener
 from flower.net._acceptor import REFUSALS
+from flower.net._stream import PARTING
 from tests.net.certificates import certificates
 from tests.net.support import (
     HOME,
     NEVER,
+    Program,
     connected,
     echo,
     failing,
@@ -555,6 +557,81 @@ def test_start_tls_that_fails_cuts_the_connection(how: str) -> None:
                 with pytest.raises((Timeout, ConnectionError)):
                     t.join(NEVER)
         until(lambda: conn.status == "closed")
+
+
+@pytest.mark.parametrize("end", ["close", "abort", "reset"])
+def test_an_end_while_tls_begins_is_told_at_once(end: str) -> None:
+    kinds = {"close": ChannelClosed, "abort": ConnectionAbortedError, "reset": ConnectionResetError}
+    with connected() as (near, far):
+        near.send(b"plain")
+        assert far.read(timeout=NEVER) == b"plain"
+        starting = failing(lambda: near.start_tls(server_name="localhost"))
+        rounds(3)
+        tasklets = [starting, failing(near.send, b"x"), failing(near.receive)]
+        rounds(1)
+        if end == "reset":
+            far.abort()
+        else:
+            getattr(near, end)()
+        for t in tasklets:
+            error = t.join(PARTING / 2)
+            assert type(error) is kinds[end]
+            assert near._stream.describe() in str(error)
+        if end == "close":
+            assert starting.join().channel is near
+
+
+def test_a_half_close_while_tls_begins_comes_after_it() -> None:
+    made = certificates()
+    with connected() as (near, far):
+        starting = flower.go(lambda: near.start_tls(server_name="localhost", ca=made.ca))
+        rounds(3)
+        sender = failing(near.send, b"x")
+        rounds(1)
+        near.close_write()
+        assert isinstance(sender.join(NEVER), ChannelClosed)
+        far.start_tls(server_side=True, cert=made.server, key=made.server_key)
+        starting.join(NEVER)
+        assert far.read(timeout=NEVER) == b""
+        far.send(b"the other way")
+        assert near.read(timeout=NEVER) == b"the other way"
+        assert near.status == "readonly"
+
+
+def test_a_reset_in_the_handshake_names_the_address() -> None:
+    with socket.create_server((HOME, 0)) as server:
+
+        def accept() -> None:
+            sock, _ = server.accept()
+            sock.recv(1)
+            reset(sock)
+
+        finish = in_thread(accept)
+        with pytest.raises(ConnectionResetError, match=f"{HOME}:{server.getsockname()[1]}"):
+            Dial("tls", server.getsockname(), ca=certificates().ca)
+        finish()
+
+
+KILLED = """
+    import socket, ssl, sys
+    context = ssl.create_default_context(cafile=sys.argv[2])
+    sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    sock = context.wrap_socket(sock, server_hostname="localhost")
+    while True:
+        sock.sendall(b"x" * 100_000)
+"""
+
+
+def test_a_peer_killed_in_the_middle_is_no_end_of_file() -> None:
+    with listening() as listener, Program(KILLED, str(listener.addr()[1]), certificates().ca) as program:
+        with listener.receive(NEVER) as conn:
+            total = 0
+            while total < 2_000_000:
+                total += len(conn.receive(NEVER))
+            program.kill()
+            with pytest.raises((ConnectionAbortedError, ConnectionResetError), match=f"{HOME}:"):
+                while True:
+                    assert conn.read(timeout=NEVER).strip(b"x") == b""
 
 
 def test_start_tls_after_the_end() -> None:
