@@ -42,7 +42,8 @@ def build() -> Path:
     """The folder with the compiled copy of the package; takes a minute or two where it is not there yet."""
     changed = without_hooks()
     files = sorted(path for path in (ROOT / "flower").rglob("*.p*") if path.suffix in (".py", ".pxd", ".pyi"))
-    state = hashlib.sha256(repr(changed).encode() + b"\0".join(p.read_bytes() for p in [ROOT / "setup.py", *files]))
+    core = [ROOT / "setup.py", *(path for path in files if path.parent.name == "channels")]
+    state = hashlib.sha256(repr(changed).encode() + b"\0".join(path.read_bytes() for path in core))
     folder = ROOT / "build" / "unhooked" / f"{sys.implementation.cache_tag}-{state.hexdigest()[:16]}"
     if (folder / "done").exists():
         return folder

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import os
 import types
 import warnings
 from collections.abc import Callable
@@ -23,6 +24,13 @@ from flower.testing._world import World
 NO_SETTINGS = "explore() takes the place of @settings: give it max_examples=... and the like itself"
 DIGEST = "_hypothesis_internal_add_digest"  # tells tests of one name apart in Hypothesis's database
 MARKS = ("_hypothesis_internal_use_seed", "_hypothesis_internal_use_reproduce_failure")  # of Hypothesis's decorators
+
+
+def _program(test: Any) -> str:
+    """What a schedule is for: the same however the test is run, as a program, by pytest, or from another folder."""
+    code = getattr(inspect.unwrap(test), "__code__", None)
+    file = test.__module__ if code is None else os.path.splitext(os.path.basename(code.co_filename))[0]
+    return f"{file}.{test.__qualname__}"
 
 
 class Config:
@@ -39,7 +47,7 @@ class Plan:
         self.test = test
         self.options = options
         self.world_options = {name: options[name] for name in ("max_steps", "early_timers", "starvation")}
-        self.program = f"{test.__module__}.{test.__qualname__}"
+        self.program = _program(test)
         if inspect.iscoroutinefunction(test) or inspect.isgeneratorfunction(test):
             raise TypeError(f"{self.program} is no plain function: in a World, blocking calls are simply made")
         if hasattr(test, "is_hypothesis_test"):
@@ -125,7 +133,8 @@ class Plan:
             [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in (self.world, *self.arguments)]
         )
         example.__dict__.pop("__wrapped__", None)
-        digest = getattr(self.test, DIGEST, self.program.encode())  # the plugin's, for one of several parameters
+        name = f"{self.test.__module__}.{self.test.__qualname__}"
+        digest = getattr(self.test, DIGEST, name.encode())  # the plugin's, for one of several parameters
         setattr(example, DIGEST, digest)
         for mark in MARKS:
             if hasattr(self.face, mark):

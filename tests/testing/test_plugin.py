@@ -64,6 +64,25 @@ def test_a_report_can_be_run_again(run: object) -> None:
 
 
 @pytest.mark.slow
+def test_the_first_steps_of_the_guide(run: object, tmp_path: Path) -> None:
+    """Its first program as a file for pytest, and the schedule string that it shows: made by another run, elsewhere."""
+    guide = (ROOT / "docs" / "testing.md").read_text("utf-8")
+    program = guide.partition("```python\n")[2].partition("```")[0]
+    command = re.search(r"pytest (--flower-schedule=\S+) test_dinner.py", guide)
+    assert command
+    (tmp_path / "test_dinner.py").write_text(program, "utf-8")
+    status, text = run("test_dinner.py")  # type: ignore[operator]
+    assert status == 1 and "philosopher 0  is pre-empted" in text and command[1] in text, text
+    status, text = run(command[1], "test_dinner.py")  # type: ignore[operator]
+    assert status == 1 and "philosopher 0  is pre-empted" in text, text
+    fix = guide.split("```python\n")[2].partition("```")[0]
+    fixed = program.replace("@ft", f"{fix}\n\n@ft").replace("(philosopher, forks", "(polite, forks")
+    (tmp_path / "test_dinner.py").write_text(fixed, "utf-8")
+    status, text = run("test_dinner.py")  # type: ignore[operator]
+    assert status == 0, text
+
+
+@pytest.mark.slow
 def test_hypothesis_runs_it_again_too(run: object, tmp_path: Path) -> None:
     """The decorator that Hypothesis proposes, and its statistics, work with explored tests as with its own."""
     _, text = run("-p", "_hypothesis_pytestplugin", "--hypothesis-show-statistics")  # type: ignore[operator]
