@@ -508,7 +508,7 @@ class World:
             fail(main, tasklet_failed(self))
         else:
             victim = s.victim if s.victim is not None and s.victim.state == BLOCKED else main
-            blocked = [t for t in self._names if t.state == BLOCKED and (t is main or not t.daemon)]
+            blocked = [t for t in self._names if t.state == BLOCKED and (t is main or not t.daemon or _sends(t))]
             fail(victim, deadlock(self, blocked, "all tasklets are asleep, and nothing can wake one of them"))
 
     def on_failure(self, t: Any, error: BaseException, handler: Any) -> None:
@@ -555,3 +555,8 @@ def on_fault(name: str) -> bool:
     """
     world = world_here()
     return False if world is None else world.fault(name)
+
+
+def _sends(t: Any) -> bool:
+    """Whether somebody has a value that nobody takes: that tells of a deadlock, a daemon's too."""
+    return REASONS[t.blocked_in] == "send"

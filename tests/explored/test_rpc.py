@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 import flower
 from flower import rpc
 from flower.errors import ChannelBroken, RemoteAbort, RemoteError
-from flower.testing import World, explore
+from flower.testing import Deadlock, World, explore
 from flower.time import sleep
 from tests.explored.support import EXAMPLES
 
@@ -211,6 +213,75 @@ def test_whatever_breaks_everything_ends(w: World) -> None:
     assert sorted(ended) == ["call", "call", "channel", "stream"]
     assert set(answered) <= set(service.done)
     assert len(service.done) == len(set(service.done))
+    peer.close()
+
+
+class Pusher:
+    """Sends for ever to whom it is given, and receives nothing."""
+
+    def push(self, sender: Any) -> None:
+        for i in itertools.count():
+            sender.send(i)
+
+    def push_back(self) -> None:
+        """Has the caller push to us, and pushes to it."""
+        context = rpc.context()
+        assert context is not None
+        inward: flower.channel[int] = flower.channel(1, label="to the server")
+        pushed = context.peer.start("push", inward.sender)
+        outward: flower.channel[int] = flower.channel(1, label="to the client")
+        told = context.peer.start("hold", outward.receiver)
+        for i in itertools.count():
+            outward.send(i)
+        del pushed, told
+
+
+class Holder(Pusher):
+    def __init__(self) -> None:
+        self.held: Any = None
+
+    @rpc.method
+    def push(self, sender: Any) -> None:
+        super().push(sender)
+
+    def hold(self, receiver: Any) -> None:
+        self.held = receiver
+
+
+def test_17_two_handlers_that_only_send_to_each_other_are_named_by_the_deadlock_report() -> None:
+    @explore(max_examples=5, database=None, seed=5)
+    def both(w: World) -> None:
+        w.net.at("server").go(lambda: rpc.serve(URL, Pusher()) and flower.never().receive(), daemon=True)
+        w.settle()
+        holder = Holder()
+        with w.net.at("client"):
+            peer = rpc.connect(URL, holder)
+        with peer:
+            peer.call("push_back")
+
+    with pytest.raises(Deadlock) as caught:
+        both()
+    text = str(caught.value)
+    assert re.search(r"push waits in send\(\d+\) on 'channel \d+ to peer server", text), text
+    assert re.search(r"push_back waits in send\(\d+\) on 'to the client'", text), text
+
+
+@explored
+def test_17_a_timeout_ends_two_handlers_that_only_send_to_each_other(w: World) -> None:
+    """The deadline is passed on: it ends both, and the caller learns it."""
+    w.net.at("server").go(lambda: rpc.serve(URL, Pusher()) and flower.never().receive(), daemon=True)
+    w.settle()
+    holder = Holder()
+    with w.net.at("client"):
+        peer = rpc.connect(URL, holder)
+    with pytest.raises(flower.Timeout):
+        peer.call("push_back", timeout=5)
+    w.advance(20)
+    if holder.held is not None:  # else it was too late for that
+        with pytest.raises((ChannelBroken, RemoteAbort, RemoteError)):
+            for _ in holder.held:
+                pass
+    assert not peer._session.inflight
     peer.close()
 
 
