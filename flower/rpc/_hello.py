@@ -74,6 +74,8 @@ class Settings:
       hello)``: decides in its place; it gives True or a dict, which becomes the context's ``identity``, or else
       False. It may not block. ``handshake_timeout``: seconds that a peer has to come in; where we connect, that calls
       wait for an answer to our hello if they can't do without.
+    - ``heartbeat``: seconds of silence after which a peer is asked for a sign of life, and after as many again without
+      one the connection is given up; None: only the kernel watches, which does not notice a program that is stopped.
     - ``plain``: no hello; the peer is taken for a plain MessagePack-RPC peer. ``metadata``: a dict of plain data,
       which the peer sees. ``node``: our name; the host's and the process id if none is given. ``tracebacks``:
       whether peers are told the tracebacks of our methods' errors.
@@ -92,6 +94,7 @@ class Settings:
     node: str = ""
     tracebacks: bool = True
     handshake_timeout: float = 10.0
+    heartbeat: float | None = None
 
     def __post_init__(self) -> None:
         least = {"max_message": LEAST_MESSAGE, "max_frame": LEAST_FRAME, "channel_items": 1, "channel_bytes": 1}
@@ -105,6 +108,8 @@ class Settings:
             raise ValueError(f"a token has at most {MAX_TOKEN} bytes")
         if not self.handshake_timeout > 0:
             raise ValueError(f"handshake_timeout is a number of seconds above 0, not {self.handshake_timeout!r}")
+        if self.heartbeat is not None and not self.heartbeat > 0:
+            raise ValueError(f"heartbeat is a number of seconds above 0, or None, not {self.heartbeat!r}")
 
     @property
     def demands(self) -> bool:

@@ -23,6 +23,8 @@ cdef class Session(Line):
     cdef object _on_end
     cdef public object _hello_id
     cdef object _alarm
+    cdef object _pulse
+    cdef readonly Py_ssize_t heard
     cdef object _settled
     cdef object _idle
     cdef bint _last_answers

@@ -36,6 +36,7 @@ from flower.rpc._faults import fault as make_fault
 from flower.rpc._hello import GREETING, HELLO, LOCKED, LOCKED_MESSAGE, BadHello, Handshake, Settings
 from flower.rpc._line import CANCEL, DATA, Line
 from flower.rpc._outbox import Outbox, Source
+from flower.rpc._pulse import Pulse
 from flower.rpc._serving import ENOUGH, Flood, Serving, log, printable
 from flower.rpc._streams import Streams
 from flower.rpc._types import Codec
@@ -83,6 +84,8 @@ class Session(Line):
         self._on_end = on_end
         self._hello_id = 0
         self._alarm: Alarm | None = None
+        self._pulse: Pulse | None = None
+        self.heard = 0  # how often bytes have come
         self._settled: channel[None] | None = None
         self._idle: channel[None] | None = None
         self._last_answers = False  # the peer sends no more, and waits for answers: so we hang up after the last
@@ -101,6 +104,8 @@ class Session(Line):
         if self.early or self.is_locked:
             self._alarm = Alarm(self._too_late)
             self.scheduler.set_alarm(self._alarm, self.scheduler.now() + self.settings.handshake_timeout)
+        if self.settings.heartbeat is not None:
+            self._pulse = Pulse(self, self.settings.heartbeat)
         tasklet(self._read, label=f"rpc {self.name}", daemon=daemon)()
 
     # -- For those who call
@@ -240,6 +245,7 @@ class Session(Line):
         serving, outbox, wire = self.serving, self.outbox, self.wire
         try:
             for data in self.conn:
+                self.heard += 1
                 wire.take(data)
                 data = None  # what was in it is not ours to keep while we wait
                 event = wire.next_event()
@@ -413,6 +419,17 @@ class Session(Line):
             self._part()
             self.serving.abandon()
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether what has come may not have been looked at, since the peer is held back, or is not let in yet."""
+        return self.is_locked or self.serving.proceed.balance < 0
+
+    def give_up_silent(self, fault: Disconnected) -> None:
+        """The peer gives no sign of life."""
+        log.warning("%s; the connection is closed", fault)
+        self._fail(fault)
+        self.conn.abort()
+
     def _part(self) -> None:
         """Nothing is left to do for this peer."""
         self._last_answers = False
@@ -425,6 +442,8 @@ class Session(Line):
         self.fault = fault
         self.early = False
         self._clear_alarm()
+        if self._pulse is not None:
+            self._pulse.stop()
         self.calls.fail()
         self.streams.fail(str(fault))
         if not self._last_answers:

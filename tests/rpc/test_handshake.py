@@ -102,6 +102,8 @@ def test_settings_that_cant_be(wrong: dict[str, Any]) -> None:
         Settings(**wrong)
     with pytest.raises(TypeError):
         Settings(max_inflight="5")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="heartbeat is a number of seconds above 0"):
+        Settings(heartbeat=0)
 
 
 # -- Over a connection

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import time
 from typing import Any
 
 import msgpack
@@ -14,7 +17,7 @@ from flower.errors import Overloaded, ProtocolError, RemoteError
 from flower.rpc import _serving
 from flower.rpc._hello import Settings
 from flower.rpc._session import DEFAULTS
-from tests.net.support import NEVER, in_thread, rounds, until
+from tests.net.support import NEVER, Program, failing, in_thread, rounds, until
 from tests.rpc.support import Calc, pair, raw_client, raw_server, served, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -313,6 +316,78 @@ def test_14_the_kernel_notices_that_the_peers_machine_is_gone() -> None:
         assert conn._stream._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 9_000
         with pytest.raises(ValueError, match="at least 1"):
             conn.keep_alive(0)
+
+
+def test_14_a_peer_that_gives_no_sign_of_life_is_given_up() -> None:
+    with raw_server(settings=Settings(plain=True, heartbeat=0.02)) as (peer, raw):
+        waiting = failing(peer.call, "m")
+        assert raw.receive()[2] == "m"
+        for _ in range(3):
+            _, msgid, method, _ = raw.receive()
+            assert method == "$/ping"
+            raw.send([1, msgid, "what is that?", None])  # that is one
+        with pytest.raises(ConnectionResetError):
+            while raw.receive()[2] == "$/ping":
+                pass
+        assert "no sign of life for 0.04 s" in str(waiting.join(NEVER))
+
+
+def test_14_any_byte_is_a_sign_of_life() -> None:
+    with raw_server(settings=Settings(plain=True, heartbeat=0.02)) as (peer, raw):
+        message = msgpack.packb([2, "m", ["x" * 20]])
+        for at in range(len(message)):
+            raw.send(message[at : at + 1])
+            flower.time.sleep(0.005)
+        assert not peer.closed
+        assert peer._session.calls.made == 0
+
+
+def test_14_looking_for_signs_of_life_keeps_no_program_going() -> None:
+    with served(ours=Settings(heartbeat=0.005)) as (server, peer):
+        assert peer.call("add", 1, 2) == 3
+        server._listener.close()
+        with flower.timeout(NEVER):
+            flower.run()
+        assert not peer.closed
+
+
+@pytest.mark.slow
+def test_14_a_late_loop_of_our_own_proves_nothing() -> None:
+    with served(settings=Settings(heartbeat=0.02), ours=Settings(heartbeat=0.02)) as (_, peer):
+        assert peer.call("add", 1, 2) == 3
+        flower.time.sleep(0.03)  # it has been asked
+        time.sleep(0.2)  # this program does nothing at all
+        flower.time.sleep(0.1)
+        assert not peer.closed
+        assert peer.call("add", 1, 2) == 3
+
+
+@pytest.mark.slow
+def test_14_a_program_that_is_stopped_is_noticed() -> None:
+    with Program(STOPPABLE) as program:
+        with rpc.connect(str(flower.blocking(program.line)), heartbeat=0.05) as peer:
+            assert peer.call("add", 1, 2) == 3
+            waiting = failing(peer.call, "wait")
+            os.kill(program.process.pid, signal.SIGSTOP)
+            assert "no sign of life" in str(waiting.join(NEVER))
+            program.kill()
+
+
+STOPPABLE = """
+import flower
+from flower import rpc
+
+class Service:
+    def add(self, a, b):
+        return a + b
+
+    def wait(self):
+        flower.never().receive()
+
+server = rpc.serve("tcp://127.0.0.1:0", Service())
+print(server.url, flush=True)
+flower.run()
+"""
 
 
 def test_14_a_ping_is_answered_while_every_method_waits() -> None:
