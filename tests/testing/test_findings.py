@@ -503,6 +503,17 @@ def test_what_blocks_unseen_is_stopped(how: str, monkeypatch: pytest.MonkeyPatch
     assert "no step for" in str(error)
 
 
+def test_whoever_looks_around_in_a_debugger_takes_his_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flower.testing._outside.STALL", 0.02)
+    debugger: dict[str, Any] = {"__name__": "pdb", "now": time.monotonic}
+    exec("def prompt():\n    end = now() + 0.1\n    while now() < end:\n        pass", debugger)
+
+    def test(w: ft.World) -> None:
+        debugger["prompt"]()
+
+    ft.explore(max_examples=1, database=None)(test)()
+
+
 @pytest.mark.slow
 def test_blocking_runs_its_function_in_turn() -> None:
     def test(w: ft.World) -> None:
