@@ -183,7 +183,7 @@ class Peer:
     def __del__(self) -> None:
         if getattr(self, "_owner", False) and not self.closed:
             name = self._session.name
-            self._session.close()
+            self._session.here(self._session.close)  # this may be another thread
             warnings.warn(f"{name} was dropped, and not closed", ResourceWarning, stacklevel=2, source=self)
 
 

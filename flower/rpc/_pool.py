@@ -19,6 +19,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
+from threading import get_ident
 from typing import Any, TypeVar
 
 from flower.channels import channel, move_on, tasklet
@@ -64,6 +65,8 @@ class Pool:
     def __init__(self, links: list[Link], *, reconnect: bool, daemon: bool) -> None:
         self.name = "peer " + ", ".join(link.url for link in links)
         self.fault: BaseException | None = None
+        self._thread = get_ident()
+        self._scheduler = current_scheduler()
         self._links = links
         self._reconnect = reconnect
         self._sessions: dict[Session, None] = {}  # all that have not ended; those that their peers leave, too
@@ -275,6 +278,13 @@ class Pool:
         if session is None:
             raise _not_run(f"{self.name}: not connected{self._reasons()}")
         return session.conn
+
+    def here(self, callback: Callable[[], object]) -> None:
+        """As `Line.here`."""
+        if get_ident() == self._thread:
+            callback()
+        else:
+            self._scheduler.post(callback)
 
     def close(self) -> None:
         """Close all; never blocks."""

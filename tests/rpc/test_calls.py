@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import socket
+import threading
 from typing import Any
 
 import msgpack
@@ -408,6 +409,26 @@ def test_a_peer_that_was_dropped_closes_and_warns() -> None:
         with pytest.warns(ResourceWarning, match="dropped, and not closed"):
             del peer
             gc.collect()
+        until(lambda: not server.peers)
+    settle()
+
+
+@pytest.mark.parametrize("reconnect", [False, True])
+def test_a_peer_may_be_dropped_in_another_thread(reconnect: bool) -> None:
+    with rpc.serve(URL, Calc()) as server:
+        peers = [rpc.connect(server.url, reconnect=reconnect)]
+        assert peers[0].call("add", 1, 1) == 2
+        until(lambda: len(server.peers) == 1)
+
+        def drop() -> None:
+            with pytest.warns(ResourceWarning, match="dropped, and not closed"):
+                peers.clear()
+                gc.collect()
+
+        peers[0].start("wait").receiver.close()  # that has not been told yet
+        thread = threading.Thread(target=drop)
+        thread.start()
+        thread.join(NEVER)
         until(lambda: not server.peers)
     settle()
 

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -17,6 +18,7 @@ from flower.errors import Overloaded, ProtocolError, RemoteError
 from flower.rpc import _serving
 from flower.rpc._hello import Settings
 from flower.rpc._session import DEFAULTS
+from flower.rpc._wire import Wire
 from tests.net.support import NEVER, Program, failing, in_thread, rounds, until
 from tests.rpc.support import Calc, pair, raw_client, raw_server, served, settle
 
@@ -398,3 +400,24 @@ def test_14_a_ping_is_answered_while_every_method_waits() -> None:
         assert peer._session.ping(NEVER) >= 0
         for _ in replies:
             calc.gate.send(None, NEVER)
+
+
+# -- What bytes can become
+
+
+@pytest.mark.parametrize("tiny", [b"\x90", b"\x80", b"\xa0", b"\xc4\x00", b"\xd4\x47t"], ids=lambda tiny: tiny.hex())
+def test_megabytes_of_tiny_values_are_refused_before_they_are_made(tiny: bytes) -> None:
+    """15 MB of them would become a gigabyte, or what is allowed of it: 8 times the longest message."""
+    count = 15_000_000 // len(tiny)
+    wire = Wire()
+    wire.codec.flower = True
+    data = b"\x93\x02\xa1m\x91\xdd" + count.to_bytes(4, "big") + tiny * count
+    tracemalloc.start()
+    try:
+        (event,) = wire.feed(data)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert event[0] == -1
+    assert "of memory" in event[1]
+    assert peak < 100_000
