@@ -225,6 +225,7 @@ def _pump(conn: ByteChannel, codec: Codec[Any], inner: _Inner) -> None:
     finally:
         inner.broken = chunks.broken
         inner.finish(fault)
+        del inner, fault  # from Python 3.13 on, the traceback's frames hold this one
 
 
 class _Chunks:
