@@ -6,6 +6,8 @@ from flower.rpc._line cimport Line, get_ident
 from flower.rpc._outbox cimport Source
 from flower.rpc._wire cimport Unmade
 
+cdef Py_ssize_t FRAME_HEAD, LONG
+
 cdef class Outbound(Source):
     cdef object __weakref__
     cdef readonly object streams
@@ -28,6 +30,7 @@ cdef class Outbound(Source):
     cpdef take(self, object value)
     @cython.locals(session=Line)
     cdef _cut(self, bytes data, object fresh)
+    cdef bytes _frame(self, bytes head, object value, bytes tail)
     cdef Py_ssize_t _room(self)
     @cython.locals(ch=channel)
     cdef _set_credit(self)

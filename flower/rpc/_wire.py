@@ -50,6 +50,8 @@ MAX_MESSAGE = 16 * 1024 * 1024
 # What a message's values may take in memory, in times of its longest length. A list of floats takes 3.6 times its
 # bytes, one of short strings 8, empty arrays would take 64.
 MEMORY_FACTOR = 8
+# Bytes of a message that is copied into the decoder's buffer; a longer one is read where it is.
+FED = 4 * 1024
 # A buffer that has grown beyond this many bytes is given back.
 KEPT_BUFFER = 64 * 1024
 
@@ -159,16 +161,13 @@ class Wire:
         codec.budget = self._scanner.most_cost - cost
         tools.codec = codec
         try:
-            if keyed:
-                return unpack(data, codec.load, True)
+            if keyed or len(data) > FED:
+                return unpack(data, codec.load, keyed)
             tools.feed(data)
             return tools.unpack()
         except Exception as error:  # of several kinds: a timestamp that is none, the contents of an ext type
             tools.renew()
             raise _Broken(f"no valid MessagePack: {type(error).__name__}: {error}") from None
-        finally:
-            if len(data) > KEPT_BUFFER:
-                tools.renew()
 
     def _read(self) -> Event:
         """The message that the scanner has found."""

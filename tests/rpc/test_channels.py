@@ -542,6 +542,34 @@ def test_9_large_values_go_in_pieces_and_one_may_go_beyond_the_credit() -> None:
         quiet(session, other)
 
 
+@pytest.mark.parametrize(("size", "messages"), [(4096, 1), (65_536, 1), (65_636, 2), (300_000, 5)])
+def test_9_bytes_of_a_whole_frame_go_in_one_message(size: int, messages: int) -> None:
+    with streaming() as (service, session, _):
+        ch = channel(1)
+        session.call("keep", (ch.receiver,))
+        (outbound,) = session.streams.outbound.values()
+        until(lambda: not outbound.listed)
+        ch.send(bytes(size))
+        assert len(outbound.queue) == messages
+        assert size < outbound.sent_bytes <= size + 32 * messages
+        assert service.kept.receive(NEVER) == bytes(size)
+        ch.close()
+
+
+@pytest.mark.parametrize("size", [9960, 9970, 9980, 9990, 10_000])
+def test_9_bytes_that_are_about_as_long_as_a_message_may_be(size: int) -> None:
+    with streaming(max_message=10_000) as (service, session, _):
+        ch = channel(1)
+        session.call("keep", (ch.receiver,))
+        try:
+            ch.send(bytes(size))
+        except ValueError:
+            assert size > 9960
+            ch.send(b"")
+        assert service.kept.receive(NEVER) in (bytes(size), b"")
+        ch.close()
+
+
 def test_9_a_value_that_is_too_long_is_a_local_error_and_the_channel_lives() -> None:
     with streaming(max_message=10_000) as (service, session, _):
         ch = channel(5)
