@@ -10,7 +10,7 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from flower.channels._channel import channel
-from flower.channels._scheduler import current_scheduler
+from flower.channels._scheduler import COMPILED, current_scheduler
 from flower.channels._task import check_timeout
 from flower.channels._tasklet import go
 from flower.channels._waiting import Alarm
@@ -29,10 +29,13 @@ def _check_seconds(seconds: Any, what: str) -> float:
 
 
 # Held while an alarm's time is offered and while one is stopped: a timer may be stopped in another thread than its own,
-# and then is either before the time or after it.
-_turn = threading.RLock()
+# and then is either before the time or after it. Uncompiled it is the guard, which the hub holds already as it fires.
+if COMPILED:
+    _turn: Any = threading.RLock()
+else:
+    from flower.channels._uncompiled import _guard as _turn
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_turn._at_fork_reinit)  # type: ignore[attr-defined]
+    os.register_at_fork(after_in_child=_turn._at_fork_reinit)
 
 
 class _Owner:

@@ -101,7 +101,7 @@ def turn(s: Scheduler) -> float:
             seconds = 0.0
             break
         seconds = idle_for(s)
-        if seconds != 0.0:
+        if seconds != 0.0 or s.budget == 0:
             break
         s.budget = SWITCHES_PER_TURN
     if seconds > 0.0 and len(s.idle) > IDLE_CARRIERS and s.started < CROWD:
@@ -172,6 +172,7 @@ def idle_for(s: Scheduler) -> float:
         seconds = first.when - s.now()
         if seconds <= 0.0:
             s.attentive = True
+            s.budget = 0  # the outside gets its look first: timers as quick as this would keep it from it for good
             return 0.0
     if _scheduler.cold.foreign_loop_refused(s):
         return 0.0

@@ -377,6 +377,8 @@ class Scheduler:
     def raise_in_main(self, error: BaseException) -> None:
         """Raise an error in the main task: now if it is parked, undecided; else when it next parks."""
         main = self.main
+        if main.state == PAUSED:  # there may be nobody left to insert it
+            wake(main)
         if main.state == BLOCKED and not main.decided:
             withdraw(main)
         elif main.state != READY or main.decided or main.error is not None:
@@ -394,7 +396,7 @@ class Scheduler:
     def spare_main(self, error: BaseException) -> None:
         """Somebody has collected an error that was yet to be raised in main."""
         main = self.main
-        if error in self.main_errors:
+        if any(other is error for other in self.main_errors):
             self.main_errors = [other for other in self.main_errors if other is not error]
             if not self.main_errors:
                 main.alert &= ~ERRORS
