@@ -33,15 +33,23 @@ class _Workers:
     def submit(self, job: Any) -> None:
         """Have a worker call the job; start one if none is free and there may be more."""
         with self._lock:
+            if self._free <= 0 and self._count < MOST_WORKERS:
+                self._start()
             _deadlock.jobs_given += 1
             self._jobs.put(job)
             self._free -= 1
-            if self._free >= 0 or self._count >= MOST_WORKERS:
-                return
+
+    def _start(self) -> None:
+        """Start one more worker. Where the system has no thread left, those that there are must do."""
+        worker = threading.Thread(target=self._work, name=f"flower-worker-{self._count + 1}", daemon=True)
+        try:
+            worker.start()
+        except RuntimeError:
+            if self._count == 0:
+                raise
+        else:
             self._free += 1
             self._count += 1
-            name = f"flower-worker-{self._count}"
-        threading.Thread(target=self._work, name=name, daemon=True).start()
 
     def _work(self) -> None:
         ignore_thread()
@@ -81,7 +89,7 @@ def blocking(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     Returns its result, or raises its error. A tasklet that is killed, cancelled or timed out stops waiting; the
     function can't be stopped, and its result is dropped. It runs in a copy of the caller's context.
 
-    Raises TypeError for a func that is not callable.
+    Raises TypeError for a func that is not callable; RuntimeError when not one thread can be started.
 
     >>> blocking(sum, [1, 2, 3])
     6

@@ -38,7 +38,11 @@ def ignore_thread(thread: threading.Thread | None = None) -> None:
     >>> import threading
     >>> ignore_thread(threading.Thread(target=print, daemon=True))
     """
-    _ignored.add(threading.current_thread() if thread is None else thread)
+    if thread is None:
+        thread = threading.current_thread()
+    elif not isinstance(thread, threading.Thread):
+        raise TypeError(f"ignore_thread needs a threading.Thread or None, not {thread!r}")
+    _ignored.add(thread)
 
 
 def asleep_for_good(s: Any) -> float:
@@ -50,7 +54,8 @@ def asleep_for_good(s: Any) -> float:
         return 0.0
     victim = s.victim if s.victim is not None and s.victim.state == BLOCKED else s.main
     error = Deadlock(report(s, victim))
-    fail(victim, error)
+    if not fail(victim, error):  # main has left the queue for a tasklet that it switched to
+        s.raise_in_main(error)
     return 0.0
 
 
@@ -83,7 +88,12 @@ def foreign_loop_refused(s: Any) -> bool:
 
 def parked_tasks() -> list[Any]:
     """The blocked tasks of all threads, the main ones included: those of plain threads are in no list."""
-    return [t for t in gc.get_objects() if isinstance(t, Task) and t.state == BLOCKED and not t.decided]
+    return [t for t in _objects(Task) if t.state == BLOCKED and not t.decided]
+
+
+def _objects(kind: type[Any]) -> list[Any]:
+    """All objects of the type. By their true types: to ask a proxy or a mock for its class runs its code, or fails."""
+    return [thing for thing in gc.get_objects() if issubclass(type(thing), kind)]
 
 
 def report(s: Any, victim: Any) -> str:
@@ -101,11 +111,11 @@ def report(s: Any, victim: Any) -> str:
 def _owners_of_queues() -> dict[int, Any]:
     """What each queue belongs to. No way back is kept, as it would make a cycle of each channel."""
     owners: dict[int, Any] = {}
-    for thing in gc.get_objects():
-        if isinstance(thing, channel):
-            owners.update((id(queue), thing) for queue in thing._queues())
-        elif isinstance(thing, Task) and thing.joiners is not None:
-            owners[id(thing.joiners)] = thing
+    for ch in _objects(channel):
+        owners.update((id(queue), ch) for queue in ch._queues())
+    for t in _objects(Task):
+        if t.joiners is not None:
+            owners[id(t.joiners)] = t
     return owners
 
 

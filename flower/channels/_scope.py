@@ -248,7 +248,9 @@ class group:
                 with shield():
                     self._ended.receive()
             except BaseException as another:
-                if isinstance(another, Deadlock):  # they will never end
+                if isinstance(another, Deadlock):  # they will never end, unless somebody who is out of here wakes them
+                    for t in self._members:
+                        t.owner = None
                     self._members.clear()
                     error = another
                 elif isinstance(another, Exception):

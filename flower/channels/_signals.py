@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import signal
 import threading
 from typing import Any
@@ -67,11 +68,21 @@ class _SignalChannel(channel[int]):
         return super()._abandon(reason)
 
 
+def _after_fork() -> None:
+    """In the child: what the parent watched is its own affair, and a signal does here what it did before."""
+    for watch in {watch for watches in _watches.values() for watch in watches}:
+        watch.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 def signals(*signums: int) -> channel[int]:
     """A channel on which the numbers of the given signals arrive, until it is closed.
 
     In the main thread only. While SIGINT is watched, Ctrl-C raises no KeyboardInterrupt. Closing the last watch of a
-    signal brings back its handler of before.
+    signal brings back its handler of before. A forked child watches nothing: there the channel is closed.
 
     Raises ValueError outside of the main thread, for no signals, and for a number that is no signal; OSError for one
     that can't be caught.
