@@ -71,7 +71,7 @@ def exception_from(kind: Any, value: Any) -> BaseException:
     if isinstance(kind, type) and issubclass(kind, BaseException):
         if isinstance(value, kind):
             return value
-        if value is None:
-            return kind()
-        return kind(*value) if isinstance(value, tuple) else kind(value)
+        made = kind() if value is None else kind(*value) if isinstance(value, tuple) else kind(value)
+        if isinstance(made, BaseException):
+            return made
     raise TypeError(f"an exception is needed: a class, an instance, or a class and a value, not {kind!r}, {value!r}")

@@ -56,6 +56,8 @@ def run(main: Any = None, /, *args: Any, **kwargs: Any) -> Any:
             raise
         finally:
             s.victim = before
+    if args or kwargs:
+        raise TypeError("run needs a function to call with the arguments")
     me = s.prepare(None)
     s.runs.append(me)
     park(me, RUN, False)

@@ -26,6 +26,7 @@ _handler: Any = None
 
 adopt_thread = _lifecycle.adopt_thread
 before_hub = _lifecycle.before_hub
+before_start = _lifecycle.before_start
 take_over_interrupts = _lifecycle.take_over_interrupts
 schedulers = _lifecycle.schedulers
 bury = _lifecycle.bury

@@ -114,6 +114,15 @@ def before_hub(s: Scheduler) -> None:
     take_over_interrupts()
 
 
+def before_start(s: Scheduler) -> None:
+    """A tasklet of this scheduler is about to be queued."""
+    if s.closing and s is not _scheduler.present():
+        raise RuntimeError(
+            "the thread (before a fork: the process) that made this tasklet has ended: bind_thread() moves it here"
+        )
+    take_over_interrupts()
+
+
 def take_over_interrupts() -> None:
     """Install Flower's handler of Ctrl-C, unless the program has one of its own. Before anything can be half done."""
     if threading.current_thread() is threading.main_thread():

@@ -24,9 +24,6 @@ except ImportError:
 
 from flower.channels._waiting import Waiter, WaitQueue
 
-if not cython.compiled:
-    from flower.channels._waiting import NEVER
-
 # Task.state
 DEAD = 0
 PAUSED = 1
@@ -47,6 +44,9 @@ REMOVED = 7  # by schedule_remove: to users it is paused
 KILL = 1  # ``pending`` holds an exception that is to be raised there
 ERRORS = 2  # main only: ``main_errors`` has some
 TRAP = 4  # ``block_trap`` is set
+
+# Seconds; what is longer, an int too large for a float included, is no limit.
+LONGEST_TIMEOUT = 1e300
 
 # C constants in the compiled core: this makes them visible to the modules that are not compiled.
 globals().update(
@@ -166,7 +166,7 @@ def check_timeout(timeout: Any) -> float | None:
         raise TypeError(f"a timeout is a number of seconds or None, not {timeout!r}")
     if not timeout >= 0:
         raise ValueError(f"a timeout is at least 0 seconds, not {timeout!r}")
-    return None if timeout == NEVER else timeout
+    return None if timeout > LONGEST_TIMEOUT else timeout
 
 
 if not cython.compiled:

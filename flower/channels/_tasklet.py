@@ -74,8 +74,9 @@ class tasklet(Task):
             raise RuntimeError("You cannot bind arguments to a tasklet that is alive already")
         if self.func is None:
             raise TypeError("this tasklet is bound to no function yet: bind(func) first")
-        if cython.cast(Scheduler, self.sched).hub is None:
-            _scheduler.cold.take_over_interrupts()
+        s = cython.cast(Scheduler, self.sched)
+        if s.hub is None or s.closing:
+            _scheduler.cold.before_start(s)
         self.args = args
         self.kwargs = kwargs if kwargs else None
         self.context = copy_context()
@@ -92,14 +93,16 @@ class tasklet(Task):
         """
         if func is not None and not callable(func):
             raise TypeError(f"a tasklet needs a function to run, not {func!r}")
+        primed = args is not None or kwargs is not None
+        args, kwargs = tuple(args or ()), dict(kwargs or {})
         if self.state == PAUSED and self.carrier is None:
             self.state = DEAD
         elif self.state != DEAD:
             raise RuntimeError("You cannot bind a tasklet that is alive")
         if func is not None:
             self.func = func
-        if args is not None or kwargs is not None:
-            self.prime(tuple(args or ()), dict(kwargs or {}))
+        if primed:
+            self.prime(args, kwargs)
         return self
 
     # -- the queue
@@ -112,6 +115,7 @@ class tasklet(Task):
         if self.state == DEAD:
             raise RuntimeError("You cannot run an unbound(dead) tasklet")
         if self.paused:
+            _scheduler.cold.before_start(self.sched)
             self.decided = self.state == BLOCKED  # it leaves schedule_remove
             wake(self)
         elif self.state == BLOCKED:
@@ -309,12 +313,12 @@ class tasklet(Task):
 
     @property
     def tempval(self) -> Any:
-        """What ``schedule_remove`` will return in this tasklet, if it is paused; a waker may set another value."""
+        """What ``schedule_remove`` will return in this tasklet, if it is in there; a waker may set another value."""
         return self.value if self.paused else None
 
     @tempval.setter
     def tempval(self, value: Any) -> None:
-        if self.paused:
+        if self.paused and self.carrier is not None:
             self.value = value
 
     @property
