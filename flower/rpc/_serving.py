@@ -32,7 +32,7 @@ except ImportError:
 
 from greenlet import GreenletExit
 
-from flower.channels import schedule, tasklet
+from flower.channels import schedule, shield, tasklet
 from flower.channels._channel import channel
 from flower.channels._scheduler import current_scheduler
 from flower.channels._waiting import Alarm
@@ -236,17 +236,24 @@ class Serving:
                 data = session.wire.reply(msgid, result, AT_MOST - self.unsent)
         except _ENDS as error:  # the caller learns of it, and our scheduler too
             kind = context._reason or "cancelled"
-            self._send(session.wire.refuse(msgid, self._fault(kind, f"{kind}: {type(error).__name__}")))
+            with shield():  # the answer may have to wait for room, cancelled or not
+                self._send(session.wire.refuse(msgid, self._fault(kind, f"{kind}: {type(error).__name__}")))
             raise
         except BaseException as error:
             log.debug("%s: %s failed", session.name, context.method, exc_info=error)
-            self._send(session.wire.refuse(msgid, self._told(error)))
+            with shield():
+                self._send(session.wire.refuse(msgid, self._told(error)))
             return
+        fresh = session.take_fresh() if session.fresh else None
         if stream is None:
             context._ended = True
-            self._send(data, session.take_fresh() if session.fresh else None)
+            if context._reason is None:
+                self._send(data, fresh)
+                return
+        with shield():
+            self._send(data, fresh)
+        if stream is None:
             return
-        self._send(data, session.take_fresh())
         del data, result
         outlet = stream._outlet
         if outlet is None:  # it is over already

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from collections.abc import Iterator
@@ -302,4 +303,72 @@ def test_a_deadline_ends_the_call_on_both_sides(w: World) -> None:
         peer.call("wait", timeout=w.draw(st.sampled_from([0.5, 5])))
     w.advance(20)
     assert started in ([], ["begun", "ended"])
+    peer.close()
+
+
+@explored
+def test_what_is_given_up_at_any_moment_leaves_nothing_at_either_side(w: World) -> None:
+    """Before the handshake is done, too: every method that nobody waits for is cancelled, every channel stopped."""
+    begun: list[str] = []
+    ended: list[str] = []
+
+    class Slow:
+        def wait(self) -> None:
+            begun.append("call")
+            try:
+                flower.never().receive()
+            finally:
+                ended.append("call")
+
+        def fill(self, sender: Any) -> None:
+            begun.append("channel")
+            try:
+                for i in itertools.count():
+                    sender.send(i)
+            finally:
+                ended.append("channel")
+
+    servers: list[Any] = []
+
+    def server() -> None:
+        with rpc.serve(URL, Slow()) as serving:
+            servers.append(serving)
+            flower.never().receive()
+
+    w.net.at("server").go(server, daemon=True, name="server")
+    w.settle()
+    with w.net.at("client"):
+        peer = rpc.connect(URL)
+    moment = st.sampled_from([0, 0.01, 0.1, 1])
+
+    def call() -> None:
+        with flower.move_on(w.draw(moment)):
+            peer.call("wait")
+
+    def start() -> None:
+        reply = peer.start("wait")
+        sleep(w.draw(moment))
+        reply.receiver.close()
+
+    def channel() -> None:
+        mine: flower.channel[int] = flower.channel(w.draw(st.integers(0, 2)))
+        reply = None
+        with flower.move_on(w.draw(moment)):
+            reply = peer.start("fill", mine.sender)
+            mine.receive()
+        mine.receiver.close()
+        if reply is not None:
+            with contextlib.suppress(flower.ChannelClosed, RemoteError):
+                reply.receive()
+
+    kinds = w.draw(st.lists(st.sampled_from([call, start, channel]), min_size=1, max_size=3))
+    for number, kind in enumerate(kinds):
+        w.go(kind, name=f"{kind.__name__}-{number}")
+    w.advance(30)
+    (session,) = servers[0]._sessions
+    for side in (session, peer._session):
+        assert not side.inflight
+        assert not side.calls.pending
+        assert not len(side.streams)
+    assert sorted(begun) == sorted(ended)
     peer.close()
