@@ -153,7 +153,7 @@ class Conn(Source):
         separator = as_bytes(separator)
         if not separator:
             raise ValueError("read_until() needs a separator, not an empty one")
-        if limit < len(separator):
+        if _check_size(limit) < len(separator):
             raise ValueError(f"a limit of {limit} bytes has no room for the separator {separator!r}")
 
         def find(buffer: bytearray, seen: int) -> int:
@@ -345,7 +345,11 @@ class Conn(Source):
             early = self._take_front()
             io_poller()  # which may refuse
             stream.shake_hands(True)
-            wait(start_tls(stream, start, early))
+            try:
+                wait(start_tls(stream, start, early))
+            except BaseException:
+                stream.give_up_tls()
+                raise
         except ChannelClosed as error:
             error.channel = self
             raise

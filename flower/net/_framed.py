@@ -48,7 +48,7 @@ def framed(conn: ByteChannel, codec: Codec[T]) -> Framed[T]:
     ``codec`` says how messages lie in the bytes: `Lines`, `LengthPrefixed`, `MessagePack`, or a `Codec` of your own.
     From here on nobody else may receive from the connection. Does not block.
 
-    Raises TypeError for what is no codec, such as the class where an instance is needed.
+    Raises TypeError for what is no connection, or no codec, such as the class where an instance is needed.
 
     >>> chat = framed(Dial("tcp", ("127.0.0.1", 8000)), Lines())
     >>> chat.send("hello")
@@ -57,6 +57,8 @@ def framed(conn: ByteChannel, codec: Codec[T]) -> Framed[T]:
     """
     if isinstance(codec, type) or not (hasattr(codec, "encode") and hasattr(codec, "decode")):
         raise TypeError(f"a codec has the methods encode and decode, and {codec!r} is none")
+    if not (hasattr(conn, "read") and hasattr(conn, "send")):
+        raise TypeError(f"a connection has the methods read and send, and {conn!r} is none")
     return Framed(conn, codec)
 
 

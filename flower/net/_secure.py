@@ -44,6 +44,8 @@ def secure(
         raise ValueError("server_name is a client's: a server's names are in its certificate")
     if not server_side and server_name is None and context.check_hostname:
         raise ValueError("a client needs server_name, the name that the server's certificate must be for")
+    if server_name is not None:
+        _check_name(server_name)
     checked = context
 
     def start(stream: Stream) -> TlsLayer:
@@ -58,6 +60,18 @@ def secure(
     return start
 
 
+def _check_name(name: Any) -> None:
+    """Refuse what can't be a server's name, or its address."""
+    if not isinstance(name, str):
+        raise TypeError(f"server_name is a str, not {name!r}")
+    try:
+        if "\0" not in name and name.encode("idna"):
+            return
+    except UnicodeError:  # a label that is empty, or too long
+        pass
+    raise ValueError(f"server_name can't be the name of a server: {name!r}")
+
+
 def make_context(
     server_side: bool, ca: Path | None, cert: Path | None, key: Path | None, alpn: Sequence[str]
 ) -> ssl.SSLContext:
@@ -68,6 +82,8 @@ def make_context(
         raise ValueError("key belongs to a cert, which was not given")
     if isinstance(alpn, str | bytes) or not all(isinstance(name, str) for name in alpn):
         raise TypeError(f"alpn is a sequence of protocols' names, not {alpn!r}")
+    if not all(name.isascii() and 0 < len(name) < 256 for name in alpn):
+        raise ValueError(f"the names in alpn have 1 to 255 characters of ASCII: {alpn!r}")
     if not server_side and ca is None and cert is None:
         return _system_context(tuple(alpn))
     if server_side:

@@ -390,6 +390,12 @@ class Stream:
         else:
             self._look_for_room()
 
+    def give_up_tls(self) -> None:
+        """TLS has failed, or whoever began it was interrupted, perhaps before there was anything of it."""
+        transport = self._transport
+        if self._shaking and not self.ended and transport is not None and not transport.is_closing():
+            self._break(ConnectionAbortedError(f"{self.describe()}: TLS was begun here, and given up"))
+
     def take_early(self) -> bytes:
         """What came before TLS and was not received yet; what was written before it leaves."""
         self.let_out()

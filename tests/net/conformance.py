@@ -215,6 +215,8 @@ class ConnectionConformance(SendCases):
                 far.read_until(b"ab", limit=1)
             with pytest.raises(ValueError, match="not an empty one"):
                 far.read_until(b"")
+            with pytest.raises(TypeError, match="number of bytes"):
+                far.read_until(b"x", limit="5")  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("how", ["receive", "read", "select", "iterate", "poll"])
     def test_what_is_left_of_a_chunk_is_for_the_next_reader(self, how: str) -> None:

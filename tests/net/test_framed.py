@@ -123,6 +123,11 @@ def test_what_is_no_codec(codec: Any) -> None:
         framed(near, codec)
 
 
+def test_what_is_no_connection() -> None:
+    with pytest.raises(TypeError, match="methods read and send, and 5 is none"):
+        framed(5, Lines())  # type: ignore[arg-type]
+
+
 def test_a_message_that_can_not_be_sent() -> None:
     with plain(Lines(max_size=10)) as (messages, sock):
         for message in 42, "two\nlines", "x" * 11:

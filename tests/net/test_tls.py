@@ -173,6 +173,21 @@ def test_bad_options() -> None:
     ):
         with pytest.raises(error, match=text):
             Listen((HOME, 0), "tls", **options)  # type: ignore[arg-type]
+    for alpn in ([""], ["x" * 256], ["ü"]):
+        with pytest.raises(ValueError, match="names in alpn"):
+            Dial("tls", (HOME, 9), alpn=alpn)
+    with listening() as listener, connected() as (near, far):
+        for name in ("x" * 64, ".x", "a..b", "a\0b"):
+            for attempt in (
+                lambda name=name: Dial("tls", listener.addr(), server_name=name),
+                lambda name=name: near.start_tls(server_name=name),
+            ):
+                with pytest.raises(ValueError, match="server_name can't be"):
+                    attempt()
+        with pytest.raises(TypeError, match="server_name"):
+            near.start_tls(server_name=5)  # type: ignore[arg-type]
+        near.send(b"as before")
+        assert far.read(timeout=NEVER) == b"as before"
     with pytest.raises(ValueError, match="key belongs to a cert"):
         Dial("tls", (HOME, 9), key=made.client_key)
 
@@ -557,6 +572,21 @@ def test_start_tls_that_fails_cuts_the_connection(how: str) -> None:
                 with pytest.raises((Timeout, ConnectionError)):
                     t.join(NEVER)
         until(lambda: conn.status == "closed")
+
+
+def test_start_tls_that_is_killed_before_it_began() -> None:
+    """Its turn in the event loop had not come: nothing was sent. The connection is cut nevertheless."""
+    with connected() as (near, far):
+        t = flower.go(lambda: near.start_tls(server_name="localhost"))
+        flower.schedule()
+        sender = failing(near.send, b"x")
+        flower.schedule()
+        t.kill()
+        assert isinstance(sender.join(NEVER), ConnectionAbortedError)
+        with pytest.raises(ConnectionAbortedError, match="TLS was begun here, and given up"):
+            near.read()
+        with pytest.raises(ConnectionResetError):
+            far.read(timeout=NEVER)
 
 
 @pytest.mark.parametrize("end", ["close", "abort", "reset"])
