@@ -248,7 +248,8 @@ class group:
                 with shield():
                     self._ended.receive()
             except BaseException as another:
-                if isinstance(another, Deadlock):  # they will never end, unless somebody who is out of here wakes them
+                closing = current_scheduler().closing  # the thread is at its end: each tasklet is ended by that alone
+                if closing or isinstance(another, Deadlock):  # nobody in here can wake them any more
                     for t in self._members:
                         t.owner = None
                     self._members.clear()

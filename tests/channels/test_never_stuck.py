@@ -328,3 +328,31 @@ def test_a_time_too_large_for_a_float_is_no_limit() -> None:
 def test_what_makes_no_sense_is_refused(call: Callable[[], Any]) -> None:
     with pytest.raises(TypeError, match="need"):
         call()
+
+
+@pytest.mark.filterwarnings("ignore:a thread ended with:ResourceWarning")
+def test_a_thread_ends_though_a_group_waits_for_its_tasklets() -> None:
+    ended: list[str] = []
+
+    def member() -> None:
+        try:
+            flower.never().receive()
+        finally:
+            ended.append("member")
+
+    def owner() -> None:
+        try:
+            with group() as g:
+                g.go(member)
+        finally:
+            ended.append("owner")
+
+    def body() -> None:
+        go(owner)
+        settle()
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    thread.join(NEVER)
+    assert not thread.is_alive()
+    assert sorted(ended) == ["member", "owner"]
