@@ -54,12 +54,11 @@ class Acceptor:
         "_bounds",
         "_crowded",
         "_exhaustions",
-        "_opening",
+        "_kind",
         "_path",
         "_refusals",
         "_retry",
         "_secure",
-        "_setup",
         "_shaking",
         "_sock",
         "_watching",
@@ -77,15 +76,13 @@ class Acceptor:
         proto: str,
         bounds: Bounds,
         *,
-        setup: Callable[[socket.socket], object] | None = None,
         secure: Callable[[Stream], TlsLayer] | None = None,
         path: str = "",
     ) -> None:
-        """``setup`` is called with each accepted socket, when the loop has it; ``path`` is removed at the end."""
+        """``path`` is removed at the end."""
         self.poller = poller
         self.proto = proto
         self._bounds = bounds
-        self._setup = setup
         self._secure = secure
         self._path = _Path(path) if path else None
         self.address: Any = sock.getsockname()
@@ -94,7 +91,7 @@ class Acceptor:
         self.gone: channel[None] = channel(0, f"the end of listener {proto}")  # closed with the listener
         self.gone._external = True
         self._sock: socket.socket | None = sock
-        self._opening = 0  # accepted, and not yet in the channel
+        self._kind = (int(sock.family), int(sock.type), sock.proto) if type(sock) is socket.socket else None
         self._shaking: set[TlsLayer] = set()  # in the handshake
         self._crowded = False
         self._watching = False
@@ -120,7 +117,7 @@ class Acceptor:
         for _ in range(ACCEPTS_PER_EVENT):
             if self._sock is None:
                 return
-            if len(self.connections) + self._opening >= HELD or len(self._shaking) >= HANDSHAKES:
+            if len(self.connections) >= HELD or len(self._shaking) >= HANDSHAKES:
                 self._unwatch()
                 self._crowded = True
                 self.connections._on_wait = self._drained
@@ -138,60 +135,62 @@ class Acceptor:
                     self._fail(error)
                     return
             else:
-                self._opening += 1
-                self.poller.spawn(self._open(sock, peer))
+                self._open(sock, peer)
 
-    def _accept(self) -> tuple[socket.socket, Any]:
+    def _accept(self) -> tuple[Any, Any]:
         sock: Any = self._sock
-        kind = _ACCEPTED.get(sock.family) if type(sock) is socket.socket else None
-        if kind is None:
+        if self._kind is None:
             return sock.accept()  # type: ignore[no-any-return]
         descriptor, peer = sock._accept()  # what socket.accept() itself calls
-        return kind(kind.family, kind.type, sock.proto, descriptor), peer  # asyncio tells TCP by its number
+        return socket.SocketType(*self._kind, descriptor), peer  # without what Python's class adds to it
 
-    async def _open(self, sock: socket.socket, peer: Any) -> None:
-        """Make a connection of an accepted socket, and put it into the channel."""
-        stream = None
+    def _open(self, sock: socket.socket, peer: Any) -> None:
+        """Make a connection of an accepted socket, and put it into the channel; of TLS, when they have shaken hands."""
+        stream = layer = None
         try:
-            try:
-                sock.setblocking(False)
-                stream = Stream(self.poller, sock, self.proto, self._bounds)
-                stream.remote = peer
-                if stream.local == self.address:
-                    stream.local = self.address  # one for all of them
-                layer = None if self._secure is None else self._secure(stream)
-                await self.poller.loop.connect_accepted_socket((layer or stream).as_protocol, sock)
-                if self._setup is not None:
-                    self._setup(sock)
-            finally:
-                self._opening -= 1
-            if layer is not None:
-                await self._shake_hands(layer)
-        except (OSError, Timeout) as error:  # it was gone before it began, or is no peer of ours
-            level = logging.DEBUG if self._secure is None or self.closed else logging.WARNING
-            who = "?" if stream is None else format_address(stream.remote)
-            self._refusals.log(level, f"{self.describe()}: lost a connection while accepting it, of {who}: {error}")
+            sock.setblocking(False)
+            stream = Stream(self.poller, sock, self.proto, self._bounds)
+            stream.remote = peer
+            if stream.local == self.address:
+                stream.local = self.address  # one for all of them
+            layer = None if self._secure is None else self._secure(stream)
+            self.poller.attach(sock, layer or stream)
+        except OSError as error:
             sock.close()
+            self._refuse(stream, error)
         except BaseException:
             sock.close()
             raise
+        else:
+            if layer is None:
+                self.connections.try_send(Conn(stream))
+            else:
+                self._shaking.add(layer)
+                self.poller.spawn(self._shake_hands(stream, layer))
+
+    async def _shake_hands(self, stream: Stream, layer: TlsLayer) -> None:
+        try:
+            await layer.handshake()
+        except (OSError, Timeout) as error:
+            self._refuse(stream, error)
         else:
             if self.connections.closing:  # meanwhile
                 stream.abort()
             else:
                 self.connections.try_send(Conn(stream))
-        self._look_again()
-
-    async def _shake_hands(self, layer: TlsLayer) -> None:
-        self._shaking.add(layer)
-        try:
-            await layer.handshake()
         finally:
             self._shaking.discard(layer)
+            self._look_again()
+
+    def _refuse(self, stream: Stream | None, error: BaseException) -> None:
+        """The peer was gone before it began, or is no peer of ours."""
+        level = logging.DEBUG if self._secure is None or self.closed else logging.WARNING
+        who = "?" if stream is None else format_address(stream.remote)
+        self._refusals.log(level, f"{self.describe()}: lost a connection while accepting it, of {who}: {error}")
 
     def _look_again(self) -> None:
         """Go on, if all were taken by receivers that waited already, or that are in another thread."""
-        if self._crowded and not self._opening and not len(self.connections) and len(self._shaking) < HANDSHAKES:
+        if self._crowded and not len(self.connections) and len(self._shaking) < HANDSHAKES:
             self._drained()
 
     def _drained(self) -> None:
@@ -278,22 +277,6 @@ class _Complaints:
         self._count += 1
         if self._count <= self._most:
             log.log(level, "%s", text)
-
-
-class _AcceptedINET(socket.socket):
-    """An accepted socket. Python's own looks its family and type up in an enumeration each time that it is asked."""
-
-    __slots__ = ()
-    family = socket.AF_INET
-    type = socket.SOCK_STREAM
-
-
-class _AcceptedINET6(_AcceptedINET):
-    __slots__ = ()
-    family = socket.AF_INET6
-
-
-_ACCEPTED: dict[int, Any] = {socket.AF_INET: _AcceptedINET, socket.AF_INET6: _AcceptedINET6}
 
 
 class _Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-INCOMING_LIMIT = 256 * 1024  # bytes: what one read of uvloop's brings at most; the buffer can hold twice that
+INCOMING_LIMIT = 256 * 1024  # bytes; the buffer can hold one read more, of 64 KiB at most
 HIGH_WATER = 64 * 1024  # bytes written and not yet sent, above which `send` waits; asyncio's own default
 
 

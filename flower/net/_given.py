@@ -54,8 +54,7 @@ def listen_given(proto: str, given: Any, options: Options, secure: Secure | None
         _give_back(sock, given)
         raise explain(error, "can't listen on", proto, where) from None
     sock.setblocking(False)
-    setup = None if settings is None else settings.setup
-    return Listener(Acceptor(poller, sock, proto, options.bounds, setup=setup, secure=secure))
+    return Listener(Acceptor(poller, sock, proto, options.bounds, secure=secure))
 
 
 def dial_given(proto: str, given: Any, options: Options, secure: Secure | None = None) -> Conn:
@@ -71,10 +70,9 @@ def dial_given(proto: str, given: Any, options: Options, secure: Secure | None =
         _give_back(sock, given)
         raise explain(error, "can't use", proto, f"socket {given!r}") from None
     sock.setblocking(False)
-    setup = None if settings is None else settings.setup
 
     def dial() -> Conn:
-        return Conn(wait(open_stream(poller, sock, proto, options.bounds, secure, setup), Stream.abort))
+        return Conn(wait(open_stream(poller, sock, proto, options.bounds, secure), Stream.abort))
 
     return within(options.timeout, dial, f"{proto} socket {given!r}")
 

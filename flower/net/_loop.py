@@ -36,6 +36,7 @@ from typing import Any, Protocol, TypeVar
 
 from flower.channels import channel, shield
 from flower.channels._scheduler import current_scheduler
+from flower.net._transport import Sockets, Transport
 
 T = TypeVar("T")
 
@@ -66,9 +67,10 @@ class LoopPoller:
         self.scheduler = current_scheduler()
         self.thread = threading.get_ident()
         self.resources: set[Resource] = set()
+        self._context = contextvars.Context()  # one for all callbacks: it costs less than a copy for each
+        self._sockets = Sockets(self.loop, self._context)
         self.gathered: list[Any] = []  # streams with something to let out at the end of the turn
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._context = contextvars.Context()  # one for all callbacks: it costs less than a copy for each
         self._turn: Callable[[], float] | None = None
         self._due = False  # _on_turn is in the loop's queue
         self._leaving = False
@@ -152,6 +154,7 @@ class LoopPoller:
         finally:
             if self._signals is not None:
                 self._signals.close()
+            self._sockets.close()
             loop.close()
 
     # -- For the rest of flower.net
@@ -165,6 +168,10 @@ class LoopPoller:
                 self.loop.call_soon_threadsafe(function, context=self._context)
             except RuntimeError:
                 pass
+
+    def attach(self, sock: socket.socket, protocol: Any) -> None:
+        """Have the protocol told, as asyncio's are, of what happens at a connected socket that does not block."""
+        Transport(self._sockets, sock).start(protocol)
 
     def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a coroutine as a task of the loop. The task is kept alive until it is done."""

@@ -22,19 +22,14 @@ async def open_stream(
     proto: str,
     bounds: Bounds,
     secure: Secure | None = None,
-    setup: Callable[[socket.socket], object] | None = None,
 ) -> Stream:
     """Make a stream of a connected socket that does not block, which is the stream's from the first line on."""
-    stream = None
     try:
         stream = Stream(poller, sock, proto, bounds)
         layer = None if secure is None else secure(stream)
-        await poller.loop.connect_accepted_socket((layer or stream).as_protocol, sock)
-        if setup is not None:
-            setup(sock)
+        poller.attach(sock, layer or stream)
     except BaseException:
         sock.close()
-        poller.resources.discard(stream)  # uvloop forgets a connection that is cancelled just after it was made
         raise
     if layer is not None:
         await layer.handshake()

@@ -15,12 +15,10 @@ cdef class Stream:
     cdef readonly Channel incoming
     cdef public object tls
     cdef readonly object _transport
-    cdef object _put
     cdef list _gathered
     cdef list _gathering
     cdef Scheduler _scheduler
     cdef Py_ssize_t _gathered_size
-    cdef object _is_closing
     cdef readonly object _sock
     cdef public object _fault
     cdef object _linger

@@ -11,15 +11,15 @@ Invariants
   the middle of the connection (``_shaking``). Whoever must wait for room, in a `Conn.send` or a select, offers his
   data in ``outbox``, a channel whose outlet is this stream: it takes values while there is room (``_credit``), first
   in, first out. While somebody waits there, there is no room; and nobody does when there is.
-- ``_gathered`` holds what was written in this turn, less than GATHERED bytes: uvloop makes a system call of each write,
-  so what the tasklets of a turn write leaves in one. The stream is then among its poller's ``gathered``, which are let
-  out when the turn is over; the last tasklet that can run lets it out itself, and so does main, which may be about to
-  block its thread. Whatever else is done with the transport, this is let out before.
+- ``_gathered`` holds what was written in this turn, less than GATHERED bytes, or is None: a transport makes a system
+  call of each write, so what the tasklets of a turn write leaves in one. The stream is then among its poller's
+  ``gathered``, which are let out when the turn is over; the last tasklet that can run lets it out itself, and so does
+  main, which may be about to block its thread. Whatever else is done with the transport, this is let out before.
 - ``incoming`` is closed when no more will come. A failure is put into it as bombs before that, one for each who waits.
-- ``_transport`` is the loop's, or a `TlsLayer` around it, which behaves like one. None once it is gone.
+- ``_transport`` is a `Transport`, or a `TlsLayer` around one, which behaves like it. None once it is gone.
 
 The methods that the loop calls (`connection_made` to `connection_lost`) run on the hub: they never block,
-never switch, and raise nothing, since uvloop swallows what `data_received` raises.
+never switch, and raise nothing, since a transport has nobody to tell.
 
 No reference leads from here to the `Conn`: when the last user lets go of it, it can tell that it was dropped.
 """
@@ -81,12 +81,10 @@ class Stream:
         self._shaking = False
         self._sock = sock
         self._transport: Any = None
-        self._put: Any = None
-        self._gathered: list[bytes] = []
+        self._gathered: list[bytes] | None = None
         self._gathered_size = 0
         self._gathering: list[Stream] | None = poller.gathered
         self._scheduler = poller.scheduler
-        self._is_closing: Any = None
         self._fault: BaseException | None = None
         self._held = 0
         self._paused = False
@@ -97,20 +95,10 @@ class Stream:
         self._holding = False
         self._linger: Any = None
 
-    def as_protocol(self) -> Any:
-        """For the loop, which wants a function that makes its protocol object."""
-        return self
-
-    def set_transport(self, transport: Any) -> None:
-        """The two methods of it that each write calls are kept, bound."""
-        self._transport = transport
-        self._put = None if transport is None else transport.write
-        self._is_closing = None if transport is None else transport.is_closing
-
     # -- Called by the loop
 
     def connection_made(self, transport: Any) -> None:
-        self.set_transport(transport)
+        self._transport = transport
         transport.set_write_buffer_limits(high=self.bounds.outgoing)
         if self.remote is None:
             try:
@@ -155,7 +143,7 @@ class Stream:
 
     def connection_lost(self, error: BaseException | None) -> None:
         self.poller.resources.discard(self)
-        self.set_transport(None)
+        self._transport = None
         if not self.shut and self._fault is None:
             if error is None and not self.at_eof:
                 error = ConnectionAbortedError(f"{self.describe()}: cut before its end")
@@ -222,7 +210,7 @@ class Stream:
         """Wait for room, then take all of the data. What is raised before that took nothing."""
         if get_ident() != self._thread:
             raise self._refusal("send")
-        if self.full or self.half or self.ended or self._is_closing():
+        if self.full or self.half or self.ended or self._transport.is_closing():
             try:
                 self.open_outbox().send(data, timeout)
             except Timeout:
@@ -242,7 +230,7 @@ class Stream:
             else:
                 self.outbox._outlet = self
                 self.outbox._credit = 0 if self.full else PLENTY
-        if self._is_closing is not None and self._is_closing():
+        if self._transport is not None and self._transport.is_closing():
             self.outbox._credit = 0  # a transport that closes by itself has failed, and is about to say why
         return self.outbox
 
@@ -269,10 +257,11 @@ class Stream:
         gathering = self._gathering
         scheduler = self._scheduler
         alone = scheduler.ready.count == 0 or scheduler.current is scheduler.main
-        if gathering is None or (alone and not self._gathered):
-            self._put(data)
+        if gathering is None or (alone and self._gathered is None):
+            self._transport.write(data)
         else:
-            if not self._gathered:
+            if self._gathered is None:
+                self._gathered = []
                 gathering.append(self)
             self._gathered.append(data)
             self._gathered_size += len(data)
@@ -282,12 +271,12 @@ class Stream:
     def let_out(self) -> None:
         """Hand to the transport what was written in this turn."""
         pieces = self._gathered
-        if pieces:
-            self._gathered = []
+        if pieces is not None:
+            self._gathered = None
             self._gathered_size = 0
-            if self._put is not None:
+            if self._transport is not None:
                 try:
-                    self._put(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+                    self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
                 except BaseException as error:
                     self._break(error)
 
@@ -406,7 +395,7 @@ class Stream:
 
     def replace_transport(self, transport: Any) -> None:
         """From now on the bytes go through this one: TLS begins in the middle of a connection."""
-        self.set_transport(transport)
+        self._transport = transport
         self.proto = "tls"
         self._resume()
 
@@ -471,7 +460,7 @@ class Stream:
 
     def _cut(self) -> None:
         """Without SO_LINGER the peer would take what it has got for the whole."""
-        self._gathered = []
+        self._gathered = None
         if self._transport is not None:
             try:
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
@@ -497,8 +486,8 @@ class Stream:
     def disown(self) -> Any:
         """In a forked child: the parent goes on with this connection; here it is over."""
         transport = self._transport
-        self.set_transport(None)
-        self._gathered = []
+        self._transport = None
+        self._gathered = None
         self._fault = _ours(ConnectionAbortedError(f"{self.describe()} belongs to the parent process, since a fork"))
         self.ended = True
         self.outbox = None

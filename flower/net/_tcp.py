@@ -35,19 +35,13 @@ class Settings(NamedTuple):
         return cls(options.nodelay, options.keepalive)
 
     def apply(self, sock: socket.socket) -> None:
-        """Notice of a peer that is gone, unless the user does not want it. Accepted sockets inherit this."""
+        """Small writes leave at once, and a peer that is gone is noticed, unless the user does not want it.
+
+        Accepted sockets inherit both of the one that listens.
+        """
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, int(self.nodelay))
         if self.keepalive:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-
-    @property
-    def setup(self) -> Callable[[socket.socket], None] | None:
-        """What is still to be done when the loop has taken the socket: every loop sets TCP_NODELAY then."""
-        return None if self.nodelay else _let_fill
-
-
-def _let_fill(sock: socket.socket) -> None:
-    """Small writes may wait until a packet is full (Nagle's algorithm)."""
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 0)
 
 
 # -- Listening
@@ -66,7 +60,7 @@ def listen_tcp(address: Any, options: Options, proto: str = "tcp", secure: Secur
     except OSError as error:
         sock.close()
         raise explain(error, "can't listen on", proto, (host, port)) from None
-    return Listener(Acceptor(poller, sock, proto, options.bounds, setup=settings.setup, secure=secure))
+    return Listener(Acceptor(poller, sock, proto, options.bounds, secure=secure))
 
 
 def bound_socket(
@@ -109,7 +103,7 @@ def dial_tcp(address: Any, options: Options, proto: str = "tcp", secure: Secure 
         async def connect() -> Stream:
             more = "" if local is None else f" from {format_address(local)}"
             sock = await connect_first(poller, proto, theirs, ours, settings, (host, port), more)
-            return await open_stream(poller, sock, proto, options.bounds, secure, settings.setup)
+            return await open_stream(poller, sock, proto, options.bounds, secure)
 
         return Conn(wait(connect(), Stream.abort))
 

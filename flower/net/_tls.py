@@ -48,10 +48,6 @@ class TlsLayer:
         self._read = self._ssl.read  # bound, for the two calls that each piece of data makes
         self._encrypt = self._ssl.write
 
-    def as_protocol(self) -> Any:
-        """For the loop, which wants a function that makes its protocol object."""
-        return self
-
     # -- The handshake
 
     async def handshake(self) -> None:

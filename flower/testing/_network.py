@@ -357,6 +357,9 @@ class SimulatedPoller:
     def call_here(self, function: Callable[[], object]) -> None:
         function()
 
+    def attach(self, sock: Any, protocol: Any) -> None:
+        sock.transport.start(protocol)
+
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:
         """Run a coroutine that waits for nothing: the simulated loop does at once whatever it is asked for."""
         try:
@@ -386,9 +389,6 @@ class SimulatedLoop:
 
     def remove_reader(self, sock: Any) -> None:
         sock.reader = None
-
-    async def connect_accepted_socket(self, factory: Callable[[], Any], sock: Any) -> None:
-        sock.transport.start(factory())
 
 
 class Handle:

@@ -1,0 +1,100 @@
+# cython: language_level=3
+cdef extern from *:
+    """
+    #ifdef MS_WINDOWS
+    #include <winsock2.h>
+    #pragma comment(lib, "ws2_32")
+    #define FLOWER_AGAIN (WSAGetLastError() == WSAEWOULDBLOCK)
+    #define FLOWER_FAILED() PyErr_SetExcFromWindowsErr(PyExc_OSError, WSAGetLastError())
+    #else
+    #include <errno.h>
+    #include <sys/socket.h>
+    #define FLOWER_AGAIN (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)
+    #define FLOWER_FAILED() PyErr_SetFromErrno(PyExc_OSError)
+    #endif
+    #ifndef MSG_NOSIGNAL
+    #define MSG_NOSIGNAL 0
+    #endif
+
+    enum { FLOWER_SMALL = 32 * 1024, FLOWER_LARGE = 64 * 1024 };
+
+    /* The GIL is kept: none of these calls waits, and to get it back from a busy thread takes milliseconds. */
+
+    /* A small read goes over the stack, so that what is allocated is as long as what has come. A large one goes
+       straight into the bytes object that the reader gets. */
+    static CYTHON_INLINE PyObject *flower_receive(int fd, int large) {
+        PyObject *data;
+        char small[FLOWER_SMALL];
+        Py_ssize_t count;
+        if (!large) {
+            count = recv(fd, small, FLOWER_SMALL, 0);
+            if (count >= 0) return PyBytes_FromStringAndSize(small, count);
+        } else {
+            data = PyBytes_FromStringAndSize(NULL, FLOWER_LARGE);
+            if (data == NULL) return NULL;
+            count = recv(fd, PyBytes_AS_STRING(data), FLOWER_LARGE, 0);
+            if (count >= 0) {
+                if (count < FLOWER_LARGE) _PyBytes_Resize(&data, count);
+                return data;
+            }
+            { int e = errno; Py_DECREF(data); errno = e; }
+        }
+        if (FLOWER_AGAIN) Py_RETURN_NONE;
+        return FLOWER_FAILED();
+    }
+
+    static CYTHON_INLINE Py_ssize_t flower_give(int fd, PyObject *data) {
+        const char *bytes = PyBytes_Check(data) ? PyBytes_AS_STRING(data) : PyByteArray_AS_STRING(data);
+        Py_ssize_t count = send(fd, bytes, Py_SIZE(data), MSG_NOSIGNAL);
+        if (count >= 0) return count;
+        if (FLOWER_AGAIN) return 0;
+        FLOWER_FAILED();
+        return -1;
+    }
+    """
+    enum:
+        LARGE "FLOWER_LARGE"
+    object flower_receive(int fd, bint large)
+    Py_ssize_t flower_give(int fd, object data) except -1
+
+cdef inline object receive(object sock, int fd, bint large):
+    return flower_receive(fd, large)
+
+cdef inline Py_ssize_t give(object sock, int fd, object data) except -1:
+    return flower_give(fd, data)
+
+cdef class Sockets:
+    cdef readonly object loop
+    cdef readonly object context
+    cdef readonly dict watched
+    cdef object _set
+
+    cdef watch(self, Transport transport, int interest)
+    cdef _watch_alone(self, Transport transport, int interest)
+
+cdef class Transport:
+    cdef Sockets _sockets
+    cdef object _sock
+    cdef object _protocol
+    cdef bytearray _unsent
+    cdef Py_ssize_t _high
+    cdef Py_ssize_t _low
+    cdef int _fd
+    cdef int _interest
+    cdef bint _large
+    cdef bint _full
+    cdef bint _half
+    cdef bint _closing
+    cdef bint _lost
+
+    cpdef on_ready(self, int events)
+    cdef _read(self)
+    cpdef pause_reading(self)
+    cpdef write(self, bytes data)
+    cdef Py_ssize_t _give(self, data)
+    cdef _write(self)
+    cdef _shut_down(self)
+    cdef _pause_if_full(self)
+    cpdef bint is_closing(self)
+    cpdef close(self)
+    cdef _lose(self, error)

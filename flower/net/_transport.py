@@ -1,0 +1,286 @@
+"""Connected sockets and the event loop: the transports that streams stand on.
+
+asyncio has transports of its own, and so has uvloop; these do the same with less. The loop says that there is something
+to do; the sockets are read and written here, with no detour over its handles, futures, contexts and copies, so that
+accepting takes half the time, a large read is copied once, and an idle connection holds a kilobyte less.
+
+Where the system has epoll, the sockets of a loop share an epoll set of ours, and the loop watches that: an epoll set is
+itself readable when one of its sockets is ready. Elsewhere the loop watches each socket. (libuv's handles for foreign
+sockets would not do: after a reset they report once, and then never more, though bytes may be left to read before it.)
+
+Invariants
+
+- ``_interest`` is what the socket is watched for: IN while it is read, OUT while ``_unsent`` holds what the kernel
+  has not taken yet. Of 0 it is not watched, since a reset would wake the loop for ever.
+- ``_closing`` is set when nothing more will be read, nor written but what is in ``_unsent``; ``_lost`` when the
+  end is certain, and connection_lost, in the loop's next round, will close the socket. Until then its descriptor is
+  nobody else's, so that no event can be taken for another's.
+- A transport is in ``Sockets.watched`` while ``_interest`` is not 0.
+
+The methods that the loop calls raise nothing but what a protocol raises, and the protocols here raise nothing.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+from typing import Any
+
+try:
+    import cython
+except ImportError:
+    from flower.channels import _nocython as cython
+
+IN, OUT = 1, 4  # as epoll's EPOLLIN and EPOLLOUT
+AT_A_TIME = 32  # sockets that are served before the tasklets run: what they have brought is still in the caches then
+
+if not cython.compiled:
+    SMALL = 32 * 1024
+    LARGE = 64 * 1024
+
+    def receive(sock: socket.socket, fd: int, large: bool) -> bytes | None:
+        """The next bytes, LARGE or SMALL ones at most; none at the end, and None where there are none yet."""
+        try:
+            return sock.recv(LARGE if large else SMALL)
+        except (BlockingIOError, InterruptedError):
+            return None
+
+    def give(sock: socket.socket, fd: int, data: bytes | bytearray) -> int:
+        """Have the kernel take what it can; how many bytes that were."""
+        try:
+            return sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+
+
+class Sockets:
+    """The connected sockets of one event loop."""
+
+    def __init__(self, loop: Any, context: Any) -> None:
+        self.loop = loop
+        self.context = context
+        self.watched: dict[int, Transport] = {}
+        self._set: Any = None
+
+    def watch(self, transport: Transport, interest: int) -> None:
+        """Watch the transport's socket for this, and for nothing else."""
+        before = transport._interest
+        if interest == before:
+            return
+        fd = transport._fd
+        if _epoll is None:
+            self._watch_alone(transport, interest)
+        elif interest == 0:
+            self._set.unregister(fd)
+        elif before:
+            self._set.modify(fd, interest)
+        else:
+            if self._set is None:
+                self._open()
+            self._set.register(fd, interest)
+        transport._interest = interest
+        if interest == 0:
+            del self.watched[fd]
+        elif before == 0:
+            self.watched[fd] = transport
+
+    def _open(self) -> None:
+        self._set = _epoll()
+        self.loop.add_reader(self._set.fileno(), self._on_ready)
+
+    def _on_ready(self) -> None:
+        """Some are ready."""
+        for fd, events in self._set.poll(0, AT_A_TIME):
+            transport: Any = self.watched.get(fd)
+            if transport is not None:
+                transport.on_ready(events)
+
+    def _watch_alone(self, transport: Transport, interest: int) -> None:
+        fd = transport._fd
+        change = transport._interest ^ interest
+        if change & IN:
+            if interest & IN:
+                self.loop.add_reader(fd, transport.on_ready, IN)
+            else:
+                self.loop.remove_reader(fd)
+        if change & OUT:
+            if interest & OUT:
+                self.loop.add_writer(fd, transport.on_ready, OUT)
+            else:
+                self.loop.remove_writer(fd)
+
+    def close(self) -> None:
+        """The loop is about to be closed."""
+        if self._set is not None:
+            self.loop.remove_reader(self._set.fileno())
+            self._set.close()
+            self._set = None
+
+
+class Transport:
+    """One connected socket, which does not block and is the transport's from now on."""
+
+    def __init__(self, sockets: Sockets, sock: socket.socket) -> None:
+        self._sockets = sockets
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._protocol: Any = None
+        self._unsent: bytearray | None = None
+        self._interest = 0
+        self._high = self._low = 0
+        self._large = False  # the last read brought much
+        self._full = False  # the protocol was told to pause
+        self._half = False  # the end of what we send was said, or will be when all has left
+        self._closing = False
+        self._lost = False
+
+    def start(self, protocol: Any) -> None:
+        """Begin to read. Raises OSError where the system can't watch one more socket."""
+        self._protocol = protocol
+        self._sockets.watch(self, IN)
+        try:
+            protocol.connection_made(self)
+        except BaseException:
+            self._sockets.watch(self, 0)
+            raise
+
+    def set_protocol(self, protocol: Any) -> None:
+        """From now on this one is told of what happens."""
+        self._protocol = protocol
+
+    def on_ready(self, events: int) -> None:
+        """There is something to read, or room to write, or the connection is broken, which both of these find out."""
+        if events & ~OUT and self._interest & IN:
+            self._read()
+        if events & ~IN and self._interest & OUT:
+            self._write()
+
+    # -- Reading
+
+    def _read(self) -> None:
+        try:
+            data = receive(self._sock, self._fd, self._large)
+        except OSError as error:
+            self._lose(error)
+            return
+        if data is None:
+            return
+        count = len(data)
+        if count:
+            self._large = count >= LARGE // 4
+            self._protocol.data_received(data)
+            return
+        self.pause_reading()
+        if not self._protocol.eof_received():
+            self.close()
+
+    def pause_reading(self) -> None:
+        self._sockets.watch(self, self._interest & ~IN)
+
+    def resume_reading(self) -> None:
+        if not self._closing:
+            self._sockets.watch(self, self._interest | IN)
+
+    # -- Writing
+
+    def write(self, data: bytes) -> None:
+        """Hand the bytes to the kernel; what it does not take leaves when it has room."""
+        if self._closing or self._half:
+            return
+        if self._unsent is None:
+            count = self._give(data)
+            if count < 0 or count == len(data):
+                return
+            self._unsent = bytearray(memoryview(data)[count:])
+            self._sockets.watch(self, self._interest | OUT)
+        else:
+            self._unsent += data
+        self._pause_if_full()
+
+    def _give(self, data: bytes | bytearray) -> int:
+        """How many bytes the kernel has taken; -1 when it failed, for good."""
+        try:
+            return give(self._sock, self._fd, data)
+        except OSError as error:
+            self._lose(error)
+            return -1
+
+    def _write(self) -> None:
+        unsent = self._unsent
+        assert unsent is not None
+        count = self._give(unsent)
+        if count < 0:
+            return
+        del unsent[:count]
+        if not unsent:
+            self._unsent = None
+            self._sockets.watch(self, self._interest & ~OUT)
+        if self._full and len(unsent) <= self._low:
+            self._full = False
+            self._protocol.resume_writing()
+        if self._unsent is None:
+            if self._closing:
+                self._lose(None)
+            elif self._half:
+                self._shut_down()
+
+    def write_eof(self) -> None:
+        """Say that no more comes, when all that was written has left."""
+        if not (self._half or self._closing):
+            self._half = True
+            if self._unsent is None:
+                self._shut_down()
+
+    def _shut_down(self) -> None:
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:  # it is gone
+            self._lose(error)
+
+    def get_write_buffer_size(self) -> int:
+        """How many bytes the kernel has not taken yet."""
+        return 0 if self._unsent is None else len(self._unsent)
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        """The protocol is told to pause above so many bytes, and to go on at a fourth of them, as asyncio has it."""
+        self._high = high
+        self._low = high // 4
+        self._pause_if_full()
+
+    def _pause_if_full(self) -> None:
+        if not self._full and self._unsent is not None and len(self._unsent) > self._high:
+            self._full = True
+            self._protocol.pause_writing()
+
+    # -- The end
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        """End when all that was written has left."""
+        if not self._closing:
+            self._closing = True
+            if self._unsent is None:
+                self._lose(None)
+            else:
+                self.pause_reading()
+
+    def abort(self) -> None:
+        """End now."""
+        self._lose(None)
+
+    def _lose(self, error: BaseException | None) -> None:
+        if not self._lost:
+            self._lost = self._closing = True
+            self._unsent = None
+            self._sockets.watch(self, 0)
+            self._sockets.loop.call_soon(self._end, error, context=self._sockets.context)
+
+    def _end(self, error: BaseException | None) -> None:
+        protocol, self._protocol = self._protocol, None
+        protocol.connection_lost(error)
+        self._sock.close()
+
+
+_epoll: Any = getattr(select, "epoll", None)

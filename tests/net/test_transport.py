@@ -1,0 +1,70 @@
+"""Our own transports: what is left to read after a reset, and systems without epoll."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import flower
+from flower.net import _transport
+from tests.net.support import NEVER, connected, in_thread, plain_peer, read_all, reset, rounds
+
+pytestmark = pytest.mark.usefixtures("loop")
+
+BULK = 1_000_000
+MORE = 48_000  # bytes; more than is read at a time, less than what a kernel takes before it waits for the reader
+
+
+def test_what_came_before_a_reset_is_read_first() -> None:
+    with plain_peer() as (conn, sock):
+        sock.sendall(b"x" * MORE)
+        reset(sock)
+        got = 0
+        with pytest.raises(ConnectionResetError):
+            while True:
+                got += len(conn.receive(NEVER))
+        assert got == MORE
+
+
+def test_a_reset_ends_who_waits_to_read_and_who_waits_for_room() -> None:
+    with plain_peer() as (conn, sock):
+        reader = flower.go(conn.read)
+        writer = flower.go(lambda: [conn.send(b"x" * 65_536) for _ in range(1000)])
+        rounds(5)
+        reset(sock)
+        for t in (reader, writer):
+            with pytest.raises(OSError):
+                t.join(NEVER)
+
+
+@pytest.mark.parametrize("epoll", [True, False])
+def test_both_ways_at_once_with_epoll_and_without(monkeypatch: pytest.MonkeyPatch, epoll: bool) -> None:
+    if not epoll:
+        monkeypatch.setattr(_transport, "_epoll", None)
+
+    def body() -> list[bytes]:
+        with connected() as (near, far):
+            for conn in near, far:
+                flower.go(lambda conn=conn: (conn.send(b"x" * BULK, NEVER), conn.close_write()))
+            return [read_all(near), read_all(far)]
+
+    assert in_thread(flower.run, body)() == [b"x" * BULK] * 2
+
+
+def test_the_end_of_a_thread_leaves_no_descriptor() -> None:
+    def body() -> None:
+        with connected() as (near, far):
+            near.send(b"x")
+            assert far.receive(NEVER) == b"x"
+
+    def descriptors() -> set[Any]:
+        return {entry.name for entry in Path("/dev/fd").iterdir()}
+
+    before = descriptors()
+    thread = threading.Thread(target=flower.run, args=(body,))
+    thread.start()
+    flower.blocking(thread.join)
+    assert len(descriptors()) <= len(before)
