@@ -537,7 +537,7 @@ def test(w):
 
 
 try:
-    ft.replay(test, f"flower1:{zlib.crc32(b'__main__.test'):08x}:0::")
+    ft.replay(test, f"flower1:{zlib.crc32(b'<string>.test'):08x}:0::")
 except AssertionError as error:
     print(error.__notes__[0])
 """
