@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flower.testing._world import World
 
 STALL = 5.0  # seconds of real time within which a tasklet must come to its next operation
+IDLE = 0.01  # seconds of processor time in that, of a thread that only waits: one that has more is slowed by others
 
 _SOCKET = (
     "accept",
@@ -197,6 +198,9 @@ class Guard:
         self._world = world
         self._seen = -1
         self._steps = 0
+        self._since = self._before = (
+            0.0  # the thread's processor time at the last alarm that saw a step, and at the last
+        )
         self._alarm = False
 
     def install(self) -> None:
@@ -218,8 +222,13 @@ class Guard:
         self._steps = steps
 
     def _on_alarm(self, signum: int, frame: Any) -> None:
+        now = time.thread_time()
         if self._seen != self._steps or _is_debugged(frame):
             self._seen = self._steps
+            self._since = self._before = now
+            return
+        used, self._before = now - self._before, now
+        if used > IDLE and now - self._since < 0.8 * STALL:
             return
         error = BlockedOutside(f"no step for {STALL:g} seconds: it blocks, or goes round for good, at {_line(frame)}")
         self._world.abort(error)

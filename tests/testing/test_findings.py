@@ -503,6 +503,27 @@ def test_what_blocks_unseen_is_stopped(how: str, monkeypatch: pytest.MonkeyPatch
     assert "no step for" in str(error)
 
 
+@pytest.mark.slow
+def test_who_is_slowed_by_other_threads_is_not_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flower.testing._outside.STALL", 0.25)
+    over = threading.Event()
+    others = [threading.Thread(target=lambda: [None for _ in iter(over.is_set, True)]) for _ in range(7)]
+
+    def test(w: ft.World) -> None:
+        end = time.thread_time() + 0.12
+        while time.thread_time() < end:  # eight threads share the interpreter: this takes four times STALL
+            pass
+
+    for other in others:
+        other.start()
+    try:
+        ft.explore(max_examples=1, database=None)(test)()
+    finally:
+        over.set()
+        for other in others:
+            other.join()
+
+
 def test_whoever_looks_around_in_a_debugger_takes_his_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flower.testing._outside.STALL", 0.02)
     debugger: dict[str, Any] = {"__name__": "pdb", "now": time.monotonic}
