@@ -46,8 +46,19 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_finish() -> None:
+    _settle()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or nextitem.path != item.path:
+        _settle()
+
+
+def _settle() -> None:
+    """What exists now is no later test's leak, and need not be looked at after each of them."""
     gc.collect()
-    gc.freeze()  # what exists now is no test's leak; it also makes the scans below quick
+    gc.freeze()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

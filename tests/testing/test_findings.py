@@ -506,12 +506,13 @@ def test_what_blocks_unseen_is_stopped(how: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.slow
 def test_who_is_slowed_by_other_threads_is_not_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flower.testing._outside.STALL", 0.25)
+    monkeypatch.setattr("flower.testing._outside.IDLE", 0.0005)  # as much less than usual as STALL is
     over = threading.Event()
-    others = [threading.Thread(target=lambda: [None for _ in iter(over.is_set, True)]) for _ in range(7)]
+    others = [threading.Thread(target=lambda: [None for _ in iter(over.is_set, True)]) for _ in range(5)]
 
     def test(w: ft.World) -> None:
         end = time.thread_time() + 0.12
-        while time.thread_time() < end:  # eight threads share the interpreter: this takes four times STALL
+        while time.thread_time() < end:  # six threads share the interpreter: this takes some three times STALL
             pass
 
     for other in others:
