@@ -220,7 +220,7 @@ class LoopPoller:
         finally:
             _set_running_loop(self.loop)
         while self.gathered:
-            self.gathered.pop().let_out()
+            self.gathered.pop().end_turn()
         if delay == 0.0:
             self.ready()
         elif delay < 0.0:

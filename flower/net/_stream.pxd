@@ -1,4 +1,5 @@
 # cython: language_level=3
+cimport cython
 from flower.channels._channel cimport channel as Channel
 from flower.channels._scheduler cimport Scheduler
 
@@ -37,11 +38,15 @@ cdef class Stream:
     cdef bint _shaking
     cdef public bint _paused
     cdef bint _sent
+    cdef bint _listed
     cdef bint _holding
 
     cpdef write(self, bytes data, object timeout)
     cpdef let_out(self)
+    cpdef end_turn(self)
+    cpdef bint offer(self, bytes data) except -1
     cpdef Channel open_outbox(self)
+    @cython.locals(in_main=bint)
     cdef _send(self, bytes data)
     cdef _refuse_more(self)
     cdef _look_for_room(self)

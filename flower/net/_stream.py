@@ -13,8 +13,9 @@ Invariants
   in, first out. While somebody waits there, there is no room; and nobody does when there is.
 - ``_gathered`` holds what was written in this turn, less than GATHERED bytes, or is None: a transport makes a system
   call of each write, so what the tasklets of a turn write leaves in one. The stream is then among its poller's
-  ``gathered``, which are let out when the turn is over; the last tasklet that can run lets it out itself, and so does
-  main, which may be about to block its thread. Whatever else is done with the transport, this is let out before.
+  ``gathered`` (``_listed``), which are let out when the turn is over. What main writes leaves at once, since it may be
+  about to block its thread, and so does the first that the last tasklet which can run writes, since others may be about
+  to wait for it. Whatever else is done with the transport, this is let out before.
 - ``incoming`` is closed when no more will come. A failure is put into it as bombs before that, one for each who waits.
 - ``_transport`` is a `Transport`, or a `TlsLayer` around one, which behaves like it. None once it is gone.
 
@@ -83,6 +84,7 @@ class Stream:
         self._transport: Any = None
         self._gathered: list[bytes] | None = None
         self._gathered_size = 0
+        self._listed = False
         self._gathering: list[Stream] | None = poller.gathered
         self._scheduler = poller.scheduler
         self._fault: BaseException | None = None
@@ -215,8 +217,15 @@ class Stream:
                 self.open_outbox().send(data, timeout)
             except Timeout:
                 raise Timeout(f"{self.describe()}: no room to write within {timeout} s") from None
-        else:
+        elif data:  # nothing is what somebody sends who only waits for room
             self._send(data)
+
+    def offer(self, data: bytes) -> bool:
+        """Take the data if there is room for it now; says whether there was."""
+        if get_ident() != self._thread or self.full or self.half or self.ended or self._transport.is_closing():
+            return False
+        self._send(data)
+        return True
 
     def open_outbox(self) -> channel[Any]:
         """Where all who can't send at once wait, with what they offer; what has no room, or none any more, refuses."""
@@ -256,17 +265,31 @@ class Stream:
         self._sent = True
         gathering = self._gathering
         scheduler = self._scheduler
-        alone = scheduler.ready.count == 0 or scheduler.current is scheduler.main
-        if gathering is None or (alone and self._gathered is None):
-            self._transport.write(data)
-        else:
-            if self._gathered is None:
-                self._gathered = []
+        writer = scheduler.current  # None: the hub
+        in_main = writer is scheduler.main
+        if gathering is None or (
+            self._gathered is None
+            and (in_main or (scheduler.ready.count == 0 and (writer is None or not self._listed)))
+        ):
+            if gathering is not None and writer is not None and not in_main:
+                self._listed = True
                 gathering.append(self)
-            self._gathered.append(data)
-            self._gathered_size += len(data)
-            if alone or self._gathered_size >= GATHERED:
-                self.let_out()
+            self._transport.write(data)
+            return
+        if not self._listed:
+            self._listed = True
+            gathering.append(self)
+        if self._gathered is None:
+            self._gathered = []
+        self._gathered.append(data)
+        self._gathered_size += len(data)
+        if in_main or self._gathered_size >= GATHERED:
+            self.let_out()
+
+    def end_turn(self) -> None:
+        """All have had their turn."""
+        self._listed = False
+        self.let_out()
 
     def let_out(self) -> None:
         """Hand to the transport what was written in this turn."""

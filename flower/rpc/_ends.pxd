@@ -6,7 +6,7 @@ from flower.rpc._line cimport Line, get_ident
 from flower.rpc._outbox cimport Source
 from flower.rpc._wire cimport Unmade
 
-cdef Py_ssize_t FRAME_HEAD, LONG
+cdef Py_ssize_t FRAME_HEAD, LONG, MORE_BYTES, MORE_ITEMS
 
 cdef class Outbound(Source):
     cdef object __weakref__
@@ -47,6 +47,9 @@ cdef class Inbound:
     cdef readonly bint meets
     cdef readonly bint here
     cdef readonly Py_ssize_t window
+    cdef Py_ssize_t _bytes_window
+    cdef Py_ssize_t _most
+    cdef bint _used_up
     cdef readonly object ref
     cdef public channel hold
     cdef readonly Py_ssize_t received
@@ -62,6 +65,8 @@ cdef class Inbound:
 
     @cython.locals(first=bint, over=bint)
     cdef on_data(self, list params, Py_ssize_t size)
+    @cython.locals(ch=channel)
+    cdef _widen(self)
     @cython.locals(ch=channel)
     cpdef deliver(self, object value)
     @cython.locals(ch=channel)

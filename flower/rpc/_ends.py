@@ -24,6 +24,8 @@ Invariants
 - The channel is not held here: when its last user lets go of it, the peer learns that. But an `Outbound` holds it while
   what was left in it when it was closed waits for credit; and one that is fed from elsewhere, or goes on elsewhere, is
   held by where it goes.
+- Credit starts with what the settings say. It doubles when the sender had used all of it, and the receiver nevertheless
+  had to wait: neither a slow receiver nor a slow sender makes it grow.
 - An `Inbound` stays in the table until the sender has said the last word, ``$/end`` or ``$/rst``; after ``$/stop`` what
   arrives is counted and dropped. An `Outbound` leaves it with its own last word.
 """
@@ -70,6 +72,11 @@ _PIECE_HEAD = b"\x93\x02\xa3$/d\x93"
 FRAME_HEAD = 32
 # Bytes of a value that is worth to be packed without the general packer.
 LONG = 4 * 1024
+
+# How many times the settings' credit is given at most, where a receiver keeps up and the way is long: 1024 small values,
+# or a MiB, by default. gRPC grows its windows likewise, and TCP its buffers.
+MORE_ITEMS = 16
+MORE_BYTES = 4
 
 
 class Follower(Protocol):
@@ -309,8 +316,11 @@ class Inbound:
         self.here = ch is not None
         settings = streams.session.settings
         self.window = 0 if meets else settings.channel_items
+        self._bytes_window: int = settings.channel_bytes
+        self._most = 0 if meets or ch is not None else MORE_ITEMS * self.window
+        self._used_up = False
         if ch is None:
-            ch = channel(math.inf if meets else self.window + 1, f"channel {number} of {streams.session.name}")
+            ch = channel(math.inf if meets else self._most + 1, f"channel {number} of {streams.session.name}")
             ch._external = True
             ch._feeder = self
             ch._low = self.window // 2 + 1
@@ -325,7 +335,7 @@ class Inbound:
         self._taken_bytes = 0
         self._told = 0  # what the peer knows to be taken
         self.granted = self.window
-        self.granted_bytes = settings.channel_bytes
+        self.granted_bytes = self._bytes_window
         self.stopped = False
         self._parts: list[bytes] | None = None
         self._parts_size = 0
@@ -360,8 +370,21 @@ class Inbound:
         self._sizes.append(size)
         if type(value) is Unmade:
             value = bomb(value.error)
+        if self._used_up and self._most:
+            self._widen()
+        if self.received >= self.granted or self._bytes >= self.granted_bytes:
+            self._used_up = True
         self.deliver(value)
         self.look()
+
+    def _widen(self) -> None:
+        """There was no credit left before this value: if the receiver has to wait for it, there should have been more."""
+        ch = self.ref()
+        if ch is not None and ch.receivers.first is not None:
+            self._used_up = False
+            self.window = min(2 * self.window, self._most)
+            self._bytes_window = min(2 * self._bytes_window, MORE_BYTES * self.session.settings.channel_bytes)
+            ch._low = self.window // 2 + 1
 
     def _join(self, params: list[Any], size: int) -> Any:
         """The value whose last piece this is; this object itself while it is not."""
@@ -417,7 +440,7 @@ class Inbound:
         sizes = self._sizes
         while len(sizes) > self.received - taken:
             self._taken_bytes += sizes.popleft()
-        size = self._taken_bytes + self.session.settings.channel_bytes
+        size = self._taken_bytes + self._bytes_window
         if self.here and ch._outlet is not None:
             items = taken + ch._credit  # as much as the next one takes
             due = items > self.granted
@@ -427,7 +450,7 @@ class Inbound:
         else:
             items = taken + self.window
             due = 2 * (items - self.granted) >= self.window
-        if due or 2 * (size - self.granted_bytes) >= self.session.settings.channel_bytes:
+        if due or 2 * (size - self.granted_bytes) >= self._bytes_window:
             self.granted = max(self.granted, items)
             self.granted_bytes = max(self.granted_bytes, size)
             self._told = taken

@@ -1,5 +1,6 @@
 # cython: language_level=3
 cimport cython
+from flower.net._conn cimport Conn
 
 cdef Py_ssize_t BATCH
 
@@ -10,6 +11,7 @@ cdef class Source:
 @cython.final
 cdef class Outbox:
     cdef object _conn
+    cdef Conn _direct
     cdef object _commit
     cdef object _control
     cdef bint _daemon

@@ -19,6 +19,7 @@ from typing import Any
 
 from flower.channels import tasklet
 from flower.errors import ChannelClosed, Timeout
+from flower.net._conn import Conn
 
 # Bytes in one write: the connection takes as many at a time before it makes senders wait.
 BATCH = 64 * 1024
@@ -40,6 +41,7 @@ class Outbox:
 
     def __init__(self, conn: Any, commit: Callable[[Any], object]) -> None:
         self._conn = conn
+        self._direct: Conn | None = conn if type(conn) is Conn else None  # the same, which takes what it has room for
         self._commit = commit  # told of the ends that have left
         self._control: deque[bytes] = deque()
         self._daemon = True
@@ -56,6 +58,8 @@ class Outbox:
     def post(self, data: bytes) -> None:
         """Send a control frame as soon as there is room. In the connection's own thread."""
         if not self.closed:
+            if self._direct is not None and not self.writing and self._direct._stream.offer(data):
+                return
             self._control.append(data)
             self.bytes += len(data)
             self._wake()

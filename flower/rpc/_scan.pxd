@@ -21,7 +21,7 @@ cdef class Scanner:
     cdef public Py_ssize_t most_cost
     cdef readonly object fault
 
-    @cython.locals(lacks=Py_ssize_t)
+    @cython.locals(lacks=Py_ssize_t, ends=bint)
     cpdef take(self, bytes data)
     cpdef bint find(self) except -1
     @cython.locals(p="const unsigned char *", at=Py_ssize_t, left=Py_ssize_t, is_map=bint, cost=Py_ssize_t,

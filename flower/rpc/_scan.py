@@ -84,19 +84,23 @@ class Scanner:
             self.size = len(data)
             return
         begun = self.data
-        if type(begun) is bytes:
-            begun = bytearray(memoryview(begun)[self.start :])
-        elif self.start:
-            del begun[: self.start]
-        self.at -= self.start
-        self.start = 0
-        lacks = self.at - len(begun)
-        if self.left == 0 and lacks < len(data):  # no more than its end is copied
-            begun += memoryview(data)[:lacks]
+        lacks = self.at - self.size
+        ends = self.left == 0 and lacks <= len(data)
+        more: Any = data
+        if ends and lacks < len(data):  # no more than its end is copied
+            more = memoryview(data)[:lacks]
             self.rest = data
             self.rest_at = lacks
+        if ends and type(begun) is bytes:  # a message in two pieces is copied once
+            begun = b"".join((memoryview(begun)[self.start :], more))
         else:
-            begun += data
+            if type(begun) is bytes:
+                begun = bytearray(memoryview(begun)[self.start :])
+            elif self.start:
+                del begun[: self.start]
+            begun += more
+        self.at -= self.start
+        self.start = 0
         self.data = begun
         self.size = len(begun)
 

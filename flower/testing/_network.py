@@ -137,8 +137,18 @@ class Network:
                 transport.crash()
         me = flower.getcurrent()
         for t in list(self.world._names):
-            if t.alive and t is not me and not t.is_main and host_of(t) == host:
+            if t.alive and t is not me and not t.is_main and self._host_of(t) == host:
                 t.kill()
+
+    def _host_of(self, t: Any) -> str:
+        """The host that a tasklet, which is not running, is on."""
+        context = self.world.contexts.get(t)
+        if t.carrier is not None:
+            try:
+                context = t.carrier.gr_context
+            except ValueError:  # to greenlet, one that runs nothing but compiled code looks as if it were running
+                pass
+        return HOME if context is None else context.get(_host, HOME)
 
     def restart(self, host: str, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
         """Start ``fn(*args)`` on the host that has crashed; returns the tasklet. Options as of ``w.go``."""
@@ -336,12 +346,6 @@ def _check_hosts(*names: Any) -> None:
     for name in names:
         if not isinstance(name, str) or not name:
             raise TypeError(f"a host is a name, not {name!r}")
-
-
-def host_of(t: Any) -> str:
-    """The host that a tasklet, which is not running, is on."""
-    context = t.context if t.carrier is None else t.carrier.gr_context
-    return HOME if context is None else context.get(_host, HOME)
 
 
 class SimulatedPoller:

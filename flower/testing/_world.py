@@ -78,6 +78,7 @@ class World:
         self._steps = 0
         self._log = Log()
         self._names: dict[Any, str] = {}
+        self.contexts: dict[Any, Any] = {}  # of tasklets, as they began
         self._name_counts: dict[str, int] = {}
         self._actors: set[Any] = set()
         self._since: dict[Any, int] = {}
@@ -532,6 +533,7 @@ class World:
         name = str(name).rpartition("<locals>.")[2]
         count = self._name_counts[name] = self._name_counts.get(name, 0) + 1
         self._names[t] = name if count == 1 else f"{name}-{count}"
+        self.contexts[t] = t.context
 
     def name_of(self, t: Any) -> str:
         """What the log calls a tasklet; None is the hub, where timers and the network are."""

@@ -397,6 +397,22 @@ def test_the_reply_is_lost_after_the_call_was_carried_out() -> None:
     assert {(1, "done"), (1, "error"), (0, "error")} <= seen
 
 
+def test_a_crash_ends_what_runs_compiled_code_alone() -> None:
+    """It has no frame of Python's, so greenlet does not tell its context."""
+
+    def test(w: ft.World) -> None:
+        asleep = flower.channel[None]()
+        w.net.at("server").go(lambda: flower.go(asleep.receive))
+        w.net.at("client").go(asleep.receive)
+        w.settle()
+        assert asleep.balance == -2
+        w.net.crash("server")
+        assert asleep.balance == -1
+        asleep.send(None)
+
+    holds(test)
+
+
 @pytest.mark.slow
 def test_every_call_ends_through_partitions_and_crashes() -> None:
     def test(w: ft.World) -> None:
