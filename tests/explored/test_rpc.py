@@ -155,6 +155,36 @@ def test_channels_in_messages(w: World) -> None:
     peer.close()
 
 
+@pytest.mark.slow
+@explore(max_examples=20, early_timers=0, database=None, seed=5)
+def test_credit_grows_for_a_receiver_that_waits_for_what_is_far_away(w: World) -> None:
+    """A stream of 3,000 values takes 92 round trips with credit for 64. It doubles up to 1,024 instead."""
+    service = Service()
+    peer = served(w, service)
+    w.net.link("client", "server", 1.0)
+    began = w.now
+    got = list(peer.stream("count", 3000))
+    assert got == list(range(3000))
+    assert w.now - began < 35
+    peer.close()
+
+
+@pytest.mark.slow
+@explore(max_examples=20, early_timers=0, database=None, seed=5)
+def test_credit_does_not_grow_for_a_receiver_that_is_slow(w: World) -> None:
+    """However far away it is, and however much it has received: no more is under way than the settings say."""
+    service = Service()
+    peer = served(w, service)
+    w.net.link("client", "server", 0.1)
+    stream = peer.stream("count", 3000)
+    for i in range(1000):
+        assert stream.receive() == i
+        assert service.made <= i + 1 + 64 + 2
+        sleep(0.1)
+    stream.close()
+    peer.close()
+
+
 @explored
 def test_whatever_breaks_everything_ends(w: World) -> None:
     """A call that was answered has been carried out; one that was not, once at most; a stream is whole, or fails."""
