@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,34 @@ def test_both_ways_at_once_with_epoll_and_without(monkeypatch: pytest.MonkeyPatc
             return [read_all(near), read_all(far)]
 
     assert in_thread(flower.run, body)() == [b"x" * BULK] * 2
+
+
+def test_one_system_call_takes_what_a_tasklet_writes_after_its_first_write() -> None:
+    with plain_peer() as (conn, sock):
+
+        def write() -> bytes:
+            for letter in "abc":
+                conn.write(letter)
+            return sock.recv(10, socket.MSG_DONTWAIT)
+
+        assert flower.go(write).join() == b"a"
+        rounds(1)
+        assert sock.recv(10, socket.MSG_DONTWAIT) == b"bc"
+        assert flower.go(write).join() == b"a"  # a new turn, and again the first of it
+        rounds(1)
+        assert sock.recv(10, socket.MSG_DONTWAIT) == b"bc"
+        conn.write("d")
+        conn.write("e")
+        assert sock.recv(10, socket.MSG_DONTWAIT) == b"de"  # main may be about to block its thread
+
+
+def test_to_send_nothing_is_to_ask_whether_one_may() -> None:
+    with plain_peer() as (conn, sock):
+        conn.send(b"")
+        conn.close_write()
+        with pytest.raises(flower.ChannelClosed):
+            conn.send(b"")
+        assert sock.recv(10) == b""
 
 
 def test_the_end_of_a_thread_leaves_no_descriptor() -> None:
