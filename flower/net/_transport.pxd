@@ -63,6 +63,8 @@ cdef inline object receive(object sock, int fd, bint large):
 cdef inline Py_ssize_t give(object sock, int fd, object data) except -1:
     return flower_give(fd, data)
 
+cdef int FULL_READS, IN_A_ROW
+
 cdef class Sockets:
     cdef readonly object loop
     cdef readonly object context
@@ -81,6 +83,7 @@ cdef class Transport:
     cdef Py_ssize_t _low
     cdef int _fd
     cdef int _interest
+    cdef int _full_reads
     cdef bint _large
     cdef bint _full
     cdef bint _half
