@@ -380,7 +380,7 @@ class Inbound:
     def _widen(self) -> None:
         """There was no credit left before this value: if the receiver has to wait for it, there should have been more."""
         ch = self.ref()
-        if ch is not None and ch.receivers.first is not None:
+        if ch is not None and ch.balance < 0:
             self._used_up = False
             self.window = min(2 * self.window, self._most)
             self._bytes_window = min(2 * self._bytes_window, MORE_BYTES * self.session.settings.channel_bytes)

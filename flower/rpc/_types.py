@@ -213,8 +213,6 @@ class Codec:
     sent is no end of the connection: ``problem`` then says why, and whoever reads the message looks at it.
     """
 
-    __slots__ = ("budget", "depth", "ends", "flower", "most", "problem")
-
     def __init__(self, ends: Ends | None = None, most: int = 0) -> None:
         self.flower: bool | None = False
         self.ends = ends

@@ -1,6 +1,7 @@
 # cython: language_level=3
 cimport cython
 from flower.rpc._scan cimport Scanner, measure
+from flower.rpc._types cimport Codec
 
 @cython.final
 cdef class Unmade:
@@ -10,14 +11,14 @@ cdef class Unmade:
 @cython.final
 cdef class _Tools:
     cdef object __weakref__
-    cdef public object codec
+    cdef public Codec codec
     cdef readonly object pack
     cdef object feed
     cdef object unpack
 
 cdef class Wire:
     cdef object __weakref__
-    cdef readonly object codec
+    cdef readonly Codec codec
     cdef readonly object state
     cdef public Py_ssize_t most_sent
     cdef readonly set _calls
@@ -32,7 +33,7 @@ cdef class Wire:
     @cython.locals(scanner=Scanner)
     cpdef object next_event(self)
     cpdef list end(self)
-    @cython.locals(tools=_Tools)
+    @cython.locals(tools=_Tools, codec=Codec)
     cdef object _decode(self, object data, Py_ssize_t cost, bint keyed)
     @cython.locals(scanner=Scanner, size=Py_ssize_t, event=list, length=Py_ssize_t, at=Py_ssize_t)
     cdef list _read(self)
@@ -48,6 +49,7 @@ cdef class Wire:
     @cython.locals(data=bytes)
     cdef bytes _answer(self, object msgid, object error, object result, Py_ssize_t most)
     cpdef bytes pack_value(self, object value)
+    @cython.locals(codec=Codec, scanner=Scanner)
     cpdef object unpack_value(self, bytes data)
     cdef bytes _pack(self, list message, object values, Py_ssize_t most)
     @cython.locals(tools=_Tools, data=bytes)

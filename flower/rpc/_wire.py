@@ -205,8 +205,7 @@ class Wire:
         if self.codec.problem is not None:
             problem, self.codec.problem = self.codec.problem, None
             event[length - 1] = Unmade(problem, event[length - 1])
-        event.append(scanner.most_cost - self.codec.budget)
-        event.append(size)
+        event += (scanner.most_cost - self.codec.budget, size)
         return event
 
     def _check_response(self, event: Event) -> None:

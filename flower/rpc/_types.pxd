@@ -1,0 +1,9 @@
+# cython: language_level=3
+
+cdef class Codec:
+    cdef public object flower
+    cdef public object ends
+    cdef public Py_ssize_t most
+    cdef public Py_ssize_t budget
+    cdef public int depth
+    cdef public object problem
