@@ -73,8 +73,8 @@ FRAME_HEAD = 32
 # Bytes of a value that is worth to be packed without the general packer.
 LONG = 4 * 1024
 
-# How many times the settings' credit is given at most, where a receiver keeps up and the way is long: 1024 small values,
-# or a MiB, by default. gRPC grows its windows likewise, and TCP its buffers.
+# How many times the settings' credit is given at most, where a receiver keeps up and the way is long: by default 1024
+# small values, or a MiB. gRPC grows its windows likewise, and TCP its buffers.
 MORE_ITEMS = 16
 MORE_BYTES = 4
 
@@ -378,7 +378,7 @@ class Inbound:
         self.look()
 
     def _widen(self) -> None:
-        """There was no credit left before this value: if the receiver has to wait for it, there should have been more."""
+        """There was no credit left before this value. If the receiver waits for it, there should have been more."""
         ch = self.ref()
         if ch is not None and ch.balance < 0:
             self._used_up = False
