@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from types import BuiltinFunctionType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flower.testing._world import World
 
 MOST_OPERATIONS = 30  # the search is exponential
+DEEPEST = 20  # objects inside of one another in a model's state, which may also hold itself
+_ATOMS = (int, float, complex, bool, str, bytes, type(None))
 
 
 class Operation:
     """One recorded call: ``name``, ``args``, ``result`` or ``error``, and its tasklet's name ``who``.
 
-    ``began`` and ``ended`` are the example's steps; ``ended`` is None for a call that never returned.
+    ``began`` and ``ended`` are the example's steps; ``ended`` is None for a call that never returned, because it is
+    blocked still, or was killed or cancelled: it may have had its effect, or not.
     """
 
     def __init__(self, who: str, name: str, args: tuple[Any, ...], began: int) -> None:
@@ -53,9 +57,9 @@ class History:
             operation.result = fn(*args)
         except Exception as error:
             operation.error = error
-            raise
-        finally:
             operation.ended = self._next()
+            raise
+        operation.ended = self._next()
         return operation.result
 
     def _next(self) -> int:
@@ -70,15 +74,17 @@ class History:
         if len(self._operations) > MOST_OPERATIONS:
             raise ValueError(f"linearizable() looks at {MOST_OPERATIONS} calls at most, not {len(self._operations)}")
         pending = [op for op in self._operations if op.ended is None]
-        tried: set[tuple[frozenset[int], str]] = set()
+        tried: set[tuple[frozenset[int], Any]] = set()
 
         def search(left: list[Operation], maybe: list[Operation], state: Any) -> bool:
             if not left:
                 return True
-            key = frozenset(id(op) for op in left + maybe), repr(getattr(state, "__dict__", state))
-            if key in tried:
-                return False
-            tried.add(key)
+            known = _contents(state)
+            if known is not None:
+                key = frozenset(id(op) for op in left + maybe), known
+                if key in tried:
+                    return False
+                tried.add(key)
             first_end = min(op.ended for op in left if op.ended is not None)
             for op in left + maybe:
                 if op.began < first_end:
@@ -98,4 +104,38 @@ def _agrees(op: Operation, state: Any) -> bool:
         result = getattr(state, op.name)(*op.args)
     except Exception as error:
         return op.ended is None or type(error) is type(op.error)
-    return op.ended is None or (op.error is None and bool(result == op.result))
+    return op.ended is None or (op.error is None and (result is op.result or bool(result == op.result)))
+
+
+def _contents(state: Any, depth: int = 0) -> Any:
+    """What the state of a model holds, to be compared: alike only if the states are. None where that can't be told.
+
+    As `copy.deepcopy` sees it, which has made the state. Not by its repr, which need not show what an object holds, and
+    shows an address where another object may be by now.
+    """
+    kind = type(state)
+    if kind in _ATOMS:
+        return kind, repr(state)
+    if isinstance(state, (type, FunctionType, BuiltinFunctionType)):
+        return kind, state
+    if depth == DEEPEST or hasattr(kind, "__deepcopy__"):
+        return None
+    if kind in (list, tuple):
+        parts: Any = state
+    elif kind is dict:
+        parts = [part for item in state.items() for part in item]
+    elif kind in (set, frozenset):
+        parts = sorted(state, key=repr)
+    else:
+        try:
+            reduced = state.__reduce_ex__(4)
+            parts = [list(part) if hasattr(part, "__next__") else part for part in reduced]
+        except Exception:  # it is copied in a way of its own
+            return None
+    known = [kind]
+    for part in parts:
+        inner = _contents(part, depth + 1)
+        if inner is None:
+            return None
+        known.append(inner)
+    return tuple(known)
