@@ -8,9 +8,12 @@ and the program leave us SIGALRM.
 
 from __future__ import annotations
 
+import _thread
 import functools
 import gc
 import os
+import select
+import selectors
 import signal
 import socket
 import subprocess
@@ -39,10 +42,15 @@ _SOCKET = (
     "recv",
     "recv_into",
     "recvfrom",
+    "recvfrom_into",
+    "recvmsg",
+    "recvmsg_into",
     "send",
     "sendall",
+    "sendmsg",
     "sendto",
 )
+_PROCESSES = ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system")  # of the module os
 _NETWORK = "connect through flower.net, which is simulated here"
 _APART = "test this part without a World"
 _DEBUGGERS = {"bdb", "pdb", "code", "IPython"}  # modules; whoever looks around in one takes his time
@@ -106,14 +114,22 @@ class _Replaced:
         self._undo: list[Callable[[], object]] = []
         self._sleep = _refusing(time.sleep, "time.sleep", "use flower.time.sleep")
         self._collects = False
-        for name in _SOCKET:
+        for name in filter(functools.partial(hasattr, socket.socket), _SOCKET):
             self._calls.append((socket.socket, name, _refusing(getattr(socket.socket, name), f"socket.{name}")))
+        for name in filter(functools.partial(hasattr, os), _PROCESSES):
+            self._calls.append((os, name, _refusing(getattr(os, name), f"os.{name}", _APART)))
+        for kind in {vars(selectors)[name] for name in vars(selectors) if name.endswith("Selector")}:
+            if "select" in vars(kind) and kind is not selectors.BaseSelector:
+                shown = f"selectors.{kind.__name__}.select"
+                self._calls.append((kind, "select", _refusing(kind.select, shown, harmless=_waits_not)))
         for owner, name, shown, advice, harmless in (
             (threading.Thread, "start", "threading.Thread.start", f"start a tasklet, or {_APART}", None),
+            (_thread, "start_new_thread", "_thread.start_new_thread", f"start a tasklet, or {_APART}", None),
             (threading.Thread, "join", "threading.Thread.join", _APART, _joins_at_once),
             (threading.Condition, "wait", "threading.Condition.wait", "let tasklets wait for a channel", _waits_not),
             (subprocess.Popen, "__init__", "subprocess.Popen", _APART, None),
-            (os, "system", "os.system", _APART, None),
+            (socket, "getaddrinfo", "socket.getaddrinfo", _NETWORK, None),
+            (select, "select", "select.select", _NETWORK, _polls),
         ):
             self._calls.append((owner, name, _refusing(getattr(owner, name), shown, advice, harmless)))
         self._own = len(self._calls)
@@ -184,7 +200,11 @@ def _joins_at_once(thread: threading.Thread, timeout: float | None = None) -> bo
     return not thread.is_alive() or (timeout is not None and timeout <= 0)
 
 
-def _waits_not(condition: Any, timeout: float | None = None) -> bool:
+def _waits_not(waiter: Any, timeout: float | None = None) -> bool:
+    return timeout is not None and timeout <= 0
+
+
+def _polls(readers: Any, writers: Any, others: Any, timeout: float | None = None) -> bool:
     return timeout is not None and timeout <= 0
 
 
