@@ -35,5 +35,6 @@ cpdef Py_ssize_t unfinished(Scheduler s) except -1
 cpdef object drop_ready(Scheduler s)
 @cython.locals(t=Task)
 cpdef list begun(Scheduler s)
+cpdef list queued(Scheduler s)
 cpdef object give_up(Scheduler s, Task t)
 cpdef object finish_off(Scheduler s, Task t, object error)

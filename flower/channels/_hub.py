@@ -339,6 +339,11 @@ def begun(s: Scheduler) -> list[Any]:
     return found
 
 
+def queued(s: Scheduler) -> list[Any]:
+    """The tasks that wait for their turn, the next one first."""
+    return members(s.ready)
+
+
 def give_up(s: Scheduler, t: Task) -> None:
     """Let go of a task of a thread that is gone: it can't run any more, not even to clean up."""
     if t.state == BLOCKED and not t.decided:

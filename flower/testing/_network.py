@@ -21,9 +21,11 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import flower
+from flower.channels import _hub
 from flower.channels._waiting import Alarm
+from flower.errors import TaskletExit
 from flower.net._acceptor import Acceptor
-from flower.net._address import format_address
+from flower.net._address import check_host_port, check_path, format_address
 from flower.net._conn import Conn
 from flower.net._listener import Listener
 from flower.net._stream import Stream
@@ -41,7 +43,7 @@ DELAYS = (0.001, 0.01, 0.1, 1.0)  # seconds by which a write may be late
 OUTAGES = (0.1, 1.0, 10.0, 100.0)  # seconds that a drawn partition lasts
 FAULTS = ("reset", "half-close", "partition", "refuse", "slow")
 
-_host: contextvars.ContextVar[str] = contextvars.ContextVar("flower.testing.host", default=HOME)
+_hosts: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar("flower.testing.hosts", default=(HOME,))
 
 
 class Network:
@@ -127,7 +129,10 @@ class Network:
         self._pump()
 
     def crash(self, host: str) -> None:
-        """End everything on the host: its connections are reset, its listeners gone, its tasklets killed."""
+        """End everything on the host: its connections are reset, its listeners gone, its tasklets killed.
+
+        The tasklet that calls this is killed last, if it is on the host; the test itself goes on.
+        """
         self._say(f"{host}: crashes")
         self._crashes[host] = self._crashes.get(host, 0) + 1
         for key in [key for key in self._listeners if key[0] == host]:
@@ -135,20 +140,22 @@ class Network:
         for transport in self.transports:
             if transport.host == host:
                 transport.crash()
-        me = flower.getcurrent()
-        for t in list(self.world._names):
+        me = self.world._scheduler.current
+        for t in [*self.world._names, *_hub.queued(self.world._scheduler)]:  # some have not been seen yet
             if t.alive and t is not me and not t.is_main and self._host_of(t) == host:
                 t.kill()
+        if me is not None and not me.is_main and here() == host:
+            raise TaskletExit
 
     def _host_of(self, t: Any) -> str:
         """The host that a tasklet, which is not running, is on."""
-        context = self.world.contexts.get(t)
+        context = t.context if t.carrier is None else self.world.contexts.get(t)
         if t.carrier is not None:
             try:
                 context = t.carrier.gr_context
             except ValueError:  # to greenlet, one that runs nothing but compiled code looks as if it were running
                 pass
-        return HOME if context is None else context.get(_host, HOME)
+        return HOME if context is None else context.get(_hosts, (HOME,))[-1]
 
     def restart(self, host: str, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
         """Start ``fn(*args)`` on the host that has crashed; returns the tasklet. Options as of ``w.go``."""
@@ -178,15 +185,15 @@ class Network:
 
     def identity(self) -> tuple[str, int]:
         """Of whoever asks: the host, and a number that is another for each host, and after each of its crashes."""
-        host = _host.get()
+        host = here()
         return host, zlib.crc32(host.encode()) << 16 | self._crashes.get(host, 0)
 
     def _address(self, proto: str, addr: Any) -> tuple[str, Any]:
         if proto == "pipe":
-            return _host.get(), addr
-        host, port = addr[0], addr[1]
+            return here(), check_path(addr)
+        host, port = check_host_port(proto, addr)
         if host in ("", "0.0.0.0", "::", "localhost", "::1") or host.startswith("127."):
-            host = _host.get()
+            host = here()
         return host, port
 
     def _listen(self, proto: str, host: str, port: Any, bounds: Any) -> Listener:
@@ -203,7 +210,7 @@ class Network:
         return Listener(acceptor)
 
     def _dial(self, proto: str, host: str, port: Any, bounds: Any, name: str) -> Conn:
-        near = _host.get()
+        near = here()
         wait = self.latency(near, host) + self.latency(host, near)
         if self._happens("slow"):
             wait += SLOW
@@ -227,7 +234,10 @@ class Network:
         return Conn(stream)
 
     def _new_port(self, host: str) -> int:
-        port = self._ports[host] = self._ports.get(host, FIRST_PORT - 1) + 1
+        port = self._ports.get(host, FIRST_PORT - 1) + 1
+        while (host, port) in self._listeners:  # by its number
+            port += 1
+        self._ports[host] = port
         return port
 
     def poller(self, host: str) -> SimulatedPoller:
@@ -326,7 +336,6 @@ class Host:
         _check_hosts(name)
         self._network = network
         self.name = name
-        self._before: list[contextvars.Token[str]] = []
 
     def go(self, fn: Callable[..., Any], /, *args: Any, **options: Any) -> Any:
         """``w.go``, on this host. What the tasklet starts is on this host too."""
@@ -335,17 +344,22 @@ class Host:
 
     def __enter__(self) -> Host:
         """The body of ``with w.net.at("server"):`` runs on the host."""
-        self._before.append(_host.set(self.name))
+        _hosts.set((*_hosts.get(), self.name))
         return self
 
     def __exit__(self, *exc: Any) -> None:
-        _host.reset(self._before.pop())
+        _hosts.set(_hosts.get()[:-1])
 
 
 def _check_hosts(*names: Any) -> None:
     for name in names:
         if not isinstance(name, str) or not name:
             raise TypeError(f"a host is a name, not {name!r}")
+
+
+def here() -> str:
+    """The host that the running code is on."""
+    return _hosts.get()[-1]
 
 
 class SimulatedPoller:

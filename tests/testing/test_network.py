@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
@@ -200,12 +201,65 @@ def test_wrong_use_of_the_network_is_refused() -> None:
                 wrong("a", None)  # type: ignore[arg-type]
         with ft.connection_pair() as (near, _), pytest.raises(RuntimeError, match="a World has none"):
             near.start_tls(server_name="far")
+        for address in (("a", 65_536), ("a", "http"), ("a",), "a:80"):
+            for opens in (Listen, functools.partial(Dial, "tcp")):
+                with pytest.raises((TypeError, ValueError), match="tcp address is"):
+                    opens(address)
         host = w.net.at("twice")
         with host, host:
             assert w.net.identity()[0] == "twice"
         assert w.net.identity()[0] == "local"
 
     holds(test, max_examples=3)
+
+
+def test_a_host_can_be_used_by_several_tasklets_at_once() -> None:
+    def test(w: ft.World) -> None:
+        host = w.net.at("server")
+        turn = flower.channel()
+
+        def work(operation: Any) -> None:
+            with host:
+                operation()
+                assert w.net.identity()[0] == "server"
+            assert w.net.identity()[0] == "local"
+
+        w.go(work, turn.receive)
+        w.go(work, lambda: turn.send(1))
+
+    holds(test, max_examples=20)
+
+
+def test_a_port_that_is_taken_by_its_number_is_given_to_nobody_else() -> None:
+    def test(w: ft.World) -> None:
+        with Listen(("server", 49_153)), Listen(("server", 0)) as one, Listen(("server", 0)) as two:
+            assert (one.addr()[1], two.addr()[1]) == (49_152, 49_154)
+
+    holds(test, max_examples=2)
+
+
+def test_a_crash_kills_whoever_is_on_the_host() -> None:
+    def test(w: ft.World) -> None:
+        seen: list[str] = []
+        with w.net.at("server"):
+            flower.go(seen.append, "has not begun")
+        w.net.crash("server")
+
+        def crashes_its_own() -> None:
+            try:
+                w.net.crash("server")
+                seen.append("goes on")
+            finally:
+                seen.append("cleans up")
+
+        w.net.at("server").go(crashes_its_own)
+        w.settle()
+        assert seen == ["cleans up"]
+        with w.net.at("server"):
+            w.net.crash("server")  # of the test itself
+        w.net.crash("nobody")
+
+    holds(test, max_examples=5)
 
 
 def test_latency_partition_hold() -> None:
