@@ -30,6 +30,7 @@ from typing import Any
 from flower.testing._findings import ScheduleError
 
 VERSION = "flower1"
+UNKNOWN = "!"  # in the place of a value that no text gives back
 HORIZONS = (8, 32, 128)  # decisions, among which PCT's change points are spread
 CHANGE_POINTS = 3  # at most; most bugs need one or two (Burckhardt et al., section 2)
 MOST_DRAWS = 2_000  # an example; Hypothesis gives up after some 4,000 small integers
@@ -244,12 +245,13 @@ class Choices:
 
 
 def literal(value: Any) -> str:
-    """The value as Python text, or "!" if it is none that a text gives back."""
+    """The value as Python text, or UNKNOWN if it is none that a text gives back."""
     try:
         text = repr(value)
-        return text if ast.literal_eval(text) == value else "!"
+        back = ast.literal_eval(text)
+        return text if back == value and type(back) is type(value) else UNKNOWN
     except Exception:  # it is of a program's own kind
-        return "!"
+        return UNKNOWN
 
 
 def fingerprint(program: str) -> str:
@@ -257,9 +259,9 @@ def fingerprint(program: str) -> str:
 
 
 def _pack(values: list[str]) -> str:
-    """The drawn values as text; "!" where that would not give them back."""
-    if not values or "!" in values:
-        return "!" if values else ""
+    """The drawn values as text; UNKNOWN where that would not give them back."""
+    if not values or UNKNOWN in values:
+        return UNKNOWN if values else ""
     text = f"[{', '.join(values)}]"
     return base64.urlsafe_b64encode(zlib.compress(text.encode())).decode().rstrip("=")
 
@@ -267,9 +269,9 @@ def _pack(values: list[str]) -> str:
 def _unpack(text: str) -> list[Any] | None:
     if not text:
         return []
-    if text == "!":
+    if text == UNKNOWN:
         return None
-    data = zlib.decompress(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    data = zlib.decompress(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
     values = ast.literal_eval(data.decode())
     if not isinstance(values, list):
         raise ValueError(values)

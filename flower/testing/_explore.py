@@ -64,9 +64,14 @@ class Plan:
             for name, parameter in parameters.items()
             if hasattr(parameter.default, "example") and hasattr(parameter.default, "filter")  # a strategy
         }
-        free = [name for name in parameters if name not in self.arguments and name != "self"]
+        named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        free = [
+            name
+            for name, parameter in parameters.items()
+            if name not in self.arguments and name != "self" and parameter.kind in named
+        ]
         if not free:
-            raise TypeError(f"{self.program} takes no World: give it a first parameter, w")
+            raise TypeError(f"{self.program} takes no World: give it a first parameter, w, that can be given by name")
         self.world = "w" if "w" in free else free[0]
         self.distinct: set[str] = set()
         self.examples = 0

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 
 from hypothesis import stateful
 
-from flower.testing._explore import Source, sources
+from flower.testing._explore import Source, check_options, sources
 from flower.testing._world import World
 
 
@@ -37,8 +37,10 @@ class machine(stateful.RuleBasedStateMachine):
 
     @stateful.initialize(source=sources())
     def _begin(self, source: Source) -> None:
-        self.w = source.world(**self.options)
-        self.w.open()
+        check_options(**{"strategy": "auto", "max_steps": 1, "early_timers": 0, "starvation": None, **self.options})
+        world = source.world(**self.options)
+        world.open()
+        self.w = world
         self._rules: list[Any] = []
         self.begin()
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flower.channels._deadlock import REASONS
 from flower.channels._task import BLOCKED
 from flower.errors import Cancelled, TaskletExit
+from flower.testing._choices import UNKNOWN
 from flower.testing._findings import BlockedOutside, Finding, TaskletFailed, TaskletLeak, deadlock_of
 
 if TYPE_CHECKING:
@@ -126,7 +127,9 @@ def annotate(world: World, error: BaseException) -> None:
     others = [pair for pair in world._failed if pair[1] is not error.__cause__ and pair[1] is not error]
     for t, other in others:
         error.add_note(f"Also, {world.name_of(t)} ended with {show_error(other)}")
-    if world.choices.program:  # else only Hypothesis knows what test it was
+    if UNKNOWN in world.choices.values:
+        error.add_note("To run it again: by Hypothesis only, as values were drawn that no schedule string can hold")
+    elif world.choices.program:  # else only Hypothesis knows what test it was
         error.add_note(f"To run it again: --flower-schedule={world.choices.schedule()}")
 
 

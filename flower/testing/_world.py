@@ -106,6 +106,7 @@ class World:
         """
         if not callable(fn):
             raise TypeError(f"go() needs a function to call, not {fn!r}")
+        self._in_force()
         t = flower.tasklet(fn, label=name or "", daemon=daemon)
         t(*args)
         self._register(t)
@@ -118,7 +119,7 @@ class World:
 
         Raises RuntimeError where a switch of tasklets is under way, as in an invariant.
         """
-        s = self._scheduler
+        s = self._in_force()
         if self._busy or s.current is None:
             raise RuntimeError(
                 "draw() inside a tasklet switch: draw in a tasklet's own code, not in an invariant or callback"
@@ -145,7 +146,7 @@ class World:
 
     def settle(self) -> None:
         """Let the others run until all of them are blocked; no time need pass for that. Blocks the caller."""
-        s = self._scheduler
+        s = self._in_force()
         me = s.current
         self._settling[me] = None
         try:
@@ -166,6 +167,7 @@ class World:
         if seconds is None:
             raise TypeError("advance() needs a number of seconds")
         check_timeout(seconds)
+        self._in_force()
         until = self._now + seconds
         self._limits.append(until)
         try:
@@ -200,6 +202,7 @@ class World:
 
     def record(self, fn: Callable[..., Any], /, *args: Any) -> Any:
         """Call ``fn(*args)``, and enter the call into the history, under the function's name. Returns its result."""
+        self._in_force()
         return self._history.record(fn, args)
 
     def history(self) -> list[Any]:
@@ -223,6 +226,13 @@ class World:
     def log(self) -> str:
         """What has happened so far, line by line."""
         return self._log.text()
+
+    def _in_force(self) -> Any:
+        """The world's scheduler, where it is this thread's."""
+        s = self._scheduler
+        if s is None or _scheduler.present() is not s:
+            raise RuntimeError("the World is not in force here: it is in its with block, and in that thread only")
+        return s
 
     # -- its life
 
@@ -330,14 +340,14 @@ class World:
         """One choice. What goes wrong in it (Hypothesis has had enough, the schedule does not fit) ends the example."""
         if size < 2 or self._error is not None:
             return 0
-        self._busy = True
+        before, self._busy = self._busy, True  # an invariant may come to a place where a fault can happen
         try:
             return self.choices.choose(kind, size, tasks)
         except BaseException as error:
             self.abort(error)
             return 0
         finally:
-            self._busy = False
+            self._busy = before
 
     def fault(self, name: str) -> bool:
         """Whether the named fault happens now."""

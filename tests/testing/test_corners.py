@@ -9,11 +9,12 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from hypothesis import assume
+from hypothesis import assume, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import run_state_machine_as_test
 
 import flower
 import flower.testing as ft
@@ -43,6 +44,55 @@ ch = flower.channel()
 flower.go(ch.send, "alive")
 print(ch.receive())
 """
+
+
+def test_a_world_that_is_not_in_force() -> None:
+    def test(w: ft.World) -> None:
+        worlds.append(w)
+        later.append(lambda: w.draw(st.none()))
+
+    worlds: list[ft.World] = []
+    later: list[Any] = []
+    holds(test, max_examples=1)
+    w = worlds[0]
+    for use in (w.settle, lambda: w.advance(1), lambda: w.go(print), lambda: w.record(len, ""), *later):
+        with pytest.raises(RuntimeError, match="not in force here"):
+            use()
+    with pytest.raises(RuntimeError, match="not in force here"):
+        ft.virtual_clock().settle()
+
+
+@pytest.mark.slow
+def test_a_machine_that_can_not_begin() -> None:
+    class Idle(ft.machine):
+        @ft.machine.rule()
+        def nothing(self) -> None:
+            pass
+
+    class Misspelt(Idle):
+        options: ClassVar[Any] = {"strategy": "gaps"}
+
+    def run(kind: Any) -> None:
+        run_state_machine_as_test(kind, settings=settings(max_examples=3, database=None))
+
+    with ft.virtual_clock(), pytest.raises(RuntimeError, match="a World inside of a World"):
+        run(Idle)
+    with pytest.raises(ValueError, match="unknown strategy 'gaps'"):
+        run(Misspelt)
+
+
+def test_a_draw_in_an_invariant_is_refused_after_a_fault_too() -> None:
+    def test(w: ft.World) -> None:
+        @w.invariant
+        def draws() -> None:
+            ft.on_fault("here")
+            drawn.append(w.draw(st.integers()))
+
+        flower.schedule()
+
+    drawn: list[int] = []
+    assert "draw() inside a tasklet switch" in str(found(RuntimeError, test, max_examples=3))
+    assert not drawn
 
 
 @pytest.mark.slow
