@@ -74,6 +74,10 @@ class History:
         if len(self._operations) > MOST_OPERATIONS:
             raise ValueError(f"linearizable() looks at {MOST_OPERATIONS} calls at most, not {len(self._operations)}")
         pending = [op for op in self._operations if op.ended is None]
+        first = model()
+        for op in self._operations:
+            if not callable(getattr(first, op.name, None)):
+                raise TypeError(f"the model, {type(first).__name__}, has no method {op.name!r}, which was recorded")
         tried: set[tuple[frozenset[int], Any]] = set()
 
         def search(left: list[Operation], maybe: list[Operation], state: Any) -> bool:
@@ -95,7 +99,7 @@ class History:
                             return True
             return False
 
-        return search(done, pending, model())
+        return search(done, pending, first)
 
 
 def _agrees(op: Operation, state: Any) -> bool:

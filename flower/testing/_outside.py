@@ -232,9 +232,11 @@ class Guard:
                 self._alarm = True
 
     def remove(self) -> None:
-        if self._alarm:
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        if self._alarm:  # but what the program has set meanwhile is its own
+            if signal.getitimer(signal.ITIMER_REAL)[1] == STALL:
+                signal.setitimer(signal.ITIMER_REAL, 0.0)
+            if signal.getsignal(signal.SIGALRM) == self._on_alarm:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
         _replaced.end()
 
     def alive(self, steps: int) -> None:

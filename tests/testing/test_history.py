@@ -165,6 +165,15 @@ def test_results_that_are_not_equal_to_themselves() -> None:
 NAN = float("nan")
 
 
+def test_a_model_without_what_was_recorded_is_refused() -> None:
+    def test(w: ft.World) -> None:
+        w.record(len, "")
+        with pytest.raises(TypeError, match="the model, Stack, has no method 'len'"):
+            w.linearizable(Stack)
+
+    holds(test, max_examples=2)
+
+
 def test_too_many_calls_are_refused() -> None:
     def test(w: ft.World) -> None:
         for _ in range(31):

@@ -9,6 +9,7 @@ import math
 import os
 import queue
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -262,6 +263,21 @@ def test_whoever_looks_around_in_a_debugger_takes_his_time(monkeypatch: pytest.M
 
 
 @pytest.mark.slow
+def test_a_program_may_take_the_alarm_over() -> None:
+    def handler(number: int, frame: Any) -> None:
+        pass
+
+    def test(w: ft.World) -> None:
+        signal.signal(signal.SIGALRM, handler)
+
+    try:
+        holds(test, max_examples=2)
+        assert signal.getsignal(signal.SIGALRM) is handler
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    finally:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+
 def test_blocking_runs_its_function_in_turn() -> None:
     def test(w: ft.World) -> None:
         assert flower.blocking(sum, [1, 2]) == 3
