@@ -59,16 +59,18 @@ class Plan:
             raise TypeError(f"{self.program}: {NO_SETTINGS}")
         self.face: Any = None  # what stands in the test's place
         parameters = inspect.signature(test).parameters
-        self.arguments = {
+        strategies = {
             name: parameter.default
             for name, parameter in parameters.items()
-            if hasattr(parameter.default, "example") and hasattr(parameter.default, "filter")  # a strategy
+            if hasattr(parameter.default, "example") and hasattr(parameter.default, "filter")
         }
+        self.data = [name for name, strategy in strategies.items() if repr(strategy) == "data()"]
+        self.arguments = {name: strategy for name, strategy in strategies.items() if name not in self.data}
         named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
         free = [
             name
             for name, parameter in parameters.items()
-            if name not in self.arguments and name != "self" and parameter.kind in named
+            if name not in strategies and name != "self" and parameter.kind in named
         ]
         if not free:
             raise TypeError(f"{self.program} takes no World: give it a first parameter, w, that can be given by name")
@@ -81,7 +83,8 @@ class Plan:
     def signature(self) -> inspect.Signature:
         """What is left for pytest's fixtures."""
         signature = inspect.signature(self.test)
-        left = [p for p in signature.parameters.values() if p.name != self.world and p.name not in self.arguments]
+        ours = {self.world, *self.arguments, *self.data}
+        left = [p for p in signature.parameters.values() if p.name not in ours]
         return signature.replace(parameters=left, return_annotation=None)
 
     def run(self, args: Any, kwargs: dict[str, Any]) -> None:
@@ -170,7 +173,8 @@ class Plan:
     def run_once(self, world: World, args: Any, kwargs: dict[str, Any], drawn: dict[str, Any]) -> None:
         """One example."""
         world.choices.values += [literal(drawn[name]) for name in self.arguments]
-        run_in(world, functools.partial(self.test, *args, **{self.world: world}, **kwargs))
+        ours = {self.world: world, **{name: Data(world) for name in self.data}}
+        run_in(world, functools.partial(self.test, *args, **ours, **kwargs))
 
     def replay(self, strategy: Replay, args: Any = (), kwargs: dict[str, Any] | None = None) -> World:
         """Run one schedule."""
@@ -235,6 +239,19 @@ def _in_hypothesis(test: Callable[[None], None]) -> None:
         except (ImportError, AttributeError):
             pass
         once(given(st.none())(test))()
+
+
+class Data:
+    """What a test with ``st.data()`` is given: its draws are the world's, guarded and written down."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def draw(self, strategy: Any, label: str | None = None) -> Any:
+        return self._world.draw(strategy, label)
+
+    def __repr__(self) -> str:
+        return "data(...)"
 
 
 class Source:

@@ -20,7 +20,7 @@ from flower.channels._deadlock import REASONS
 from flower.channels._scheduler import Scheduler, current_scheduler, fail, set_current_scheduler
 from flower.channels._task import BLOCKED, READY, RUN, check_timeout
 from flower.errors import TaskletExit
-from flower.testing._choices import Choices, Replay, literal
+from flower.testing._choices import UNKNOWN, Choices, Replay, literal
 from flower.testing._findings import Finding, Starvation, StepLimit
 from flower.testing._history import History
 from flower.testing._log import Log
@@ -138,6 +138,8 @@ class World:
             except BaseException as error:
                 if is_control(error):
                     self.abort(error)
+                else:
+                    self.choices.values.append(UNKNOWN)  # no string says that a draw fails
                 raise
             finally:
                 s.traps -= 1

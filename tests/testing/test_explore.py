@@ -130,6 +130,24 @@ def test_values_that_no_string_holds(value: Any) -> None:
         ft.replay(ft.explore()(test), schedules[-1])
 
 
+DATA = st.data()
+
+
+def test_the_draws_of_data_are_the_worlds() -> None:
+    def broken(w: ft.World, data: Any = DATA) -> None:
+        assert data.draw(st.integers(0, 9), label="number") < 5
+
+    error = found(AssertionError, broken)
+    with pytest.raises(AssertionError):
+        ft.replay(ft.explore()(broken), schedule_of(error))
+
+    def switches(w: ft.World, data: Any = DATA) -> None:
+        with pytest.raises(RuntimeError, match="a switch trap is set"):
+            data.draw(st.builds(flower.time.sleep, st.just(1)))
+
+    holds(switches, max_examples=3)
+
+
 @pytest.mark.slow
 def test_a_world_tells_its_time() -> None:
     def test(w: ft.World) -> None:
