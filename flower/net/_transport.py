@@ -32,6 +32,7 @@ except ImportError:
     from flower.channels import _nocython as cython
 
 IN, OUT = 1, 4  # as epoll's EPOLLIN and EPOLLOUT
+LAST_READS = 4  # of LARGE bytes, from a socket that has failed: as much as a stream may hold by default
 AT_A_TIME = 32  # sockets that are served before the tasklets run: what they have brought is still in the caches then
 # So many reads that brought LARGE bytes each are a transfer of many: from then on more is read at a time, as long as it
 # comes. (To look for more after each would be one system call in vain for each message of just LARGE bytes.)
@@ -72,10 +73,16 @@ class Sockets:
         if interest == before:
             return
         fd = transport._fd
-        if _epoll is None:
+        if before and self.watched.get(fd) is not transport:
+            pass  # somebody has closed the descriptor, and it is another's by now
+        elif _epoll is None:
             self._watch_alone(transport, interest)
         elif interest == 0:
-            self._set.unregister(fd)
+            del self.watched[fd]
+            try:
+                self._set.unregister(fd)
+            except OSError:  # somebody has closed it
+                pass
         elif before:
             self._set.modify(fd, interest)
         else:
@@ -83,9 +90,7 @@ class Sockets:
                 self._open()
             self._set.register(fd, interest)
         transport._interest = interest
-        if interest == 0:
-            del self.watched[fd]
-        elif before == 0:
+        if before == 0:
             self.watched[fd] = transport
 
     def _open(self) -> None:
@@ -101,6 +106,8 @@ class Sockets:
 
     def _watch_alone(self, transport: Transport, interest: int) -> None:
         fd = transport._fd
+        if interest == 0:
+            del self.watched[fd]
         change = transport._interest ^ interest
         if change & IN:
             if interest & IN:
@@ -294,6 +301,15 @@ class Transport:
 
     def _end(self, error: BaseException | None) -> None:
         protocol, self._protocol = self._protocol, None
+        if error is not None:  # what came before the failure comes first; a writer may have been the first to see it
+            try:
+                for _ in range(LAST_READS):
+                    data = receive(self._sock, self._fd, True)
+                    if not data:
+                        break
+                    protocol.data_received(data)
+            except OSError as reason:  # a shutdown that failed has hidden it
+                error = reason
         protocol.connection_lost(error)
         self._sock.close()
 

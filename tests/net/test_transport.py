@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import flower
-from flower.net import _transport
+from flower.net import Dial, _transport
 from tests.net.support import NEVER, connected, in_thread, plain_peer, read_all, reset, rounds
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -97,3 +97,38 @@ def test_the_end_of_a_thread_leaves_no_descriptor() -> None:
     thread.start()
     flower.blocking(thread.join)
     assert len(descriptors()) <= len(before)
+
+
+def test_what_came_before_a_reset_is_read_though_a_writer_is_the_first_to_see_it() -> None:
+    with plain_peer() as (conn, sock):
+        conn.send(b"a request")
+        sock.sendall(b"an answer")
+        sock.close()  # with the request unread: a reset
+        with pytest.raises(OSError):
+            for _ in range(100):
+                conn.send(b"more of the request")
+        assert conn.receive(NEVER) == b"an answer"
+        with pytest.raises(ConnectionResetError):
+            conn.receive(NEVER)
+
+
+def test_a_half_close_that_comes_too_late_hides_no_reset() -> None:
+    with plain_peer() as (conn, sock):
+        reset(sock)
+        conn.close_write()
+        with pytest.raises(ConnectionResetError):
+            conn.receive(NEVER)
+
+
+def test_a_given_socket_that_its_owner_closes_harms_no_other() -> None:
+    def body() -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            conn = Dial("sockpipe", ours)
+        near, far = socket.socketpair()  # of the same numbers
+        with far, Dial("sockpipe", near) as other:
+            conn.close()
+            far.sendall(b"x")
+            assert other.receive(NEVER) == b"x"
+
+    in_thread(flower.run, body)()
