@@ -267,7 +267,7 @@ class Conn(Source):
         if timeout is not None:
             timeout = check_timeout(timeout)
         try:
-            self._stream.write(data, timeout)
+            self._stream.send(data, timeout)
         except ChannelClosed as error:
             error.channel = self
             raise

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from flower.net._bounds import Bounds
 from flower.net._conn import Conn
 from flower.net._stream import Stream
+from flower.net._transport import Link
 
 if TYPE_CHECKING:
     from flower.net._loop import LoopPoller
@@ -56,7 +57,7 @@ def _open(poller: LoopPoller, fd: int, name: str, writes: bool) -> Conn:
     return Conn(stream)
 
 
-class OneWay:
+class OneWay(Link):
     """One end of a pipe, as the transport of a `Stream`, and as what it takes for its socket."""
 
     def __init__(self, poller: LoopPoller, fd: int, name: str, writes: bool) -> None:

@@ -2,11 +2,12 @@
 cimport cython
 from flower.channels._channel cimport channel as Channel
 from flower.channels._scheduler cimport Scheduler
+from flower.net._transport cimport Link
 
 cdef extern from "pythread.h":
     unsigned long get_ident "PyThread_get_thread_ident"()
 
-cdef class Stream:
+cdef class Stream(Link):
     cdef object __weakref__
     cdef readonly object poller
     cdef readonly object bounds
@@ -15,7 +16,7 @@ cdef class Stream:
     cdef public object remote
     cdef readonly Channel incoming
     cdef public object tls
-    cdef readonly object _transport
+    cdef readonly Link _transport
     cdef list _gathered
     cdef list _gathering
     cdef Scheduler _scheduler
@@ -41,7 +42,7 @@ cdef class Stream:
     cdef bint _listed
     cdef bint _holding
 
-    cpdef write(self, bytes data, object timeout)
+    cpdef send(self, bytes data, object timeout)
     cpdef let_out(self)
     cpdef end_turn(self)
     cpdef bint offer(self, bytes data) except -1

@@ -43,6 +43,7 @@ from flower.channels import bomb, channel
 from flower.channels._failures import copy_error
 from flower.errors import ChannelClosed, Timeout
 from flower.net._address import format_address
+from flower.net._transport import Link
 
 if not cython.compiled:
     from threading import get_ident
@@ -59,7 +60,7 @@ PLENTY = 1 << 62  # the outbox's credit while there is room: there is no countin
 RESET = struct.pack("ii", 1, 0)  # for SO_LINGER: end with a reset
 
 
-class Stream:
+class Stream(Link):
     """One stream connection, as the event loop's protocol object."""
 
     def __init__(self, poller: LoopPoller, sock: socket.socket, proto: str, bounds: Bounds) -> None:
@@ -208,7 +209,7 @@ class Stream:
 
     # -- Writing
 
-    def write(self, data: bytes, timeout: float | None) -> None:
+    def send(self, data: bytes, timeout: float | None) -> None:
         """Wait for room, then take all of the data. What is raised before that took nothing."""
         if get_ident() != self._thread:
             raise self._refusal("send")

@@ -1,11 +1,12 @@
 # cython: language_level=3
 from flower.net._stream cimport Stream
+from flower.net._transport cimport Link
 
-cdef class TlsLayer:
+cdef class TlsLayer(Link):
     cdef object __weakref__
     cdef Stream _stream
     cdef object _timeout
-    cdef object _transport
+    cdef Link _transport
     cdef object _fault
     cdef object _waiter
     cdef object _incoming

@@ -18,6 +18,7 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 from flower.errors import Timeout
+from flower.net._transport import Link
 
 if TYPE_CHECKING:
     from flower.net._stream import Stream
@@ -27,7 +28,7 @@ ANSWERS = 16 * 1024  # bytes of OpenSSL's own that may wait to be sent: some 700
 HANDSHAKE_TIMEOUT = 10.0  # seconds; Go's net/http has the same for its clients
 
 
-class TlsLayer:
+class TlsLayer(Link):
     """One connection's TLS."""
 
     def __init__(

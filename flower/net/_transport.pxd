@@ -1,4 +1,6 @@
 # cython: language_level=3
+cimport cython
+
 cdef extern from *:
     """
     #ifdef MS_WINDOWS
@@ -16,6 +18,15 @@ cdef extern from *:
     #define MSG_NOSIGNAL 0
     #endif
 
+    #ifdef __linux__
+    #include <sys/epoll.h>
+    typedef struct epoll_event flower_event;
+    #else  /* where there is no epoll, nobody polls */
+    typedef struct { int events; struct { int fd; } data; } flower_event;
+    #define epoll_wait(set, into, most, timeout) 0
+    #endif
+
+    enum { FLOWER_AT_A_TIME = 32, FLOWER_IN = 1, FLOWER_OUT = 4 };
     enum { FLOWER_SMALL = 32 * 1024, FLOWER_LARGE = 64 * 1024 };
 
     /* The GIL is kept: none of these calls waits, and to get it back from a busy thread takes milliseconds. */
@@ -54,6 +65,15 @@ cdef extern from *:
     """
     enum:
         LARGE "FLOWER_LARGE"
+        AT_A_TIME "FLOWER_AT_A_TIME"
+        IN "FLOWER_IN"
+        OUT "FLOWER_OUT"
+    ctypedef union flower_data:
+        int fd
+    ctypedef struct flower_event:
+        int events
+        flower_data data
+    int epoll_wait(int set, flower_event *into, int most, int timeout)
     object flower_receive(int fd, bint large)
     Py_ssize_t flower_give(int fd, object data) except -1
 
@@ -65,19 +85,38 @@ cdef inline Py_ssize_t give(object sock, int fd, object data) except -1:
 
 cdef int FULL_READS, IN_A_ROW
 
+cdef inline int poll(Sockets sockets):
+    return epoll_wait(sockets._set_fd, sockets._events, AT_A_TIME, 0)
+
+cdef inline int descriptor(Sockets sockets, int i):
+    return sockets._events[i].data.fd
+
+cdef inline int events(Sockets sockets, int i):
+    return sockets._events[i].events
+
+cdef class Link:
+    cpdef data_received(self, bytes data)
+    cpdef write(self, bytes data)
+    cpdef bint is_closing(self)
+
 cdef class Sockets:
     cdef readonly object loop
     cdef readonly object context
-    cdef readonly dict watched
+    cdef readonly list watched
+    cdef object ready
     cdef object _set
+    cdef int _set_fd
+    cdef flower_event _events[AT_A_TIME]
 
+    @cython.locals(transport=Transport)
+    cpdef _on_ready(self)
     cdef watch(self, Transport transport, int interest)
     cdef _watch_alone(self, Transport transport, int interest)
 
-cdef class Transport:
+cdef class Transport(Link):
     cdef Sockets _sockets
     cdef object _sock
-    cdef object _protocol
+    cdef Link _protocol
     cdef bytearray _unsent
     cdef Py_ssize_t _high
     cdef Py_ssize_t _low
@@ -93,11 +132,9 @@ cdef class Transport:
     cpdef on_ready(self, int events)
     cdef _read(self)
     cpdef pause_reading(self)
-    cpdef write(self, bytes data)
     cdef Py_ssize_t _give(self, data)
     cdef _write(self)
     cdef _shut_down(self)
     cdef _pause_if_full(self)
-    cpdef bint is_closing(self)
     cpdef close(self)
     cdef _lose(self, error)

@@ -16,6 +16,7 @@ Invariants
   end is certain, and connection_lost, in the loop's next round, will close the socket. Until then its descriptor is
   nobody else's, so that no event can be taken for another's.
 - A transport is in ``Sockets.watched`` while ``_interest`` is not 0.
+- At most AT_A_TIME sockets are served, and then the tasklets run: what came for them is still in the caches.
 
 The methods that the loop calls raise nothing but what a protocol raises, and the protocols here raise nothing.
 """
@@ -31,15 +32,15 @@ try:
 except ImportError:
     from flower.channels import _nocython as cython
 
-IN, OUT = 1, 4  # as epoll's EPOLLIN and EPOLLOUT
 LAST_READS = 4  # of LARGE bytes, from a socket that has failed: as much as a stream may hold by default
-AT_A_TIME = 32  # sockets that are served before the tasklets run: what they have brought is still in the caches then
 # So many reads that brought LARGE bytes each are a transfer of many: from then on more is read at a time, as long as it
 # comes. (To look for more after each would be one system call in vain for each message of just LARGE bytes.)
 FULL_READS = 8
 IN_A_ROW = 4  # reads at a time: 256 KiB, as much as a reader is let fall behind by default
 
 if not cython.compiled:
+    IN, OUT = 1, 4  # as epoll's EPOLLIN and EPOLLOUT
+    AT_A_TIME = 32
     SMALL = 32 * 1024
     LARGE = 64 * 1024
 
@@ -57,6 +58,40 @@ if not cython.compiled:
         except (BlockingIOError, InterruptedError):
             return 0
 
+    def poll(sockets: Sockets) -> int:
+        """See which are ready, AT_A_TIME at most; how many there are."""
+        sockets.ready = sockets._set.poll(0, AT_A_TIME)
+        return len(sockets.ready)
+
+    def descriptor(sockets: Sockets, i: int) -> int:
+        """Of one that is ready, the descriptor."""
+        fd: int = sockets.ready[i][0]
+        return fd
+
+    def events(sockets: Sockets, i: int) -> int:
+        """Of one that is ready, what for."""
+        happened: int = sockets.ready[i][1]
+        return happened
+
+
+class Link:
+    """What stands between a socket and those who read and write: a transport, a stream, or TLS, which is both.
+
+    What each message calls is declared here, so that to call it costs no search for a method.
+    """
+
+    def data_received(self, data: bytes) -> None:
+        """Something has arrived."""
+        raise NotImplementedError
+
+    def write(self, data: bytes) -> None:
+        """Send it, or hold it until it can be sent."""
+        raise NotImplementedError
+
+    def is_closing(self) -> bool:
+        """Whether nothing is sent any more but what was written before."""
+        raise NotImplementedError
+
 
 class Sockets:
     """The connected sockets of one event loop."""
@@ -64,8 +99,10 @@ class Sockets:
     def __init__(self, loop: Any, context: Any) -> None:
         self.loop = loop
         self.context = context
-        self.watched: dict[int, Transport] = {}
+        self.watched: list[Transport | None] = []  # by their descriptors
+        self.ready: Any = None  # what poll() has found
         self._set: Any = None
+        self._set_fd = -1
 
     def watch(self, transport: Transport, interest: int) -> None:
         """Watch the transport's socket for this, and for nothing else."""
@@ -73,12 +110,12 @@ class Sockets:
         if interest == before:
             return
         fd = transport._fd
-        if before and self.watched.get(fd) is not transport:
+        if before and self.watched[fd] is not transport:
             pass  # somebody has closed the descriptor, and it is another's by now
         elif _epoll is None:
             self._watch_alone(transport, interest)
         elif interest == 0:
-            del self.watched[fd]
+            self.watched[fd] = None
             try:
                 self._set.unregister(fd)
             except OSError:  # somebody has closed it
@@ -91,23 +128,26 @@ class Sockets:
             self._set.register(fd, interest)
         transport._interest = interest
         if before == 0:
+            while len(self.watched) <= fd:
+                self.watched.append(None)
             self.watched[fd] = transport
 
     def _open(self) -> None:
         self._set = _epoll()
-        self.loop.add_reader(self._set.fileno(), self._on_ready)
+        self._set_fd = self._set.fileno()
+        self.loop.add_reader(self._set_fd, self._on_ready)
 
     def _on_ready(self) -> None:
         """Some are ready."""
-        for fd, events in self._set.poll(0, AT_A_TIME):
-            transport: Any = self.watched.get(fd)
+        for i in range(poll(self)):
+            transport = self.watched[descriptor(self, i)]
             if transport is not None:
-                transport.on_ready(events)
+                transport.on_ready(events(self, i))
 
     def _watch_alone(self, transport: Transport, interest: int) -> None:
         fd = transport._fd
         if interest == 0:
-            del self.watched[fd]
+            self.watched[fd] = None
         change = transport._interest ^ interest
         if change & IN:
             if interest & IN:
@@ -123,12 +163,12 @@ class Sockets:
     def close(self) -> None:
         """The loop is about to be closed."""
         if self._set is not None:
-            self.loop.remove_reader(self._set.fileno())
+            self.loop.remove_reader(self._set_fd)
             self._set.close()
             self._set = None
 
 
-class Transport:
+class Transport(Link):
     """One connected socket, which does not block and is the transport's from now on."""
 
     def __init__(self, sockets: Sockets, sock: socket.socket) -> None:

@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from flower.net._transport import Link
+
 if TYPE_CHECKING:
     from flower.testing._network import Handle, Network
 
@@ -89,7 +91,7 @@ class ListeningSocket:
             self.pending.popleft().transport.abort()
 
 
-class Transport:
+class Transport(Link):
     """What asyncio calls a transport, for one end."""
 
     peer: Transport
