@@ -40,6 +40,8 @@ cdef class Stream(Link):
     cdef public bint _paused
     cdef bint _sent
     cdef bint _listed
+    cdef bint _busy
+    cdef bint _prompt
     cdef bint _holding
 
     cpdef send(self, bytes data, object timeout)

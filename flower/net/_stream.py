@@ -16,6 +16,8 @@ Invariants
   ``gathered`` (``_listed``), which are let out when the turn is over. What main writes leaves at once, since it may be
   about to block its thread, and so does the first that the last tasklet which can run writes, since others may be about
   to wait for it. Whatever else is done with the transport, this is let out before.
+- ``_prompt`` is set when something has come: the answer, which is what is written next, leaves at once, and is not
+  gathered. But it is not set while what is gathered is more than one piece a turn (``_busy``).
 - ``incoming`` is closed when no more will come. A failure is put into it as bombs before that, one for each who waits.
 - ``_transport`` is a `Transport`, or a `TlsLayer` around one, which behaves like it. None once it is gone.
 
@@ -93,6 +95,8 @@ class Stream(Link):
         self._paused = False
         self.outbox: channel[Any] | None = None  # made when it is first needed, as _emptied is
         self._sent = False  # something was written
+        self._busy = False
+        self._prompt = False
         self._emptied: channel[None] | None = None
         self._flushing = 0
         self._holding = False
@@ -111,6 +115,7 @@ class Stream(Link):
         self.poller.resources.add(self)
 
     def data_received(self, data: bytes) -> None:
+        self._prompt = not self._busy
         try:
             incoming = self.incoming
             incoming.try_send(data)
@@ -264,25 +269,27 @@ class Stream(Link):
 
     def _send(self, data: bytes) -> None:
         self._sent = True
-        gathering = self._gathering
         scheduler = self._scheduler
         writer = scheduler.current  # None: the hub
         in_main = writer is scheduler.main
-        if gathering is None or (
-            self._gathered is None
-            and (in_main or (scheduler.ready.count == 0 and (writer is None or not self._listed)))
-        ):
-            if gathering is not None and writer is not None and not in_main:
-                self._listed = True
-                gathering.append(self)
+        gathering = self._gathering
+        pieces = self._gathered
+        if gathering is None or (pieces is None and (self._prompt or in_main)):
+            self._prompt = False
             self._transport.write(data)
             return
+        if pieces is None:
+            if scheduler.ready.count == 0 and (writer is None or not self._listed):
+                if writer is not None:
+                    self._listed = True
+                    gathering.append(self)
+                self._transport.write(data)
+                return
+            self._gathered = pieces = []
         if not self._listed:
             self._listed = True
             gathering.append(self)
-        if self._gathered is None:
-            self._gathered = []
-        self._gathered.append(data)
+        pieces.append(data)
         self._gathered_size += len(data)
         if in_main or self._gathered_size >= GATHERED:
             self.let_out()
@@ -298,6 +305,7 @@ class Stream(Link):
         if pieces is not None:
             self._gathered = None
             self._gathered_size = 0
+            self._busy = len(pieces) > 1
             if self._transport is not None:
                 try:
                     self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))

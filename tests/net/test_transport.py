@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import flower
+import flower.io
 from flower.net import Dial, _transport
-from tests.net.support import NEVER, connected, in_thread, plain_peer, read_all, reset, rounds
+from tests.net.support import NEVER, connected, in_thread, plain_peer, read_all, reset, rounds, until
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -132,3 +133,39 @@ def test_a_given_socket_that_its_owner_closes_harms_no_other() -> None:
             assert other.receive(NEVER) == b"x"
 
     in_thread(flower.run, body)()
+
+
+def test_an_answer_waits_for_no_other_tasklet_and_many_answers_leave_together() -> None:
+    with plain_peer() as (conn, sock):
+        seen = []
+
+        def answer(data: bytes) -> None:
+            conn.send(data)
+            sock.setblocking(False)
+            try:
+                seen.append(sock.recv(100))
+            except BlockingIOError:
+                seen.append(b"")
+
+        def turn(*answers: bytes) -> list[bytes]:
+            sock.sendall(b"x")
+            until(lambda: len(conn._incoming))
+            conn.receive(NEVER)
+            seen.clear()
+            for data in answers:
+                flower.go(answer, data)
+            flower.go(rounds, 1)  # so that none of them is the last
+            rounds(2)
+            return seen[:]
+
+        assert turn(b"a") == [b"a"]
+        assert turn(b"a", b"b", b"c") == [b"a", b"", b""]
+        flower.io.wait_read(sock, NEVER)
+        assert sock.recv(100) == b"bc"
+        assert turn(b"a", b"b") == [b"", b""]  # they came together the last time, too
+        flower.io.wait_read(sock, NEVER)
+        assert sock.recv(100) == b"ab"
+        assert turn(b"a") == [b""]
+        flower.io.wait_read(sock, NEVER)
+        assert sock.recv(100) == b"a"
+        assert turn(b"a") == [b"a"]
