@@ -19,6 +19,9 @@ PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep  
 _LIBRARY = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib"))  # Python's own
 
 
+NOTES = ("The schedule (", "Also, ", "To run it again: ")  # what the notes of a report begin with
+
+
 def is_control(error: BaseException) -> bool:
     """Whether it belongs to the test's machinery (Hypothesis's, pytest's, Ctrl-C), and is no error of the program."""
     module = type(error).__module__
@@ -36,7 +39,10 @@ def plain(error: Finding) -> Finding:
 
 def show_error(error: BaseException) -> str:
     """An error in one line."""
-    text = str(error).partition("\n")[0]
+    try:
+        text = str(error).partition("\n")[0]
+    except Exception:  # it is of a program's own kind
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -118,9 +124,8 @@ def tasklet_failed(world: World) -> Finding:
 
 def annotate(world: World, error: BaseException) -> None:
     """Put the report into the error's notes."""
-    notes = getattr(error, "__notes__", [])
-    if any(note.startswith("The schedule") for note in notes):
-        return
+    if hasattr(error, "__notes__"):  # a program may raise the same object in each example
+        error.__notes__ = [note for note in error.__notes__ if not note.startswith(NOTES)]
     moved = world.choices.out_of_order()
     times = {0: "nobody ran out of turn", 1: "one switch out of turn"}.get(moved, f"{moved} switches out of turn")
     error.add_note(f"The schedule ({times}, {world._steps} steps):\n{world._log.text()}")

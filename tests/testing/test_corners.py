@@ -20,6 +20,7 @@ import flower
 import flower.testing as ft
 from tests.testing.support import found, holds, notes
 
+NUMBER: Any = st.integers(0, 100)
 STUBBORN = """
 import flower, flower.testing as ft
 
@@ -60,6 +61,34 @@ def test_a_world_that_is_not_in_force() -> None:
             use()
     with pytest.raises(RuntimeError, match="not in force here"):
         ft.virtual_clock().settle()
+
+
+def test_an_error_without_a_text() -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise ValueError
+
+    def fails() -> None:
+        raise Odd
+
+    def test(w: ft.World) -> None:
+        w.go(fails)
+
+    assert "that nobody collected: Odd" in str(found(ft.TaskletFailed, test, max_examples=3))
+
+
+@pytest.mark.slow
+def test_an_error_that_is_the_same_object_in_each_example() -> None:
+    error = ValueError("the only one")
+
+    def test(w: ft.World, n: int = NUMBER) -> None:
+        flower.channel(1).send(n)
+        if n > 10:
+            raise error
+
+    text = notes(found(ValueError, test))
+    assert text.count("The schedule (") == text.count("To run it again") == 1
+    assert "send(11)" in text
 
 
 @pytest.mark.slow
