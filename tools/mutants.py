@@ -37,14 +37,14 @@ FAULTS = [
     Fault(
         "a select's other waiters stay in their queues",
         "_task",
-        "        for i in range(len(t.cases)):\n            unlink(",
-        "        for i in range(len(t.cases) - 1):\n            unlink(",
+        "        for i in range(len(t.cases)):\n",
+        "        for i in range(len(t.cases) - 1):\n",
     ),
     Fault(
         "a waiter that gives up stays in its queue",
         "_task",
-        "    if t.queue is not None:\n        t.queue.remove(t)\n    elif",
-        "    if t.queue is not None:\n        pass\n    elif",
+        "    if not t.leave() and t.cases",
+        "    if t.queue is None and t.cases",
     ),
     Fault("a channel holds one too many", "_channel", "if self.held < self.limit:", "if self.held <= self.limit:"),
     Fault(
@@ -69,8 +69,8 @@ FAULTS = [
     Fault(
         "a place that a receive frees wakes nobody",
         "_channel",
-        "            if w is not None:  # the place goes to the sender that has waited longest",
-        "            if w is not None and self.limit > 1:",
+        "            if self.senders.count:  # the place goes to the sender that has waited longest",
+        "            if self.senders.count and self.limit > 1:",
     ),
     Fault(
         "a sender's value is forgotten when its place is given to it",
@@ -105,8 +105,8 @@ FAULTS = [
     Fault(
         "a closed channel takes values",
         "_channel",
-        "        if self.shut:\n            raise self._refusal()\n        w = self.receivers.first",
-        "        w = self.receivers.first",
+        "        if self.shut:\n            raise self._refusal()\n        if self.receivers.count:",
+        "        if self.receivers.count:",
     ),
     Fault(
         "a closed channel's end comes before what it holds",
@@ -118,8 +118,8 @@ FAULTS = [
     Fault(
         "a closed channel is not ready in a select",
         "_channel",
-        "return self.shut or self.held > 0 or self.senders.first is not None",
-        "return self.held > 0 or self.senders.first is not None",
+        "return self.shut or self.held > 0 or self.senders.count > 0",
+        "return self.held > 0 or self.senders.count > 0",
     ),
     Fault(
         "the wake-up of a rendezvous is swallowed",
@@ -130,13 +130,13 @@ FAULTS = [
     Fault(
         "waiters are served last in, first out",
         "_waiting",
-        '        """Put the waiter, which is in no queue, at the end."""\n',
-        '        """Put the waiter, which is in no queue, at the end."""\n'
-        "        if self.count == 1:\n            return self.push(w)\n",
+        '            """Put the waiter, which is in no queue, at the end."""\n',
+        '            """Put the waiter, which is in no queue, at the end."""\n'
+        "            if self.count == 1:\n                return self.push(w)\n",
     ),
     Fault(
         "a select reports its first case, whichever happened",
-        "_task",
+        "_channel",
         "        t.chosen = w.index\n",
         "        t.chosen = 0\n",
     ),
@@ -229,8 +229,8 @@ FAULTS = [
     Fault(
         "an operation that need not wait looks at its timeout first",
         "_channel",
-        "        if self.put(value):\n            return\n        t = may_park(timeout)",
-        "        if timeout != 0 and self.put(value):\n            return\n        t = may_park(timeout)",
+        "        if self.put(value):\n            return None\n        t = may_park(timeout)",
+        "        if timeout != 0 and self.put(value):\n            return None\n        t = may_park(timeout)",
     ),
     Fault(
         "a receiver that gives up leaves the senders waiting",

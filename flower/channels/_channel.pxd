@@ -3,12 +3,55 @@ cimport cython
 from flower.channels._bomb cimport bomb
 from flower.channels cimport _watch
 from flower.channels._scheduler cimport here, may_park, meet, wait, wake
-from flower.channels._task cimport RECEIVE, SEND, Task, case_channels, check_timeout, claim, members, tasks_in
+from flower.channels._task cimport RECEIVE, SEND, Task, case_channels, check_timeout, members, tasks_in, withdraw
 from flower.channels._waiting cimport NEVER, Waiter, WaitQueue
 from flower.channels._watch cimport announce, interposer_here
 
 cdef object NOTHING
+@cython.locals(t=Task)
+cdef Task claim(Waiter w)
 cdef Py_ssize_t UNBOUNDED, FIRST_RING, LONGEST_KEPT_RING
+
+
+cdef class channel
+
+cdef extern from *:
+    """
+    /* send(value) and receive(), without a timeout and without keywords, as in nearly every call, go past the parsing of
+       arguments: these take the places of the methods' own functions. */
+    typedef PyObject *(*flower_method)(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names);
+    typedef PyObject *(*flower_deliver)(PyObject *self, PyObject *value, PyObject *timeout);
+    typedef PyObject *(*flower_obtain)(PyObject *self, PyObject *timeout);
+    static flower_method flower_send_general, flower_receive_general;
+    static flower_deliver flower_send_plain;
+    static flower_obtain flower_receive_plain;
+
+    static PyObject *flower_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+        if (count == 1 && names == NULL) return flower_send_plain(self, args[0], Py_None);
+        return flower_send_general(self, args, count, names);
+    }
+    static PyObject *flower_receive(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+        if (count == 0 && names == NULL) return flower_receive_plain(self, Py_None);
+        return flower_receive_general(self, args, count, names);
+    }
+    static flower_method flower_put_before(PyObject *method, flower_method shortcut) {
+        PyMethodDef *def = ((PyMethodDescrObject *)method)->d_method;
+        flower_method general = (flower_method)(void (*)(void))def->ml_meth;
+        def->ml_meth = (PyCFunction)(void (*)(void))shortcut;
+        return general;
+    }
+    static void flower_shorten(PyObject *send, PyObject *receive, flower_deliver deliver, flower_obtain obtain) {
+        flower_send_plain = deliver;
+        flower_receive_plain = obtain;
+        flower_send_general = flower_put_before(send, flower_send);
+        flower_receive_general = flower_put_before(receive, flower_receive);
+    }
+    #define flower_add_shortcuts(send, receive, deliver, obtain) \
+        flower_shorten(send, receive, (flower_deliver)(void (*)(void))(deliver), (flower_obtain)(void (*)(void))(obtain))
+    """
+    void add_shortcuts "flower_add_shortcuts"(
+        object send, object receive, object (*deliver)(channel, object, object), object (*obtain)(channel, object)
+    )
 
 
 cdef class channel:
@@ -51,6 +94,8 @@ cdef class channel:
     @cython.final
     @cython.locals(ring=list)
     cdef object fetch(self)
+    @cython.final
+    cdef object _deliver(self, object value, object timeout)
     @cython.final
     cdef object _obtain(self, object timeout)
     cpdef bint try_send(self, object value) except -1

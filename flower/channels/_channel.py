@@ -28,7 +28,7 @@ from flower.channels import _scheduler
 from flower.channels._bomb import bomb
 from flower.channels._ends import Receiver, Sender
 from flower.channels._scheduler import wake
-from flower.channels._task import Task, case_channels, check_timeout, members, tasks_in
+from flower.channels._task import Task, case_channels, check_timeout, members, tasks_in, withdraw
 from flower.channels._waiting import Waiter, WaitQueue
 from flower.errors import ChannelClosed
 
@@ -39,7 +39,7 @@ if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
     from flower.channels import _watch
     from flower.channels._scheduler import here, may_park, meet, wait
-    from flower.channels._task import RECEIVE, SEND, claim
+    from flower.channels._task import RECEIVE, SEND
     from flower.channels._uncompiled import guarded, zeroed
     from flower.channels._waiting import NEVER
     from flower.channels._watch import announce, interposer_here
@@ -63,6 +63,20 @@ def check_capacity(capacity: Any) -> int:
     if capacity < 0:
         raise ValueError(f"a channel's capacity is at least 0, not {capacity!r}")
     return int(min(capacity, UNBOUNDED))
+
+
+def claim(w: Waiter) -> Task:
+    """Decide for this waiter: its task leaves every queue. The caller writes the outcome, then wakes the task."""
+    t: Task
+    if w.task is None:
+        t = cython.cast(Task, w)
+        t.leave()
+        t.decided = True
+    else:
+        t = cython.cast(Task, w.task)
+        t.chosen = w.index
+        withdraw(t)
+    return t
 
 
 class channel:
@@ -121,9 +135,8 @@ class channel:
         t: Task
         if self.shut:
             raise self._refusal()
-        w = self.receivers.first
-        if w is not None:
-            t = claim(w)
+        if self.receivers.count:
+            t = claim(cython.cast(Waiter, self.receivers.first))
             t.value = value
             if self.limit == 0:
                 meet(t, 1, self.favour, self.all_switch)
@@ -148,8 +161,8 @@ class channel:
         w: Waiter
         if self.held:
             value = self.fetch()
-            w = self.senders.first
-            if w is not None:  # the place goes to the sender that has waited longest
+            if self.senders.count:  # the place goes to the sender that has waited longest
+                w = cython.cast(Waiter, self.senders.first)
                 t = claim(w)
                 self.store(w.value)
                 w.value = None
@@ -157,8 +170,8 @@ class channel:
             if self.held + 1 == self._low:
                 self._feeder.on_low()
             return value
-        w = self.senders.first
-        if w is not None:
+        if self.senders.count:
+            w = cython.cast(Waiter, self.senders.first)
             t = claim(w)
             value = w.value
             w.value = None
@@ -171,12 +184,12 @@ class channel:
     @cython.final
     def can_put(self) -> bool:
         """Whether `put` would do something now, be it to raise."""
-        return self.shut or self.receivers.first is not None or self.held < self.limit or self._credit > 0
+        return self.shut or self.receivers.count > 0 or self.held < self.limit or self._credit > 0
 
     @cython.final
     def can_take(self) -> bool:
         """Whether `take` would do something now, be it to raise."""
-        return self.shut or self.held > 0 or self.senders.first is not None
+        return self.shut or self.held > 0 or self.senders.count > 0
 
     # -- the buffer: a ring that grows as it fills
 
@@ -211,7 +224,7 @@ class channel:
         ring[self.head] = None
         self.head = (self.head + 1) & (len(ring) - 1)
         self.held -= 1
-        if self.held == 0 and len(ring) > LONGEST_KEPT_RING and self.senders.first is None:
+        if self.held == 0 and len(ring) > LONGEST_KEPT_RING and self.senders.count == 0:
             self.ring = None
             self.head = 0
         return value
@@ -233,24 +246,30 @@ class channel:
         """
         if timeout is not None:
             timeout = check_timeout(timeout)
+        self._deliver(value, timeout)
+
+    @cython.final
+    def _deliver(self, value: Any, timeout: float | None) -> Any:
+        """`send`, for compiled callers; the timeout is checked."""
         if _watch.watched:
             hook = interposer_here()
             if hook is not None:
                 hook.send(self, value, timeout)
-                return
+                return None
             announce(self, 1, not self.can_put())
         if self.put(value):
-            return
+            return None
         t = may_park(timeout)
         if t is None:
             t = here().prepare(timeout)
             if self.put(value):  # to prepare may have let another thread in
-                return
+                return None
         t.value = value
         self.senders.append(t)
         wait(t, SEND, self._external)
         if t.error is not None:
             raise _scheduler.cold.take_error(t)
+        return None
 
     def receive(self, timeout: Any = None) -> Any:
         """Receive the oldest value.
@@ -424,11 +443,11 @@ class channel:
             if self.held:
                 self._outlet.take(self.take())
                 continue
-            w = self.senders.first
-            if w is None:
+            if self.senders.count == 0:
                 if self._on_wait is not None:
                     self._on_wait()
                 return 0
+            w = cython.cast(Waiter, self.senders.first)
             t = claim(w)
             value = w.value
             w.value = None
@@ -470,12 +489,12 @@ class channel:
     def dismiss(self, queue: WaitQueue, selects_only: bool, woken: WaitQueue) -> int:
         """Decide for the queue's waiters that the channel is closed, and collect their tasks."""
         t: Task
-        w = queue.first
+        w = queue.head()
         while w is not None:
-            after = w.right
+            after = w.after()
             if not selects_only or w.task is not None:
                 while after is not None and w.task is not None and after.task is w.task:
-                    after = after.right  # the same select once more: it leaves with this one
+                    after = after.after()  # the same select once more: it leaves with this one
                 t = claim(w)
                 t.error = self
                 woken.append(t)
@@ -486,7 +505,7 @@ class channel:
     def wake_all(self, woken: WaitQueue) -> int:
         """Wake the tasks that `dismiss` has collected."""
         t: Task
-        while woken.first is not None:
+        while woken.count:
             t = cython.cast(Task, woken.first)
             woken.remove(t)
             t.value = None
@@ -514,7 +533,7 @@ class channel:
     @property
     def closed(self) -> bool:
         """Whether the channel is closed, and nothing is left to receive."""
-        return self.shut and self.held == 0 and self.senders.first is None
+        return self.shut and self.held == 0 and self.senders.count == 0
 
     @property
     def balance(self) -> int:
@@ -529,7 +548,7 @@ class channel:
     @property
     def queue(self) -> Any:
         """The tasklet that has waited longest in the channel, or None."""
-        w = self.senders.first or self.receivers.first
+        w = self.senders.head() or self.receivers.head()
         if w is None:
             return None
         return w if w.task is None else w.task
@@ -601,7 +620,9 @@ class channel:
         raise TypeError("a channel can't be copied or pickled: it is the place where tasklets meet")
 
 
-if not cython.compiled:
+if cython.compiled:
+    add_shortcuts(channel.send, channel.receive, channel._deliver, channel._obtain)  # type: ignore[name-defined]  # noqa: F821
+else:
     zeroed(channel)
     guarded(
         channel,

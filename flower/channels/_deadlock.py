@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from flower.channels import _hub
 from flower.channels._channel import channel
 from flower.channels._scheduler import fail
-from flower.channels._task import BLOCKED, PAUSED, SELECT, Task, case_channels
+from flower.channels._task import BLOCKED, PAUSED, SELECT, Task, case_channels, place
 from flower.errors import Deadlock
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _what_for(t: Any, owners: dict[int, Any]) -> str:
     what = f"in {REASONS[t.blocked_in]}"
     if t.blocked_in == SELECT:
         return f"{what} on {', '.join(repr(ch) for ch in case_channels(t)) or 'no channel'}"
-    owner = owners.get(id(t.queue))
+    owner = owners.get(id(place(t)))
     return what if owner is None else f"{what} on {owner!r}"
 
 

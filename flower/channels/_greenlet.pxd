@@ -31,6 +31,7 @@ cdef extern from *:
         Py_INCREF(s);
         return s;
     }
+    static CYTHON_INLINE int flower_is_here(PyObject *s) { return flower_here == s; }
     static CYTHON_INLINE void flower_set_here(PyObject *s) { flower_here = s == Py_None ? NULL : s; }
 
     CYTHON_UNUSED static int flower_import_greenlet(void) {
@@ -68,6 +69,11 @@ cdef extern from *:
     #else
         ts->recursion_remaining += calls;
     #endif
+    }
+
+    /* The collector looks at every object in its lists, again and again while many are made. */
+    static CYTHON_INLINE void flower_track(PyObject *thing) {
+        if (!PyObject_GC_IsTracked(thing)) PyObject_GC_Track(thing);
     }
 
     /* Seconds, for telling whether a time slice is over: a few nanoseconds to read, a few milliseconds fine. */
@@ -139,12 +145,14 @@ cdef extern from *:
     ctypedef class greenlet.greenlet [object PyGreenlet, check_size ignore]:
         pass
 
-    object get_here "flower_get_here"()
+    bint is_here "flower_is_here"(object scheduler)
     void set_here "flower_set_here"(object scheduler)
     int import_greenlet "flower_import_greenlet"() except -1
     int switch_to "flower_switch"(greenlet g) except -1
     int start_below "flower_start"(greenlet g, size_t down) except -1
     void deepen "flower_deepen"(int calls)
+    void track "flower_track"(object thing)
+    void untrack "PyObject_GC_UnTrack"(object thing)
     double coarse "flower_coarse"()
     object call "flower_call"(object func, object args, object kwargs)
     object take_caught "flower_take_caught"()

@@ -97,7 +97,7 @@ def turn(s: Scheduler) -> float:
         if s.closing:
             seconds = -1.0
             break
-        if s.ready.first is not None:
+        if s.ready.count:
             seconds = 0.0
             break
         seconds = idle_for(s)
@@ -108,7 +108,7 @@ def turn(s: Scheduler) -> float:
         trim(s)
         return 0.0
     s.polling = True
-    if seconds > 0.0 and (s.posts or s.ready.first is not None):  # from another thread or a signal handler, meanwhile
+    if seconds > 0.0 and (s.posts or s.ready.count):  # from another thread or a signal handler, meanwhile
         s.polling = False
         return 0.0
     return seconds
@@ -176,7 +176,7 @@ def idle_for(s: Scheduler) -> float:
             return 0.0
     if _scheduler.cold.foreign_loop_refused(s):
         return 0.0
-    if s.runs.last is not None and s.outside_live == 0 and s.holds == 0:
+    if s.runs.count and s.outside_live == 0 and s.holds == 0:
         fail(cython.cast(Task, s.runs.last), None)
         return 0.0
     if seconds == NEVER and s.outside == 0 and s.holds == 0 and s.watches == 0:

@@ -1,6 +1,6 @@
 # cython: language_level=3
 cimport cython
-from flower.channels._greenlet cimport coarse, deepen, get_here, greenlet, import_greenlet, set_here, switch_to
+from flower.channels._greenlet cimport coarse, deepen, greenlet, import_greenlet, is_here, set_here, switch_to, track
 from flower.channels._task cimport (
     BLOCKED, ERRORS, KILL, PAUSED, READY, RUN, RUNNING, SLEEP, Task, members, withdraw,
 )
@@ -10,6 +10,9 @@ cdef int DEPTH_TO_WAKE, SWITCHES_PER_TURN
 cdef double SECONDS_PER_TURN
 
 cdef class Scheduler
+
+cdef extern from *:
+    Scheduler get_here "flower_get_here"()
 
 @cython.locals(s=Scheduler)
 cpdef int wake(Task t) except -1
@@ -65,7 +68,7 @@ cdef class Scheduler:
     @cython.locals(t=Task)
     cdef Task consult(self)
     cpdef double now(self) except? -1.0
-    @cython.locals(t=Task, me=Task, carrier=greenlet)
+    @cython.locals(t=Task, carrier=greenlet)
     cdef int switch(self) except -1
     cdef int enter_hub(self) except -1
     cdef int forget_wait(self, Task t) except -1
@@ -89,7 +92,7 @@ cdef class Scheduler:
 
 cpdef Scheduler here()
 cpdef object present()
-@cython.locals(s=Scheduler, t=Task)
+@cython.locals(s=Scheduler)
 cdef Task may_park(object timeout)
 cdef object park(Task t, int blocked_in, bint outside)
 @cython.locals(s=Scheduler)

@@ -59,8 +59,10 @@ else:
         get_here,
         guarded,
         hold,
+        is_here,
         set_here,
         switch_to,
+        track,
     )
     from flower.channels._waiting import NEVER
 
@@ -164,18 +166,20 @@ class Scheduler:
         """Take the next task out of the queue; None when the hub must have its turn first."""
         if self.chooser is not None:
             return self.consult()
-        if self.ready.first is None:
+        if self.ready.count == 0:
             return None
         self.budget -= 1
         if self.budget < 0 or (self.attentive and coarse() > self.due):
             if self.attentive:
                 return None
             self.budget = SWITCHES_PER_TURN
-        return cython.cast(Task, self.ready.pop())
+        t = cython.cast(Task, self.ready.first)
+        self.ready.remove(t)
+        return t
 
     def consult(self) -> Task | None:
         """`choose`, by the chooser, which alone says when the hub has its turn: by no clock and no count."""
-        if self.ready.first is None:
+        if self.ready.count == 0:
             if self.current is not None:
                 self.chooser([])  # it looks at who parks
             return None
@@ -197,17 +201,18 @@ class Scheduler:
 
     def switch(self) -> int:
         """Leave the current task, which is queued or parked, for the next; return when it is current again."""
-        me = self.current
         t = self.choose()
         if t is None:
             if self.on_switch is not None:
-                self.last = me
+                self.last = self.current
             self.current = None
             self.enter_hub()
             return 0
         t.state = RUNNING
-        if self.on_switch is not None and t is not me:
-            self.tell(me, t)
+        if t is self.current:
+            return 0
+        if self.on_switch is not None:
+            self.tell(self.current, t)
         if t.carrier is None:
             if not self.idle:
                 self.starting = t
@@ -217,10 +222,9 @@ class Scheduler:
             t.carrier = self.idle.pop()
             self.enlist(t)
         self.current = t
-        if t is not me:
-            carrier = t.carrier
-            t = None  # who is switched away from keeps nobody else alive
-            switch_to(carrier)
+        carrier = t.carrier
+        t = None  # who is switched away from keeps nobody else alive
+        switch_to(carrier)
         return 0
 
     def enter_hub(self) -> int:
@@ -232,6 +236,7 @@ class Scheduler:
 
     def enlist(self, t: Task) -> int:
         """The task begins."""
+        track(t)
         before = self.newest
         if before is not None:
             before.newer = t
@@ -306,7 +311,7 @@ class Scheduler:
         self.polling = False
         deepen(DEPTH_TO_WAKE)  # what is done is done: no RecursionError may come now, and nobody wait for good
         try:
-            if get_here() is self:
+            if is_here(self):
                 self.poller.ready()
             else:
                 self.poller.wake()
@@ -479,15 +484,13 @@ class Scheduler:
 
 def may_park(timeout: float | None) -> Task | None:
     """The thread's current task, if it may park at once, for as long as it takes. None: `prepare` must look closer."""
-    here = get_here()
-    if here is None or timeout is not None:
+    s = get_here()
+    if s is None or timeout is not None or s.current is None or s.traps or s.hub is None:
         return None
-    s = cython.cast(Scheduler, here)
-    t = s.current
-    if t is None or t.alert or t.scope is not None or s.traps or s.hub is None:
+    if s.current.alert or s.current.scope is not None:
         return None
-    t.when = NEVER
-    return t
+    s.current.when = NEVER
+    return s.current
 
 
 def park(t: Task, blocked_in: int, outside: bool) -> object:
@@ -500,10 +503,10 @@ def park(t: Task, blocked_in: int, outside: bool) -> object:
 
 def wait(t: Task, blocked_in: int, outside: bool) -> object:
     """Leave the current, prepared task, whose waiters are linked, until it is woken; give what is in ``value`` then."""
-    s = cython.cast(Scheduler, t.sched)
     t.state = BLOCKED
     t.blocked_in = blocked_in
     if outside or t.when != NEVER:
+        s = cython.cast(Scheduler, t.sched)
         s.outside += 1
         t.outside = 1
         if not t.daemon and blocked_in != RUN:
@@ -512,10 +515,10 @@ def wait(t: Task, blocked_in: int, outside: bool) -> object:
         if t.when != NEVER:
             s.timers.add(t)
             s.attentive = True
-    s.switch()
+    cython.cast(Scheduler, t.sched).switch()
     t.decided = False
     if t.outside:
-        s.forget_wait(t)
+        cython.cast(Scheduler, t.sched).forget_wait(t)
     value = t.value
     t.value = None
     return value
@@ -527,7 +530,7 @@ def meet(t: Task, direction: int, preference: int, all_switch: bool) -> int:
     ``direction`` is what the current task does: 1 it sends, -1 it receives.
     """
     s = cython.cast(Scheduler, t.sched)
-    if get_here() is not s or s.current is None or s.traps or s.chooser is not None:
+    if not is_here(s) or s.current is None or s.traps or s.chooser is not None:
         wake(t)
         return 0
     t.state = READY
@@ -548,7 +551,6 @@ def meet(t: Task, direction: int, preference: int, all_switch: bool) -> int:
             t.state = RUNNING
             s.current = t
             carrier = t.carrier
-            t = None
             switch_to(carrier)
         else:
             s.ready.push(t)

@@ -225,7 +225,7 @@ def perform(w: Waiter, cases: Any) -> Any:
     ch = cython.cast(channel, w.channel)
     index = w.index
     value = None
-    if ch.shut and (w.sends or not (ch.held or ch.senders.first is not None)):
+    if ch.shut and (w.sends or not (ch.held or ch.senders.count)):
         error = ch._refusal()
         error.channel = named(cython.cast(object, cases[index]))
         raise error

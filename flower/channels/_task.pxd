@@ -42,9 +42,7 @@ cdef class Task(Waiter):
 
 @cython.locals(i=Py_ssize_t)
 cpdef int withdraw(Task t) except -1
-cdef int unlink(Waiter w) except -1
-@cython.locals(t=Task)
-cdef Task claim(Waiter w)
+cpdef object place(Waiter w)
 cpdef object check_timeout(object timeout)
 
 @cython.locals(w=Waiter)

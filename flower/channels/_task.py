@@ -96,53 +96,35 @@ class Task(Waiter):
 
 def withdraw(t: Task) -> int:
     """Take a blocked task, whose outcome is not written, out of whatever it waits in."""
-    if t.queue is not None:
-        t.queue.remove(t)
-    elif t.cases is not None:
+    if not t.leave() and t.cases is not None:
         for i in range(len(t.cases)):
-            unlink(cython.cast(Waiter, t.cases[i]))
+            cython.cast(Waiter, t.cases[i]).leave()
     t.decided = True
     return 0
-
-
-def unlink(w: Waiter) -> int:
-    """Take a waiter out of its queue, if it is in one."""
-    if w.queue is not None:
-        w.queue.remove(w)
-    return 0
-
-
-def claim(w: Waiter) -> Task:
-    """Decide for this waiter: its task leaves every queue. The caller writes the outcome, then wakes the task."""
-    t: Task
-    if w.task is None:
-        t = cython.cast(Task, w)
-        t.queue.remove(t)
-        t.decided = True
-    else:
-        t = cython.cast(Task, w.task)
-        t.chosen = w.index
-        withdraw(t)
-    return t
 
 
 def members(queue: WaitQueue) -> list[Any]:
     """The waiters of a queue."""
     found = []
-    w = queue.first
+    w = queue.head()
     while w is not None:
         found.append(w)
-        w = w.right
+        w = w.after()
     return found
+
+
+def place(w: Waiter) -> WaitQueue | None:
+    """The queue that the waiter is in, or None."""
+    return w.place()
 
 
 def tasks_in(queue: WaitQueue) -> list[Any]:
     """Whose waiters are in the queue, in order."""
     found = []
-    w = queue.first
+    w = queue.head()
     while w is not None:
         found.append(w if w.task is None else w.task)
-        w = w.right
+        w = w.after()
     return found
 
 

@@ -132,7 +132,7 @@ class tasklet(Task):
         if self.state == RUNNING:
             raise RuntimeError("The current tasklet cannot be removed.")
         if self.state == READY:
-            self.queue.remove(self)
+            self.leave()
             self.state = PAUSED
             if self.outside:
                 cython.cast(Scheduler, self.sched).forget_wait(self)
@@ -206,7 +206,7 @@ class tasklet(Task):
             return
         if self.carrier is None and self.state != RUNNING:
             if self.state == READY:
-                self.queue.remove(self)
+                self.leave()
             self.die(error)
             return
         s.throw_into(self, error)
@@ -326,16 +326,16 @@ class tasklet(Task):
         """The tasklet after this one in the ring of runnable tasklets, which includes the current one, or None."""
         s = cython.cast(Scheduler, self.sched)
         if self.state == RUNNING:
-            return s.ready.first or self
-        return (self.right or s.current) if self.state == READY else None
+            return s.ready.head() or self
+        return (self.after() or s.current) if self.state == READY else None
 
     @property
     def prev(self) -> Any:
         """The tasklet before this one in the ring of runnable tasklets, which includes the current one, or None."""
         s = cython.cast(Scheduler, self.sched)
         if self.state == RUNNING:
-            return s.ready.last or self
-        return (self.left or s.current) if self.state == READY else None
+            return s.ready.tail() or self
+        return (self.before() or s.current) if self.state == READY else None
 
     def set_atomic(self, flag: Any) -> bool:
         """Set ``atomic``, which Flower only keeps: it has no pre-emption to hold off. Returns the one before."""

@@ -84,6 +84,11 @@ def get_here() -> Any:
     return _here.scheduler
 
 
+def is_here(scheduler: Any) -> bool:
+    """Whether this is the scheduler of this thread."""
+    return _here.scheduler is scheduler
+
+
 def set_here(scheduler: Any) -> None:
     """Make this the thread's scheduler."""
     _here.scheduler = scheduler
@@ -91,6 +96,13 @@ def set_here(scheduler: Any) -> None:
 
 def deepen(calls: int) -> None:
     """Uncompiled, the recursion limit holds everywhere."""
+
+
+def track(thing: Any) -> None:
+    """Uncompiled, the collector is told nothing."""
+
+
+untrack = track
 
 
 def call(func: Any, args: Any, kwargs: Any) -> Any:

@@ -76,6 +76,27 @@ class Waiter(Timed):
     sends: bool
     index: int
 
+    if not cython.compiled:  # compiled, these are in the .pxd, from where each module has them inlined
+
+        def before(self) -> Waiter | None:
+            """Its neighbour towards the front, or None."""
+            return self.left
+
+        def after(self) -> Waiter | None:
+            """Its neighbour towards the end, or None."""
+            return self.right
+
+        def place(self) -> WaitQueue | None:
+            """The queue that it is in, or None."""
+            return self.queue
+
+        def leave(self) -> bool:
+            """Take the waiter out of its queue, if it is in one; says whether it was."""
+            if self.queue is None:
+                return False
+            self.queue.remove(self)
+            return True
+
 
 class WaitQueue:
     """A first-in first-out queue of waiters, linked through the waiters themselves."""
@@ -84,80 +105,64 @@ class WaitQueue:
     last: Waiter | None
     count: int
 
-    def append(self, w: Waiter) -> int:
-        """Put the waiter, which is in no queue, at the end."""
-        last = self.last
-        if last is None:
-            self.first = w
-        else:
-            last.right = w
-            w.left = last
-        self.last = w
-        w.queue = self
-        self.count += 1
-        return 0
+    if not cython.compiled:  # as in Waiter
 
-    def push(self, w: Waiter) -> int:
-        """Put the waiter, which is in no queue, at the front."""
-        first = self.first
-        if first is None:
+        def head(self) -> Waiter | None:
+            """The first waiter, or None."""
+            return self.first
+
+        def tail(self) -> Waiter | None:
+            """The last waiter, or None."""
+            return self.last
+
+        def append(self, w: Waiter) -> None:
+            """Put the waiter, which is in no queue, at the end."""
+            w.left = self.last
+            if self.last is None:
+                self.first = w
+            else:
+                self.last.right = w
             self.last = w
-        else:
-            first.left = w
-            w.right = first
-        self.first = w
-        w.queue = self
-        self.count += 1
-        return 0
+            self.join(w)
 
-    def remove(self, w: Waiter) -> int:
-        """Take out the waiter, which is in this queue."""
-        before = w.left
-        after = w.right
-        if before is None:
-            self.first = after
-        else:
-            before.right = after
+        def push(self, w: Waiter) -> None:
+            """Put the waiter, which is in no queue, at the front."""
+            w.right = self.first
+            if self.first is None:
+                self.last = w
+            else:
+                self.first.left = w
+            self.first = w
+            self.join(w)
+
+        def join(self, w: Waiter) -> None:
+            """The waiter, whose links are made, is a member."""
+            w.queue = self
+            self.count += 1
+
+        def remove(self, w: Waiter) -> None:
+            """Take out the waiter, which is in this queue."""
+            if w.left is None:
+                self.first = w.right
+            else:
+                w.left.right = w.right
+            if w.right is None:
+                self.last = w.left
+            else:
+                w.right.left = w.left
+            w.left = w.right = w.queue = None
+            self.count -= 1
+
+        def rotate(self, w: Waiter) -> None:
+            """Turn the queue, as a ring, until the waiter, which is in it, stands at the front."""
+            if w.left is None:
+                return
+            self.last.right = self.first
+            self.first.left = self.last
+            self.first = w
+            self.last = w.left
+            w.left.right = None
             w.left = None
-        if after is None:
-            self.last = before
-        else:
-            after.left = before
-            w.right = None
-        w.queue = None
-        self.count -= 1
-        return 0
-
-    def pop(self) -> Waiter | None:
-        """Take out the first waiter, or give None."""
-        w = self.first
-        if w is None:
-            return None
-        after = w.right
-        if after is None:
-            self.last = None
-        else:
-            after.left = None
-            w.right = None
-        self.first = after
-        w.queue = None
-        self.count -= 1
-        return w
-
-    def rotate(self, w: Waiter) -> int:
-        """Turn the queue, as a ring, until the waiter, which is in it, stands at the front."""
-        first = self.first
-        last = self.last
-        before = w.left
-        if before is None or first is None or last is None:
-            return 0
-        before.right = None
-        w.left = None
-        last.right = first
-        first.left = last
-        self.first = w
-        self.last = before
-        return 0
 
 
 class Timers:
