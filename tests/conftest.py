@@ -74,6 +74,13 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 # -- What a test may leave behind
 
 
+def _unstarted() -> list[Any]:
+    """The collector does not know them all."""
+    from flower.channels import _hub, _scheduler
+
+    return [t for t in _hub.unstarted(_scheduler.current_scheduler()) if not gc.is_tracked(t)]
+
+
 def _live_tasklets() -> list[Any]:
     flower = sys.modules.get("flower")
     kind = getattr(flower, "tasklet", None)
@@ -81,6 +88,7 @@ def _live_tasklets() -> list[Any]:
         return []
     ident = threading.get_ident()
     found = [o for o in gc.get_objects() if isinstance(o, kind)]
+    found += _unstarted()
     return [t for t in found if t.alive and not t.is_main and t.thread_id == ident]
 
 

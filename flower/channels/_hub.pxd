@@ -1,7 +1,7 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._greenlet cimport (
-    call, coarse, greenlet, import_greenlet, set_context, start_below, switch_to, take_caught,
+    call, coarse, greenlet, import_greenlet, set_context, start_below, switch_to, take_caught, track,
 )
 from flower.channels._scheduler cimport SECONDS_PER_TURN, SWITCHES_PER_TURN, Scheduler, fail, here
 from flower.channels._task cimport BLOCKED, DEAD, READY, RUNNING, Task, members, withdraw
@@ -31,6 +31,7 @@ cpdef object end(Scheduler s, bint bury)
 @cython.locals(item=Timed)
 cpdef object drop_alarms(Scheduler s)
 cpdef Py_ssize_t unfinished(Scheduler s) except -1
+cpdef list unstarted(Scheduler s)
 @cython.locals(t=Task)
 cpdef object drop_ready(Scheduler s)
 @cython.locals(t=Task)

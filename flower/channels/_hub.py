@@ -30,7 +30,7 @@ if cython.compiled:
 else:
     from flower.channels._scheduler import SECONDS_PER_TURN, SWITCHES_PER_TURN, here
     from flower.channels._task import BLOCKED, DEAD, READY, RUNNING
-    from flower.channels._uncompiled import call, coarse, hold, set_context, switch_to, take_caught
+    from flower.channels._uncompiled import call, coarse, hold, set_context, switch_to, take_caught, track
     from flower.channels._waiting import NEVER
 
     def start_below(carrier: Any, down: int) -> None:
@@ -310,22 +310,23 @@ def drop_alarms(s: Scheduler) -> None:
 
 def unfinished(s: Scheduler) -> int:
     """How many tasks have begun, or wait for their turn to, and have not ended."""
-    count = s.started
-    for t in members(s.ready):
-        if t.carrier is None:
-            count += 1
-    return count
+    return s.started + len(unstarted(s))
+
+
+def unstarted(s: Scheduler) -> list[Any]:
+    """The tasks that wait for their first turn. The garbage collector may not know them: see `tasklet.launch`."""
+    return [t for t in members(s.ready) if t.carrier is None]
 
 
 def drop_ready(s: Scheduler) -> None:
     """Let go of the tasks that have never run."""
-    for t in members(s.ready):
-        if t.carrier is None:
-            s.ready.remove(t)
-            t.state = DEAD
-            t.ended = True
-            t.failure = TaskletExit()
-            _scheduler.cold.settle(s, t, None)
+    for t in unstarted(s):
+        t.leave()
+        track(t)
+        t.state = DEAD
+        t.ended = True
+        t.failure = TaskletExit()
+        _scheduler.cold.settle(s, t, None)
 
 
 def begun(s: Scheduler) -> list[Any]:

@@ -1,15 +1,52 @@
 # cython: language_level=3
 cimport cython
-from flower.channels._greenlet cimport copy_context
+from flower.channels._greenlet cimport copy_context, track, untrack
 from flower.channels._scheduler cimport Scheduler, check_switch, here, park, wake
 from flower.channels._task cimport (
     BLOCKED, DEAD, JOIN, PAUSED, READY, REMOVED, RUNNING, SEND, TRAP, Task, check_timeout,
 )
 from flower.channels._waiting cimport WaitQueue
 
+cdef class tasklet(Task)
+
+cdef extern from *:
+    """
+    typedef PyObject *(*flower_start_function)(PyObject *func, PyObject *args, PyObject *kwargs);
+    static flower_start_function flower_start_of_go;
+    static PyObject *flower_go_general;
+
+    static PyObject *flower_go(PyObject *module, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+        PyObject *rest, *t;
+        (void)module;
+        if (names != NULL || count == 0) return PyObject_Vectorcall(flower_go_general, args, (size_t)count, names);
+        rest = PyTuple_New(count - 1);
+        if (rest == NULL) return NULL;
+        for (Py_ssize_t i = 1; i < count; i++) PyTuple_SET_ITEM(rest, i - 1, Py_NewRef(args[i]));
+        t = flower_start_of_go(args[0], rest, Py_None);
+        Py_DECREF(rest);
+        return t;
+    }
+    static PyMethodDef flower_go_method = {
+        "go", (PyCFunction)(void (*)(void))flower_go, METH_FASTCALL | METH_KEYWORDS, NULL,
+    };
+    static PyObject *flower_with_shortcut(PyObject *general, flower_start_function plain) {
+        flower_go_general = Py_NewRef(general);
+        flower_start_of_go = plain;
+        flower_go_method.ml_doc = ((PyCFunctionObject *)general)->m_ml->ml_doc;
+        return PyCFunction_NewEx(&flower_go_method, NULL, ((PyCFunctionObject *)general)->m_module);
+    }
+    """
+    ctypedef object (*start_function "flower_start_function")(object func, object args, object kwargs)
+    object with_shortcut "flower_with_shortcut"(object general, start_function plain)
+
+@cython.locals(t=tasklet)
+cdef object start(object func, object args, object kwargs)
+
 cdef class tasklet(Task):
     cdef object __weakref__
 
+    @cython.final
+    cdef int launch(self, object args, object kwargs) except -1
     @cython.final
     cdef int prime(self, object args, object kwargs) except -1
     @cython.final

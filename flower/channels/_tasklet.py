@@ -27,7 +27,7 @@ if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
     from flower.channels._scheduler import check_switch, here, park
     from flower.channels._task import BLOCKED, DEAD, JOIN, PAUSED, READY, REMOVED, RUNNING, SEND, TRAP
-    from flower.channels._uncompiled import copy_context, guarded, hold, zeroed
+    from flower.channels._uncompiled import copy_context, guarded, hold, track, untrack, zeroed
 
 
 class tasklet(Task):
@@ -58,15 +58,23 @@ class tasklet(Task):
 
     def __call__(self, *args: Any, **kwargs: Any) -> tasklet:
         """Bind the arguments and put the tasklet at the end of the queue; returns the tasklet."""
-        self.prime(args, kwargs)
-        wake(self)
+        self.launch(args, kwargs)
         return self
 
     def setup(self, *args: Any, **kwargs: Any) -> tasklet:
         """The same as calling the tasklet."""
-        self.prime(args, kwargs)
-        wake(self)
+        self.launch(args, kwargs)
         return self
+
+    def launch(self, args: Any, kwargs: Any) -> int:
+        """Bind arguments, and queue the tasklet.
+
+        Until it begins, or leaves the queue again, its scheduler holds it, and the garbage collector need not look.
+        """
+        self.prime(args, kwargs)
+        untrack(self)
+        wake(self)
+        return 0
 
     def prime(self, args: Any, kwargs: Any) -> int:
         """Bind arguments: the tasklet is alive from here on, in no queue yet, with a copy of the creator's context."""
@@ -133,6 +141,7 @@ class tasklet(Task):
             raise RuntimeError("The current tasklet cannot be removed.")
         if self.state == READY:
             self.leave()
+            track(self)
             self.state = PAUSED
             if self.outside:
                 cython.cast(Scheduler, self.sched).forget_wait(self)
@@ -205,8 +214,8 @@ class tasklet(Task):
                 raise RuntimeError("You cannot throw an exception into a dead tasklet")
             return
         if self.carrier is None and self.state != RUNNING:
-            if self.state == READY:
-                self.leave()
+            if self.leave():
+                track(self)
             self.die(error)
             return
         s.throw_into(self, error)
@@ -397,15 +406,27 @@ def go(func: Any, /, *args: Any, **kwargs: Any) -> tasklet:
     >>> go(pow, 2, 10).join()
     1024
     """
-    t = tasklet(func)
-    t.prime(args, kwargs)
-    wake(t)
+    return start(func, args, kwargs)
+
+
+def start(func: Any, args: Any, kwargs: Any) -> tasklet:
+    """`go`, without the packing of arguments."""
+    if not callable(func):
+        raise TypeError(f"a tasklet needs a function to run, not {func!r}")
+    t = tasklet.__new__(tasklet)
+    t.sched = here()
+    t.func = func
+    t.label = ""
+    t.launch(args, kwargs)
     return t
 
 
 _scheduler.task_class = tasklet
 
-if not cython.compiled:
+if cython.compiled:
+    # Without keywords, as in nearly every call, there is no dict to be made.
+    go = with_shortcut(go, start)  # type: ignore[name-defined]  # noqa: F821
+else:
     zeroed(tasklet)
     guarded(tasklet, "__call__ setup bind insert remove run switch throw join")
     go = hold(go)
