@@ -90,10 +90,10 @@ cdef class channel:
     cdef int grow(self) except -1
     @cython.final
     @cython.locals(ring=list)
-    cdef int store(self, object value) except -1
+    cdef inline int store(self, object value) except -1
     @cython.final
     @cython.locals(ring=list)
-    cdef object fetch(self)
+    cdef inline object fetch(self)
     @cython.final
     cdef object _deliver(self, object value, object timeout)
     @cython.final

@@ -209,6 +209,7 @@ class channel:
         return 0
 
     @cython.final
+    @cython.nonecheck(False)
     def store(self, value: object) -> int:
         """Hold the value, the newest. The caller knows that there is room, in the ring too."""
         ring: list[Any] = self.ring
@@ -217,6 +218,7 @@ class channel:
         return 0
 
     @cython.final
+    @cython.nonecheck(False)
     def fetch(self) -> object:
         """Let go of the oldest value. The caller knows that there is one."""
         ring: list[Any] = self.ring

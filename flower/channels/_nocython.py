@@ -15,3 +15,8 @@ def cast(kind: Any, value: Any) -> Any:
 def final(method: Any) -> Any:
     """No subclass overrides the method."""
     return method
+
+
+def nonecheck(on: bool) -> Any:
+    """Attributes of None are an error everywhere."""
+    return final

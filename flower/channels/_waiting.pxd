@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: language_level=3, nonecheck=False
 cimport cython
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 
