@@ -67,7 +67,10 @@ SHARED_PRIVATE = {
     ("__init__", "flower._pure"),
     # The testing kit puts itself in the place of a thread's scheduler.
     *(("testing", f"flower.channels.{name}") for name in _CORE.split()),
-    *(("testing", f"flower.net.{name}") for name in "_acceptor _address _conn _listener _options _stream".split()),
+    *(
+        ("testing", f"flower.net.{name}")
+        for name in "_acceptor _address _conn _listener _options _stream _transport".split()
+    ),
 }
 # ... and the other way round: the I/O tasklet, and the bridge to asyncio, loaded by name when they are first needed.
 LOADED_BY_NAME = {("channels", "flower.net._loop"), ("channels", "flower.aio")}

@@ -26,11 +26,11 @@ cdef extern from *:
     static flower_deliver flower_send_plain;
     static flower_obtain flower_receive_plain;
 
-    static PyObject *flower_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    static PyObject *flower_short_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
         if (count == 1 && names == NULL) return flower_send_plain(self, args[0], Py_None);
         return flower_send_general(self, args, count, names);
     }
-    static PyObject *flower_receive(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
+    static PyObject *flower_short_receive(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names) {
         if (count == 0 && names == NULL) return flower_receive_plain(self, Py_None);
         return flower_receive_general(self, args, count, names);
     }
@@ -43,8 +43,8 @@ cdef extern from *:
     static void flower_shorten(PyObject *send, PyObject *receive, flower_deliver deliver, flower_obtain obtain) {
         flower_send_plain = deliver;
         flower_receive_plain = obtain;
-        flower_send_general = flower_put_before(send, flower_send);
-        flower_receive_general = flower_put_before(receive, flower_receive);
+        flower_send_general = flower_put_before(send, flower_short_send);
+        flower_receive_general = flower_put_before(receive, flower_short_receive);
     }
     #define flower_add_shortcuts(send, receive, deliver, obtain) \
         flower_shorten(send, receive, (flower_deliver)(void (*)(void))(deliver), (flower_obtain)(void (*)(void))(obtain))

@@ -42,6 +42,7 @@ cdef class Stream(Link):
     cdef bint _listed
     cdef bint _busy
     cdef bint _prompt
+    cdef bint _answered
     cdef bint _holding
 
     cpdef send(self, bytes data, object timeout)

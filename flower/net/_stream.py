@@ -17,7 +17,8 @@ Invariants
   about to block its thread, and so does the first that the last tasklet which can run writes, since others may be about
   to wait for it. Whatever else is done with the transport, this is let out before.
 - ``_prompt`` is set when something has come: the answer, which is what is written next, leaves at once, and is not
-  gathered. But it is not set while what is gathered is more than one piece a turn (``_busy``).
+  gathered. But it is not set after a turn in which more was written (``_busy``): the answer (``_answered``) and more,
+  or several pieces that were gathered.
 - ``incoming`` is closed when no more will come. A failure is put into it as bombs before that, one for each who waits.
 - ``_transport`` is a `Transport`, or a `TlsLayer` around one, which behaves like it. None once it is gone.
 
@@ -95,8 +96,7 @@ class Stream(Link):
         self._paused = False
         self.outbox: channel[Any] | None = None  # made when it is first needed, as _emptied is
         self._sent = False  # something was written
-        self._busy = False
-        self._prompt = False
+        self._busy = self._prompt = self._answered = False
         self._emptied: channel[None] | None = None
         self._flushing = 0
         self._holding = False
@@ -116,6 +116,7 @@ class Stream(Link):
 
     def data_received(self, data: bytes) -> None:
         self._prompt = not self._busy
+        self._answered = False
         try:
             incoming = self.incoming
             incoming.try_send(data)
@@ -276,6 +277,7 @@ class Stream(Link):
         pieces = self._gathered
         if gathering is None or (pieces is None and (self._prompt or in_main)):
             self._prompt = False
+            self._answered = True
             self._transport.write(data)
             return
         if pieces is None:
@@ -305,7 +307,8 @@ class Stream(Link):
         if pieces is not None:
             self._gathered = None
             self._gathered_size = 0
-            self._busy = len(pieces) > 1
+            self._busy = self._answered or len(pieces) > 1
+            self._answered = False
             if self._transport is not None:
                 try:
                     self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
