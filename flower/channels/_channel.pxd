@@ -37,7 +37,8 @@ cdef extern from *:
     static flower_method flower_put_before(PyObject *method, flower_method shortcut) {
         PyMethodDef *def = ((PyMethodDescrObject *)method)->d_method;
         flower_method general = (flower_method)(void (*)(void))def->ml_meth;
-        def->ml_meth = (PyCFunction)(void (*)(void))shortcut;
+        if ((def->ml_flags & (METH_VARARGS | METH_FASTCALL | METH_KEYWORDS)) == (METH_FASTCALL | METH_KEYWORDS))
+            def->ml_meth = (PyCFunction)(void (*)(void))shortcut;
         return general;
     }
     static void flower_shorten(PyObject *send, PyObject *receive, flower_deliver deliver, flower_obtain obtain) {

@@ -119,6 +119,7 @@ class channel:
         limit = check_capacity(capacity)
         if self.senders is not None and (self.senders.count or self.receivers.count):
             raise RuntimeError("a channel in use can't be initialised again")
+        _dropped = self.ring  # until the end: its values' finalizers may use the channel
         self.limit = limit
         self.held = self.head = 0
         self.ring = None

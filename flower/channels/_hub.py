@@ -134,7 +134,9 @@ def run_ready(s: Scheduler) -> int:
             if s.idle:
                 carrier = s.idle.pop()
             else:
+                s.starting = t  # should this raise, the next turn goes on with t
                 carrier = make_carrier(s)  # may run finalizers: t is not current yet, so that they can't block
+                s.starting = None
                 down = s.lane * LANE_BYTES
             t.carrier = carrier
             s.enlist(t)
@@ -294,6 +296,7 @@ def end(s: Scheduler, bury: bool) -> None:
         switch_to(hub)
     if bury:
         drop_alarms(s)
+        drop_ready(s)  # what the last of the tasks have started
         s.main.carrier = None  # greenlet frees a thread's main greenlet with the thread, whoever refers to it
         s.hub = None
 

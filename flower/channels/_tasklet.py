@@ -72,24 +72,29 @@ class tasklet(Task):
         Until it begins, or leaves the queue again, its scheduler holds it, and the garbage collector need not look.
         """
         self.prime(args, kwargs)
-        untrack(self)
-        wake(self)
+        if self.state == PAUSED:  # unless a finalizer of what it held before has queued it, or ended it
+            untrack(self)
+            wake(self)
         return 0
 
     def prime(self, args: Any, kwargs: Any) -> int:
         """Bind arguments: the tasklet is alive from here on, in no queue yet, with a copy of the creator's context."""
+        s = cython.cast(Scheduler, self.sched)
+        if s.hub is None or s.closing:
+            _scheduler.cold.before_start(s)
+        context = copy_context()
+        # Both may have run finalizers, or let another thread in: the state is looked at only now.
         if self.state != DEAD:
             raise RuntimeError("You cannot bind arguments to a tasklet that is alive already")
         if self.func is None:
             raise TypeError("this tasklet is bound to no function yet: bind(func) first")
-        s = cython.cast(Scheduler, self.sched)
-        if s.hub is None or s.closing:
-            _scheduler.cold.before_start(s)
+        # Held until the state is set: to drop them may run finalizers, which may start this very task.
+        _args, _kwargs, _context = self.args, self.kwargs, self.context
+        _value, _failure, _traceback = self.value, self.failure, self.traceback
         self.args = args
         self.kwargs = kwargs if kwargs else None
-        self.context = copy_context()
-        if self.value is not None or self.failure is not None:
-            self.value = self.failure = self.traceback = None
+        self.context = context
+        self.value = self.failure = self.traceback = None
         self.collected = self.ended = False
         self.state = PAUSED
         return 0
@@ -124,8 +129,9 @@ class tasklet(Task):
             raise RuntimeError("You cannot run an unbound(dead) tasklet")
         if self.paused:
             _scheduler.cold.before_start(self.sched)
-            self.decided = self.state == BLOCKED  # it leaves schedule_remove
-            wake(self)
+            if self.paused:  # still: another thread may have come between
+                self.decided = self.state == BLOCKED  # it leaves schedule_remove
+                wake(self)
         elif self.state == BLOCKED:
             raise RuntimeError("You cannot run a blocked tasklet")
         return self
@@ -168,6 +174,8 @@ class tasklet(Task):
             return 0
         check_switch(s)
         self.insert()
+        if self.state != READY:  # to insert it may have let it run, or end
+            return 0
         me.state = leave_as
         if leave_as == READY:
             s.ready.append(me)

@@ -10,7 +10,7 @@ import pytest
 
 from flower import channel, go, schedule, tasklet
 
-from .support import in_thread
+from .support import in_thread, output
 
 
 class Own(tasklet):
@@ -134,3 +134,29 @@ def test_a_dead_tasklet_that_its_finalizer_starts_again_runs() -> None:
     schedule()
     assert ran == [1]
     gc.collect()
+
+
+def test_what_is_started_while_a_thread_ends_is_collected() -> None:
+    code = """
+        import gc, threading, warnings, weakref, flower
+        warnings.simplefilter("ignore")
+        watches = []
+        class Thing:
+            pass
+        def waits():
+            try:
+                flower.channel().receive()
+            finally:
+                thing = Thing()
+                t = flower.go(lambda thing: None, thing)
+                watches.extend([weakref.ref(thing), weakref.ref(t), weakref.ref(t.sched)])
+        def body():
+            flower.go(waits)
+            flower.schedule()
+        thread = threading.Thread(target=body)
+        thread.start()
+        thread.join()
+        gc.collect()
+        print([watch() for watch in watches])
+    """
+    assert output(code) == "[None, None, None]\n"

@@ -368,3 +368,88 @@ def test_values_that_are_put_back_are_not_overwritten_by_a_finalizers() -> None:
         print("ok")
     """
     assert output(code) == "ok\n"
+
+
+# -- A tasklet that is started while it is being started
+
+
+class Last:
+    """Something whose finalizer calls a function; what that raises is kept."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+        self.refused: list[BaseException] = []
+
+    def __del__(self) -> None:
+        try:
+            self.call()
+        except RuntimeError as error:
+            self.refused.append(error)
+
+
+def test_the_arguments_that_a_bind_drops_start_the_tasklet() -> None:
+    ran: list[Any] = []
+    t = tasklet(ran.append)
+    t.bind(None, (Last(lambda: t("dropped")),))
+    t.bind(None, ("bound",))
+    x = go(ran.append, "x")
+    t.insert()
+    x.join()
+    settle()
+    assert ran == ["bound", "x"] or ran == ["x", "bound"]
+    assert not t.alive
+
+
+def test_the_result_that_a_start_drops_starts_the_tasklet() -> None:
+    ran: list[Any] = []
+    t = tasklet(lambda: Last(lambda: (t.bind(lambda: ran.append("dropped")), t())))
+    t()
+    settle()
+    t.bind(lambda: ran.append("bound"))
+    t()
+    settle()
+    assert len(ran) == 1
+    assert not t.alive
+
+
+def test_a_tasklet_that_blocks_while_it_is_inserted_is_not_switched_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    ch = channel[int]()
+    got: list[int] = []
+    t = tasklet(lambda: got.append(ch.receive())).bind(None, ())
+    real = signal.getsignal
+
+    def getsignal(number: int) -> Any:
+        monkeypatch.undo()
+        t.insert()
+        schedule()
+        return real(number)
+
+    monkeypatch.setattr(signal, "getsignal", getsignal)
+    t.run()
+    monkeypatch.undo()
+    settle()
+    assert (got, ch.balance) == ([], -1)
+    ch.send(1)
+    settle()
+    assert got == [1] and not t.alive
+
+
+def test_an_interrupt_while_the_first_carrier_is_made_loses_no_tasklet() -> None:
+    code = """
+        import flower
+        from flower.channels import _scheduler
+        real = _scheduler.cold.register
+        def register(s):
+            _scheduler.cold.register = real
+            real(s)
+            raise KeyboardInterrupt  # as a handler of the program's own can, in there
+        _scheduler.cold.register = register
+        t = flower.go(lambda: print("ran"))
+        try:
+            flower.schedule()
+        except KeyboardInterrupt:
+            print("interrupted")
+        flower.schedule()
+        t.join()
+    """
+    assert sorted(output(code).split()) == ["interrupted", "ran"]
