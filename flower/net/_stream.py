@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
 CHUNK_COST = 64  # bytes: what a held chunk costs beside its data, so that a flood of tiny ones is bounded too
 GATHERED = 16 * 1024  # bytes written in one turn that leave together; more leave at once, and what is longer alone
+PIECES = 16  # and so many pieces: of 64 calls under way, the peer serves the first while we make the next
 LINGER = 30.0  # seconds that the bytes written before a close have to leave; then the connection is cut
 PARTING = 2.0  # seconds that the peer then has to close its side; nginx's lingering_timeout is 5, Apache's 2
 PLENTY = 1 << 62  # the outbox's credit while there is room: there is no counting, `pause_writing` ends it
@@ -293,7 +294,7 @@ class Stream(Link):
             gathering.append(self)
         pieces.append(data)
         self._gathered_size += len(data)
-        if in_main or self._gathered_size >= GATHERED:
+        if in_main or self._gathered_size >= GATHERED or len(pieces) >= PIECES:
             self.let_out()
 
     def end_turn(self) -> None:

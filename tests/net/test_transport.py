@@ -11,7 +11,7 @@ import pytest
 
 import flower
 import flower.io
-from flower.net import Dial, _transport
+from flower.net import Dial, _stream, _transport
 from tests.net.support import NEVER, connected, in_thread, plain_peer, read_all, reset, rounds, until
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -73,6 +73,19 @@ def test_one_system_call_takes_what_a_tasklet_writes_after_its_first_write() -> 
         conn.write("d")
         conn.write("e")
         assert sock.recv(10, socket.MSG_DONTWAIT) == b"de"  # main may be about to block its thread
+
+
+def test_of_many_small_pieces_the_first_leave_before_the_turn_is_over() -> None:
+    with plain_peer() as (conn, sock):
+
+        def write() -> bytes:
+            for _ in range(_stream.PIECES + 3):
+                conn.write("x")
+            return sock.recv(1000, socket.MSG_DONTWAIT)
+
+        assert flower.go(write).join() == b"x" * (1 + _stream.PIECES)
+        rounds(1)
+        assert sock.recv(1000, socket.MSG_DONTWAIT) == b"xx"
 
 
 def test_to_send_nothing_is_to_ask_whether_one_may() -> None:
