@@ -6,11 +6,11 @@ nor each other both become leader of the same term; with votes, of which a term 
 Prints a report such as
 
     AssertionError: term 2 has two leaders: b and c
-    The schedule (nobody ran out of turn, 297 steps):
+    The schedule (nobody ran out of turn, 174 steps):
          ...
-    >   45     2.000 s  the network   a <-/-> b: partitioned
-    >   46     2.000 s  the network   a <-/-> c: partitioned
-    >   47     2.000 s  the network   b <-/-> c: partitioned
+    >   44     2.000 s  the network   a <-/-> b: partitioned
+    >   45     2.000 s  the network   a <-/-> c: partitioned
+    >   46     2.000 s  the network   b <-/-> c: partitioned
 """
 
 import traceback
@@ -51,7 +51,7 @@ class Node:
         while self.term == term:
             for other in self.others:
                 self.tell(other, "lead", term)
-            flower.time.sleep(0.5)
+            flower.time.sleep(1.0)
 
     def serve(self):
         with Listen((self.name, 1)) as listener:
