@@ -6,7 +6,7 @@ from flower.rpc._line cimport Line, get_ident
 from flower.rpc._outbox cimport Source
 from flower.rpc._wire cimport Unmade
 
-cdef Py_ssize_t FRAME_HEAD, LONG, MORE_BYTES, MORE_ITEMS
+cdef Py_ssize_t FRAME_HEAD, LONG, MORE_BYTES
 
 cdef class Outbound(Source):
     cdef object __weakref__
@@ -48,7 +48,7 @@ cdef class Inbound:
     cdef readonly bint here
     cdef readonly Py_ssize_t window
     cdef Py_ssize_t _bytes_window
-    cdef Py_ssize_t _most
+    cdef Py_ssize_t _base
     cdef bint _used_up
     cdef readonly object ref
     cdef public channel hold

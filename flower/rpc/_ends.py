@@ -25,7 +25,8 @@ Invariants
   what was left in it when it was closed waits for credit; and one that is fed from elsewhere, or goes on elsewhere, is
   held by where it goes.
 - Credit starts with what the settings say. It doubles when the sender had used all of it, and the receiver nevertheless
-  had to wait: neither a slow receiver nor a slow sender makes it grow.
+  had to wait: neither a slow receiver nor a slow sender makes it grow. What it has grown by is counted in
+  ``streams.spare``, of which all channels of a connection have a share: a call waits behind what is on the way.
 - An `Inbound` stays in the table until the sender has said the last word, ``$/end`` or ``$/rst``; after ``$/stop`` what
   arrives is counted and dropped. An `Outbound` leaves it with its own last word.
 """
@@ -74,7 +75,8 @@ FRAME_HEAD = 32
 LONG = 4 * 1024
 
 # How many times the settings' credit is given at most, where a receiver keeps up and the way is long: by default 1024
-# small values, or a MiB. gRPC grows its windows likewise, and TCP its buffers.
+# small values, or a MiB. gRPC grows its windows likewise, and TCP its buffers. Of values, all the channels of a
+# connection together have no more beyond the settings' than one alone.
 MORE_ITEMS = 16
 MORE_BYTES = 4
 
@@ -317,10 +319,11 @@ class Inbound:
         settings = streams.session.settings
         self.window = 0 if meets else settings.channel_items
         self._bytes_window: int = settings.channel_bytes
-        self._most = 0 if meets or ch is not None else MORE_ITEMS * self.window
+        self._base = 0 if meets or ch is not None else self.window  # where credit begins that may grow
         self._used_up = False
         if ch is None:
-            ch = channel(math.inf if meets else self._most + 1, f"channel {number} of {streams.session.name}")
+            most = math.inf if meets else MORE_ITEMS * self._base + 1
+            ch = channel(most, f"channel {number} of {streams.session.name}")
             ch._external = True
             ch._feeder = self
             ch._low = self.window // 2 + 1
@@ -370,7 +373,7 @@ class Inbound:
         self._sizes.append(size)
         if type(value) is Unmade:
             value = bomb(value.error)
-        if self._used_up and self._most:
+        if self._used_up and self._base:
             self._widen()
         if self.received >= self.granted or self._bytes >= self.granted_bytes:
             self._used_up = True
@@ -382,9 +385,18 @@ class Inbound:
         ch = self.ref()
         if ch is not None and ch.balance < 0:
             self._used_up = False
-            self.window = min(2 * self.window, self._most)
-            self._bytes_window = min(2 * self._bytes_window, MORE_BYTES * self.session.settings.channel_bytes)
-            ch._low = self.window // 2 + 1
+            more: int = min(self.window, self.streams.spare)
+            if more:
+                self.streams.spare -= more
+                self.window += more
+                self._bytes_window = min(2 * self._bytes_window, MORE_BYTES * self.session.settings.channel_bytes)
+                ch._low = self.window // 2 + 1
+
+    def narrow(self) -> None:
+        """The channel has ended: others may have what it had beyond the settings' credit."""
+        if self._base:
+            self.streams.spare += self.window - self._base
+            self._base = self.window
 
     def _join(self, params: list[Any], size: int) -> Any:
         """The value whose last piece this is; this object itself while it is not."""

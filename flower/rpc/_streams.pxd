@@ -9,6 +9,7 @@ cdef class Streams:
     cdef readonly Line session
     cdef readonly dict inbound
     cdef readonly dict outbound
+    cdef public Py_ssize_t spare
     cdef int _parity
     cdef object _next
 

@@ -21,7 +21,7 @@ import msgpack
 from flower.channels import channel
 from flower.channels._ends import Receiver, Sender
 from flower.errors import ProtocolError
-from flower.rpc._ends import MAX_HELD, STOP, Inbound, Outbound
+from flower.rpc._ends import MAX_HELD, MORE_ITEMS, STOP, Inbound, Outbound
 from flower.rpc._wire import Unmade, short
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class Streams:
         self.session = session
         self.inbound: dict[int, Inbound] = {}
         self.outbound: dict[int, Outbound] = {}
+        self.spare = (MORE_ITEMS - 1) * session.settings.channel_items  # values of credit beyond the settings'
         self._parity = 1 if dialed else 0  # of our ids
         self._next = 1 if dialed else 2
 
@@ -177,6 +178,7 @@ class Streams:
 
     def _forget(self, inbound: Inbound) -> None:
         self.inbound.pop(inbound.id, None)
+        inbound.narrow()
         inbound.stopped = True
         inbound.hold = None
 
@@ -275,14 +277,16 @@ class Streams:
     def on_end(self, params: list[Any]) -> None:
         """`$/end`."""
         number, count = params
-        self._ending(number).on_end(count)
-        self.inbound.pop(number, None)
+        inbound = self._ending(number)
+        inbound.on_end(count)
+        self._forget(inbound)
 
     def on_reset(self, params: list[Any]) -> None:
         """`$/rst`."""
         number, error = params
-        self._ending(number).on_reset(error)
-        self.inbound.pop(number, None)
+        inbound = self._ending(number)
+        inbound.on_reset(error)
+        self._forget(inbound)
 
     def _ending(self, number: Any) -> Inbound:
         inbound = self.inbound.get(number)

@@ -191,7 +191,10 @@ class Program:
     def line(self) -> str:
         """The next line that it prints."""
         assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
+        assert self.process.stderr is not None
+        line = self.process.stdout.readline()
+        assert line, f"it ended: {self.process.stderr.read()}"
+        return line.strip()
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
         self.process.send_signal(signum)

@@ -133,6 +133,30 @@ def test_a_generator_runs_no_further_ahead_than_its_credit() -> None:
         until(lambda: service.log == ["closed"])
 
 
+def ahead(stream: Any, service: Streams) -> int:
+    """By how many values the generator is ahead of one who took a thousand as they came, and then stops."""
+    for _ in range(1000):
+        stream.receive(NEVER)
+    rounds(20)
+    return service.made - 1000
+
+
+def test_credit_grows_for_who_waits_and_all_streams_share_what_it_grows_by() -> None:
+    with streaming(channel_items=8) as (service, session, other):
+        first = session.stream("endless")
+        # One is held, and one waits for its place. Of the credit, less than half is taken and not yet given back.
+        assert 8 * 16 // 2 <= ahead(first, service) <= 8 * 16 + 2
+        second = session.stream("endless")
+        assert ahead(second, service) <= 8 + 2
+        first.close()
+        until(lambda: len(service.log) == 1)
+        third = session.stream("endless")
+        assert 8 * 16 // 2 <= ahead(third, service) <= 8 * 16 + 2
+        second.close()
+        third.close()
+        quiet(session, other)
+
+
 def test_a_stream_that_is_dropped_ends_the_generator() -> None:
     with streaming() as (service, session, other):
         stream = session.stream("endless")

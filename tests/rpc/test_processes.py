@@ -208,7 +208,7 @@ from flower import rpc
 
 with rpc.connect(sys.argv[1]) as peer:
     for number in range(1000):
-        flower.go(peer.call, ("echo", "never")[number % 2], *[number] * (number % 2 == 0))
+        flower.go(peer.call, ("echo", "never")[number % 2], *[number] * (number % 2 == 0), timeout=60)
     for number in range(100):
         stream = peer.stream(("count", "idle")[number % 2])
         flower.go(lambda stream: [None for _ in stream], stream)
