@@ -7,6 +7,7 @@ from flower.channels._scheduler cimport SECONDS_PER_TURN, SWITCHES_PER_TURN, Sch
 from flower.channels._task cimport BLOCKED, DEAD, READY, RUNNING, Task, members, withdraw
 from flower.channels._waiting cimport NEVER, Alarm, Timed
 
+cdef double KEPT
 cdef Py_ssize_t CROWD, IDLE_CARRIERS, LANES, LANE_BYTES, TRIMMED_PER_TURN
 
 cpdef object live(Scheduler s)
@@ -20,7 +21,8 @@ cpdef object carry()
 cdef Task retire(Scheduler s, object me)
 cdef int finish(Scheduler s, Task t) except -1
 cdef greenlet make_carrier(Scheduler s)
-cdef int trim(Scheduler s) except -1
+@cython.locals(now=double, surplus=Py_ssize_t)
+cdef double trim(Scheduler s, double seconds) except? -1.0
 @cython.locals(now=double, item=Timed)
 cdef int fire_due(Scheduler s) except -1
 @cython.locals(seconds=double, first=Timed)

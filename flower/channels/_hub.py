@@ -42,10 +42,13 @@ else:
 LANES = 16
 LANE_BYTES = 4096
 
-# Idle carriers that are kept. Each holds an interpreter stack chunk of 16 KiB.
+# Idle carriers that are kept for good. Each holds an interpreter stack chunk of 16 KiB.
 IDLE_CARRIERS = 512
-# With so many carriers in use, idle ones are all kept: each is a memory map of its own once its neighbours are gone,
-# and a process has 65,530 by default; beyond that, what is freed is lost. The hub ends them later, in order.
+# Seconds that others are kept, too, if they are not needed: to make one and to end it takes longer than all the rest of
+# a short tasklet's life, and where there were many at a time, there will be again.
+KEPT = 1.0
+# With so many carriers in use, no idle one is ended: each is a memory map of its own once its neighbours are gone,
+# and a process has 65,530 by default; beyond that, what is freed is lost.
 CROWD = 16_384
 # Idle carriers that are ended in one turn: a few milliseconds.
 TRIMMED_PER_TURN = 256
@@ -105,8 +108,7 @@ def turn(s: Scheduler) -> float:
             break
         s.budget = SWITCHES_PER_TURN
     if seconds > 0.0 and len(s.idle) > IDLE_CARRIERS and s.started < CROWD:
-        trim(s)
-        return 0.0
+        seconds = trim(s, seconds)
     s.polling = True
     if seconds > 0.0 and (s.posts or s.ready.count):  # from another thread or a signal handler, meanwhile
         s.polling = False
@@ -133,6 +135,7 @@ def run_ready(s: Scheduler) -> int:
         if carrier is None:
             if s.idle:
                 carrier = s.idle.pop()
+                s.spare = min(s.spare, len(s.idle))
             else:
                 s.starting = t  # should this raise, the next turn goes on with t
                 carrier = make_carrier(s)  # may run finalizers: t is not current yet, so that they can't block
@@ -227,9 +230,6 @@ def retire(s: Scheduler, me: object) -> Task | None:
             s.current = t
             return t
     set_context(None)
-    if len(s.idle) >= IDLE_CARRIERS and s.started < CROWD:
-        s.starting = t
-        return None  # to the hub, which goes on with t
     s.idle.append(me)
     if t is None:
         switch_to(s.hub)
@@ -270,14 +270,25 @@ def make_carrier(s: Scheduler) -> Any:
     return greenlet(carry, s.hub)
 
 
-def trim(s: Scheduler) -> int:
-    """End some of the idle carriers that are too many: in the order of their making, so that neighbours go together."""
-    if not s.trimming:
-        s.idle.sort(key=id)
-    for _ in range(min(TRIMMED_PER_TURN, len(s.idle) - IDLE_CARRIERS)):
-        switch_to(s.idle.pop())
-    s.trimming = len(s.idle) > IDLE_CARRIERS
-    return 0
+def trim(s: Scheduler, seconds: float) -> float:
+    """Nothing is to be done for so long. End some of the carriers that nobody needed for a while; how long, then?
+
+    They go in the order of their making, so that neighbours go together.
+    """
+    now = s.now()
+    if now >= s.look:
+        surplus = min(s.spare, len(s.idle)) - IDLE_CARRIERS
+        if s.look and surplus > 0:
+            if not s.trimming:
+                s.idle.sort(key=id)
+            s.trimming = surplus > TRIMMED_PER_TURN
+            for _ in range(min(TRIMMED_PER_TURN, surplus)):
+                switch_to(s.idle.pop())
+            s.spare = min(s.spare, len(s.idle))
+            return 0.0
+        s.look = now + KEPT
+        s.spare = len(s.idle)
+    return min(seconds, s.look - now)
 
 
 # -- the end of a thread

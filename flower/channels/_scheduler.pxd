@@ -35,6 +35,8 @@ cdef class Scheduler:
     cdef object entered
     cdef greenlet hub
     cdef list idle
+    cdef Py_ssize_t spare
+    cdef double look
     cdef bint trimming
     cdef Py_ssize_t lane
     cdef Task starting

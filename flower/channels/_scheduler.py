@@ -125,6 +125,8 @@ class Scheduler:
         self.entered: Any = None
         self.hub: Any = None
         self.idle: list[Any] = []
+        self.spare: int = 0  # of the idle carriers, so many were not needed since a while before ``look``
+        self.look: float = 0.0
         self.trimming: bool = False
         self.lane: int = 0
         self.starting: Task | None = None
@@ -220,6 +222,7 @@ class Scheduler:
                 self.enter_hub()
                 return 0
             t.carrier = self.idle.pop()
+            self.spare = min(self.spare, len(self.idle))
             self.enlist(t)
         self.current = t
         carrier = t.carrier

@@ -307,11 +307,34 @@ def test_a_crowd_of_which_every_other_is_killed_needs_few_memory_maps() -> None:
     assert memory_maps() - before < 1000
 
 
+@pytest.mark.slow
+def test_the_carriers_of_a_crowd_are_kept_for_the_next_and_ended_when_none_comes() -> None:
+    def crowd() -> None:
+        ch = channel()
+        tasklets = [go(ch.receive) for _ in range(3000)]
+        settle()
+        for _ in tasklets:
+            ch.send(None)
+        settle()
+
+    crowd()
+    kept = greenlets()
+    assert kept >= 3000
+    flower.time.sleep(0.001)  # nothing is to be done for a moment
+    crowd()
+    assert greenlets() == kept
+    rest()
+
+
+def greenlets() -> int:
+    return sum(type(o) is greenlet for o in gc.get_objects())
+
+
 def rest() -> None:
     """Give way until no more idle carriers are kept than usual: the rest are ended while nothing is to be done."""
     for _ in range(1000):
         gc.collect()
-        if sum(type(o) is greenlet for o in gc.get_objects()) < 1000:
+        if greenlets() < 1000:
             with contextlib.suppress(AttributeError):  # another C library than glibc
                 ctypes.CDLL(None).malloc_trim(0)  # what glibc itself has kept
             return
