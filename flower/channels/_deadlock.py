@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -59,31 +58,24 @@ def asleep_for_good(s: Any) -> float:
     return 0.0
 
 
-def foreign_loop() -> RuntimeError | None:
-    """The error to raise if an event loop of somebody else runs in this thread: to wait here would stop that loop."""
-    events = sys.modules.get("asyncio.events")
-    if events is None or events._get_running_loop() is None:
-        return None
-    return RuntimeError(
-        "an asyncio event loop is running in this thread, and waiting here would stop it: "
-        "use flower in a thread of its own, or make flower the outermost of the two"
-    )
-
-
 def refuse_foreign_loop() -> None:
-    """Raise that error, if there is reason."""
-    error = foreign_loop()
-    if error is not None:
-        raise error
+    """Raise RuntimeError if an event loop of somebody else runs in this thread."""
+    if _hub.foreign_loop_runs():
+        raise RuntimeError(_FOREIGN)
 
 
-def foreign_loop_refused(s: Any) -> bool:
-    """Raise that error in main, if there is reason."""
-    error = foreign_loop()
-    if error is None or s.main.decided:
+def refuse_in_main(s: Any) -> bool:
+    """Raise that error in main, unless it is about to run anyway; says whether it was raised."""
+    if s.main.decided:
         return False
-    s.raise_in_main(error)
+    s.raise_in_main(RuntimeError(_FOREIGN))
     return True
+
+
+_FOREIGN = (
+    "an asyncio event loop is running in this thread, and waiting here would stop it: "
+    "use flower in a thread of its own, or make flower the outermost of the two"
+)
 
 
 def parked_tasks() -> list[Any]:

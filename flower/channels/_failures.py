@@ -33,7 +33,7 @@ bury = _lifecycle.bury
 register = _lifecycle.register
 leave_fork = _lifecycle.leave_fork
 asleep_for_good = _deadlock.asleep_for_good
-foreign_loop_refused = _deadlock.foreign_loop_refused
+refuse_in_main = _deadlock.refuse_in_main
 
 
 def set_error_handler(handler: Callable[[Any, BaseException], object] | None) -> Any:

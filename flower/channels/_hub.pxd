@@ -8,6 +8,7 @@ from flower.channels._task cimport BLOCKED, DEAD, READY, RUNNING, Task, members,
 from flower.channels._waiting cimport NEVER, Alarm, Timed
 
 cdef double KEPT
+cdef dict _modules
 cdef Py_ssize_t CROWD, IDLE_CARRIERS, LANES, LANE_BYTES, TRIMMED_PER_TURN
 
 cpdef object live(Scheduler s)
@@ -27,6 +28,7 @@ cdef double trim(Scheduler s, double seconds) except? -1.0
 cdef int fire_due(Scheduler s) except -1
 @cython.locals(seconds=double, first=Timed)
 cdef double idle_for(Scheduler s) except? -1.0
+cpdef bint foreign_loop_runs() except -1
 @cython.locals(hub=greenlet)
 cpdef object end(Scheduler s, bint bury)
 @cython.locals(t=Task)

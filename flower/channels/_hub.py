@@ -10,6 +10,7 @@ poller's event loop for good.
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 
 try:
@@ -52,6 +53,8 @@ KEPT = 1.0
 CROWD = 16_384
 # Idle carriers that are ended in one turn: a few milliseconds.
 TRIMMED_PER_TURN = 256
+
+_modules: dict[str, Any] = sys.modules
 
 
 # -- the hub
@@ -179,7 +182,7 @@ def idle_for(s: Scheduler) -> float:
             s.attentive = True
             s.budget = 0  # the outside gets its look first: timers as quick as this would keep it from it for good
             return 0.0
-    if _scheduler.cold.foreign_loop_refused(s):
+    if foreign_loop_runs() and _scheduler.cold.refuse_in_main(s):
         return 0.0
     if s.runs.count and s.outside_live == 0 and s.holds == 0:
         fail(cython.cast(Task, s.runs.last), None)
@@ -187,6 +190,12 @@ def idle_for(s: Scheduler) -> float:
     if seconds == NEVER and s.outside == 0 and s.holds == 0 and s.watches == 0:
         return _scheduler.cold.asleep_for_good(s)
     return seconds
+
+
+def foreign_loop_runs() -> bool:
+    """Whether an event loop of somebody else runs in this thread: to wait here would stop that loop."""
+    events = _modules.get("asyncio.events")
+    return events is not None and events._get_running_loop() is not None
 
 
 # -- the carriers

@@ -9,12 +9,6 @@ Invariants
 - The hub (the greenlet that runs `LoopPoller.run`) stays in ONE ``run_forever()``. It is left by a flag and
   ``loop.stop()`` only, never by an exception thrown into it. Anything else that ends it (a foreign
   ``loop.stop()``, a KeyboardInterrupt from a callback) starts it again on the same loop.
-- Tasklets run in `LoopPoller._on_turn` alone, a callback of the loop: at most one is queued (``_due``),
-  however many callbacks made tasklets runnable. Callbacks put into channels and never switch.
-- Tasklets see no running loop: ``asyncio`` is told so around the turn, so that libraries don't take their
-  code for a coroutine's.
-- At most one timer is armed (``_armed`` is when it fires). A deadline that moved further away leaves it
-  alone.
 - In a forked child the parent's loop is neither used nor closed: parent and child share one epoll set, and
   whoever closes a handle there silences the other's socket.
 
@@ -24,7 +18,6 @@ What may not live here: anything that knows what a connection is.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import math
 import os
 import signal
@@ -37,12 +30,11 @@ from typing import Any, Protocol, TypeVar
 from flower.channels import channel, shield
 from flower.channels._scheduler import current_scheduler
 from flower.net._transport import Sockets, Transport
+from flower.net._turns import Turns
 
 T = TypeVar("T")
 
 LOOP_VARIABLE = "FLOWER_LOOP"
-TIMER_GRAIN = 0.001  # seconds: libuv counts whole milliseconds; a shorter wait is rounded up to one
-LONGEST_SLEEP = 86_400.0  # seconds: one timer waits at most this long, and is then armed again
 STARVED = 0.01  # seconds between two attempts to enter the loop, where the process has no descriptor left for it
 CLOSING_TIME = 2.0  # seconds: at the end, what was written and not yet sent has this long to leave
 
@@ -57,32 +49,23 @@ class Resource(Protocol):
         """In a forked child: forget the loop's objects without a call to them, and return them."""
 
 
-class LoopPoller:
+class LoopPoller(Turns):
     """Waits for the outside in an event loop, and gives the scheduler its turns from there."""
 
     def __init__(self) -> None:
-        self.loop = _new_event_loop()
+        Turns.__init__(self, _new_event_loop(), current_scheduler(), asyncio._set_running_loop)
         self.loop.slow_callback_duration = math.inf  # in debug mode: a turn is no slow callback
         self.loop.set_exception_handler(self._on_error)
-        self.scheduler = current_scheduler()
         self.thread = threading.get_ident()
         self.resources: set[Resource] = set()
-        self._context = contextvars.Context()  # one for all callbacks: it costs less than a copy for each
-        self._sockets = Sockets(self.loop, self._context)
-        self.gathered: list[Any] = []  # streams with something to let out at the end of the turn
+        self._sockets = Sockets(self.loop, self.context)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._turn: Callable[[], float] | None = None
-        self._due = False  # _on_turn is in the loop's queue
-        self._leaving = False
-        self._failure: BaseException | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._armed = math.inf
         self._signals: _SignalWake | None = None
         if threading.current_thread() is threading.main_thread() and not _watches_signals(self.loop):
             self._signals = _SignalWake(self.loop)
         _pollers.add(self)
 
-    # -- The poller interface
+    # -- The poller interface; `Turns` has the rest of it
 
     def run(self, turn: Callable[[], float]) -> None:
         """Stay in the loop, on the hub, until a turn returns a negative number."""
@@ -110,22 +93,6 @@ class LoopPoller:
             if self._failure is not None:
                 failure, self._failure = self._failure, None
                 raise failure
-
-    def ready(self) -> None:
-        if not self._due:
-            self._due = True
-            self.loop.call_soon(self._on_turn, context=self._context)
-
-    def wake(self) -> None:
-        if not self._due:
-            self._due = True
-            try:
-                self.loop.call_soon_threadsafe(self._on_turn, context=self._context)
-            except RecursionError:
-                self._due = False
-                raise
-            except RuntimeError:  # closed meanwhile: there is nobody left to wake
-                pass
 
     def close(self) -> None:
         """Let what was written leave, for at most CLOSING_TIME seconds, and release the loop.
@@ -165,7 +132,7 @@ class LoopPoller:
             function()
         else:
             try:
-                self.loop.call_soon_threadsafe(function, context=self._context)
+                self.loop.call_soon_threadsafe(function, context=self.context)
             except RuntimeError:
                 pass
 
@@ -175,7 +142,7 @@ class LoopPoller:
 
     def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a coroutine as a task of the loop. The task is kept alive until it is done."""
-        task = self.loop.create_task(coroutine)
+        task: asyncio.Task[T] = self.loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -200,62 +167,12 @@ class LoopPoller:
         else:
             time.sleep(min(delay, STARVED))
 
-    # -- Turns
-
-    def _on_turn(self) -> None:
-        """Run tasklets, and see to it that the next turn comes when it should."""
-        self._due = False
-        turn = self._turn
-        if turn is None:  # queued by a wake while the hub was outside: run() asks for a turn of its own
-            return
-        _set_running_loop(None)
-        try:
-            delay = turn()
-        except KeyboardInterrupt:  # of a signal handler that ran between two tasklets
-            self.scheduler.interrupt_main()
-            delay = 0.0
-        except BaseException as error:  # the scheduler's own failure: nothing here may swallow it
-            self._failure = error
-            delay = -1.0
-        finally:
-            _set_running_loop(self.loop)
-        while self.gathered:
-            self.gathered.pop().end_turn()
-        if delay == 0.0:
-            self.ready()
-        elif delay < 0.0:
-            self._leaving = True
-            self.loop.stop()
-        elif delay != math.inf:
-            self._arm(delay)
-
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A callback failed. If it was the turn, hit by a signal handler as it began, it must come again."""
         self._due = False
         if self._turn is not None:  # else run() asks for one
             self.ready()
         loop.default_exception_handler(context)
-
-    def _arm(self, delay: float) -> None:
-        delay = min(delay, LONGEST_SLEEP)
-        when = time.monotonic() + delay
-        if when >= self._armed:
-            return  # the timer fires before that, and the turn that follows arms it again
-        self._cancel_timer()
-        self._armed = when
-        rounded = math.ceil(delay / TIMER_GRAIN) * TIMER_GRAIN
-        self._timer = self.loop.call_later(rounded, self._on_timer, context=self._context)
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._armed = math.inf
-        self.ready()
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-            self._armed = math.inf
 
 
 class _SignalWake:
@@ -316,7 +233,6 @@ def _watches_signals(loop: asyncio.AbstractEventLoop) -> bool:
     return type(loop).__module__.partition(".")[0] == "uvloop"
 
 
-_set_running_loop = asyncio._set_running_loop
 _get_running_loop = asyncio._get_running_loop
 
 

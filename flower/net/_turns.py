@@ -1,0 +1,105 @@
+"""When tasklets run in an event loop: their turns, and the timer for the next one.
+
+Invariants
+
+- Tasklets run in `Turns._on_turn` alone, a callback of the loop: at most one is queued (``_due``),
+  however many callbacks made tasklets runnable. Callbacks put into channels and never switch. (To run them at once
+  in the callback that has read what came would save the queueing; but libuv calls that with 12 KiB more on its stack,
+  which greenlet would copy at each switch.)
+- Tasklets see no running loop: ``asyncio`` is told so around the turn, so that libraries don't take their
+  code for a coroutine's.
+- At most one timer is armed (``_armed`` is when it fires). A deadline that moved further away leaves it
+  alone.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+TIMER_GRAIN = 0.001  # seconds: libuv counts whole milliseconds; a shorter wait is rounded up to one
+LONGEST_SLEEP = 86_400.0  # seconds: one timer waits at most this long, and is then armed again
+
+
+class Turns:
+    """What of a `LoopPoller` runs again and again."""
+
+    def __init__(self, loop: Any, scheduler: Any, set_running_loop: Callable[[Any], object]) -> None:
+        self.loop = loop
+        self.scheduler = scheduler
+        self._set_running_loop = set_running_loop
+        self.context = contextvars.Context()  # one for all callbacks: it costs less than a copy for each
+        self.gathered: list[Any] = []  # streams with something to let out at the end of the turn
+        self._turn: Callable[[], float] | None = None
+        self._due = False  # _on_turn is in the loop's queue
+        self._leaving = False
+        self._failure: BaseException | None = None
+        self._timer: Any = None
+        self._armed = math.inf
+
+    def ready(self) -> None:
+        if not self._due:
+            self._due = True
+            self.loop.call_soon(self._on_turn, context=self.context)
+
+    def wake(self) -> None:
+        if not self._due:
+            self._due = True
+            try:
+                self.loop.call_soon_threadsafe(self._on_turn, context=self.context)
+            except RecursionError:
+                self._due = False
+                raise
+            except RuntimeError:  # closed meanwhile: there is nobody left to wake
+                pass
+
+    def _on_turn(self) -> None:
+        """Run tasklets, and see to it that the next turn comes when it should."""
+        self._due = False
+        turn = self._turn
+        if turn is None:  # queued by a wake while the hub was outside: run() asks for a turn of its own
+            return
+        self._set_running_loop(None)
+        try:
+            delay = turn()
+        except KeyboardInterrupt:  # of a signal handler that ran between two tasklets
+            self.scheduler.interrupt_main()
+            delay = 0.0
+        except BaseException as error:  # the scheduler's own failure: nothing here may swallow it
+            self._failure = error
+            delay = -1.0
+        finally:
+            self._set_running_loop(self.loop)
+        while self.gathered:
+            self.gathered.pop().end_turn()
+        if delay == 0.0:
+            self.ready()
+        elif delay < 0.0:
+            self._leaving = True
+            self.loop.stop()
+        elif delay != math.inf:
+            self._arm(delay)
+
+    def _arm(self, delay: float) -> None:
+        delay = min(delay, LONGEST_SLEEP)
+        when = time.monotonic() + delay
+        if when >= self._armed:
+            return  # the timer fires before that, and the turn that follows arms it again
+        self._cancel_timer()
+        self._armed = when
+        rounded = math.ceil(delay / TIMER_GRAIN) * TIMER_GRAIN
+        self._timer = self.loop.call_later(rounded, self._on_timer, context=self.context)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._armed = math.inf
+        self.ready()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+            self._armed = math.inf
