@@ -27,25 +27,25 @@ cdef extern from *:
     #endif
 
     enum { FLOWER_AT_A_TIME = 32, FLOWER_IN = 1, FLOWER_OUT = 4 };
-    enum { FLOWER_SMALL = 32 * 1024, FLOWER_LARGE = 64 * 1024 };
+    enum { FLOWER_SMALL = 32 * 1024, FLOWER_LARGE = 64 * 1024, FLOWER_BULK = 256 * 1024 };
 
     /* The GIL is kept: none of these calls waits, and to get it back from a busy thread takes milliseconds. */
 
     /* A small read goes over the stack, so that what is allocated is as long as what has come. A large one goes
        straight into the bytes object that the reader gets. */
-    static CYTHON_INLINE PyObject *flower_receive(int fd, int large) {
+    static CYTHON_INLINE PyObject *flower_receive(int fd, Py_ssize_t size) {
         PyObject *data;
         char small[FLOWER_SMALL];
         Py_ssize_t count;
-        if (!large) {
-            count = recv(fd, small, FLOWER_SMALL, 0);
+        if (size <= FLOWER_SMALL) {
+            count = recv(fd, small, size, 0);
             if (count >= 0) return PyBytes_FromStringAndSize(small, count);
         } else {
-            data = PyBytes_FromStringAndSize(NULL, FLOWER_LARGE);
+            data = PyBytes_FromStringAndSize(NULL, size);
             if (data == NULL) return NULL;
-            count = recv(fd, PyBytes_AS_STRING(data), FLOWER_LARGE, 0);
+            count = recv(fd, PyBytes_AS_STRING(data), size, 0);
             if (count >= 0) {
-                if (count < FLOWER_LARGE) _PyBytes_Resize(&data, count);
+                if (count < size) _PyBytes_Resize(&data, count);
                 return data;
             }
             { int e = errno; Py_DECREF(data); errno = e; }
@@ -64,7 +64,9 @@ cdef extern from *:
     }
     """
     enum:
+        SMALL "FLOWER_SMALL"
         LARGE "FLOWER_LARGE"
+        BULK "FLOWER_BULK"
         AT_A_TIME "FLOWER_AT_A_TIME"
         IN "FLOWER_IN"
         OUT "FLOWER_OUT"
@@ -74,16 +76,16 @@ cdef extern from *:
         int events
         flower_data data
     int epoll_wait(int set, flower_event *into, int most, int timeout)
-    object flower_receive(int fd, bint large)
+    object flower_receive(int fd, Py_ssize_t size)
     Py_ssize_t flower_give(int fd, object data) except -1
 
-cdef inline object receive(object sock, int fd, bint large):
-    return flower_receive(fd, large)
+cdef inline object receive(object sock, int fd, Py_ssize_t size):
+    return flower_receive(fd, size)
 
 cdef inline Py_ssize_t give(object sock, int fd, object data) except -1:
     return flower_give(fd, data)
 
-cdef int FULL_READS, IN_A_ROW
+cdef int FULL_READS
 
 cdef inline int poll(Sockets sockets):
     return epoll_wait(sockets._set_fd, sockets._events, AT_A_TIME, 0)
@@ -123,14 +125,16 @@ cdef class Transport(Link):
     cdef int _fd
     cdef int _interest
     cdef int _full_reads
-    cdef bint _large
+    cdef Py_ssize_t _size
     cdef bint _full
     cdef bint _half
     cdef bint _closing
     cdef bint _lost
 
     cpdef on_ready(self, int events)
+    @cython.locals(count=Py_ssize_t)
     cdef _read(self)
+    cdef _choose_size(self, Py_ssize_t count)
     cpdef pause_reading(self)
     cdef Py_ssize_t _give(self, data)
     cdef _write(self)

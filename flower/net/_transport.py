@@ -33,21 +33,21 @@ except ImportError:
     from flower.channels import _nocython as cython
 
 LAST_READS = 4  # of LARGE bytes, from a socket that has failed: as much as a stream may hold by default
-# So many reads that brought LARGE bytes each are a transfer of many: from then on more is read at a time, as long as it
-# comes. (To look for more after each would be one system call in vain for each message of just LARGE bytes.)
+# So many reads in a row that brought LARGE bytes each are a transfer of many: from then on BULK is read at a time, as
+# much as a reader is let fall behind by default, for as long as more than LARGE comes.
 FULL_READS = 8
-IN_A_ROW = 4  # reads at a time: 256 KiB, as much as a reader is let fall behind by default
 
 if not cython.compiled:
     IN, OUT = 1, 4  # as epoll's EPOLLIN and EPOLLOUT
     AT_A_TIME = 32
     SMALL = 32 * 1024
     LARGE = 64 * 1024
+    BULK = 256 * 1024
 
-    def receive(sock: socket.socket, fd: int, large: bool) -> bytes | None:
-        """The next bytes, LARGE or SMALL ones at most; none at the end, and None where there are none yet."""
+    def receive(sock: socket.socket, fd: int, size: int) -> bytes | None:
+        """The next bytes, so many at most; none at the end, and None where there are none yet."""
         try:
-            return sock.recv(LARGE if large else SMALL)
+            return sock.recv(size)
         except (BlockingIOError, InterruptedError):
             return None
 
@@ -179,8 +179,8 @@ class Transport(Link):
         self._unsent: bytearray | None = None
         self._interest = 0
         self._high = self._low = 0
-        self._large = False  # the last read brought much
-        self._full_reads = 0  # reads in a row that brought LARGE bytes
+        self._size = SMALL  # bytes of the next read
+        self._full_reads = 0  # reads in a row that brought LARGE bytes, or more
         self._full = False  # the protocol was told to pause
         self._half = False  # the end of what we send was said, or will be when all has left
         self._closing = False
@@ -210,31 +210,30 @@ class Transport(Link):
     # -- Reading
 
     def _read(self) -> None:
-        for _ in range(IN_A_ROW):
-            try:
-                data = receive(self._sock, self._fd, self._large)
-            except OSError as error:
-                self._lose(error)
-                return
-            if data is None:
-                self._full_reads = 0
-                return
-            count = len(data)
-            if count == 0:
-                break
-            self._large = count >= LARGE // 4
+        try:
+            data = receive(self._sock, self._fd, self._size)
+        except OSError as error:
+            self._lose(error)
+            return
+        if data is None:
+            return
+        count = len(data)
+        if count:
+            self._choose_size(count)
             self._protocol.data_received(data)
-            if count < LARGE:
-                self._full_reads = 0
-                return
-            self._full_reads += 1
-            if self._full_reads < FULL_READS or not self._interest & IN:
-                return
-        else:
             return
         self.pause_reading()
         if not self._protocol.eof_received():
             self.close()
+
+    def _choose_size(self, count: int) -> None:
+        """So many bytes came: how many are to be asked for the next time?"""
+        if count < LARGE or (count == LARGE and self._size == BULK):
+            self._full_reads = 0
+            self._size = LARGE if count >= LARGE // 4 else SMALL
+        else:
+            self._full_reads += 1
+            self._size = LARGE if self._full_reads < FULL_READS else BULK
 
     def pause_reading(self) -> None:
         self._sockets.watch(self, self._interest & ~IN)
@@ -344,7 +343,7 @@ class Transport(Link):
         if error is not None:  # what came before the failure comes first; a writer may have been the first to see it
             try:
                 for _ in range(LAST_READS):
-                    data = receive(self._sock, self._fd, True)
+                    data = receive(self._sock, self._fd, LARGE)
                     if not data:
                         break
                     protocol.data_received(data)
