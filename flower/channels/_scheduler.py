@@ -150,7 +150,7 @@ class Scheduler:
         self.on_switch: Any = None
         self.clock: Any = None
         self.chooser: Any = None
-        self.directed: Task | None = None  # under a chooser: who is to run next, whatever it would say
+        self.directed: Task | None = None  # under a chooser: who is to run next, if it agrees
         self.interposer: Any = None
         self.passing: bool = False
         self.adopt(main)
@@ -181,14 +181,13 @@ class Scheduler:
 
     def consult(self) -> Task | None:
         """`choose`, by the chooser, which alone says when the hub has its turn: by no clock and no count."""
-        if self.ready.count == 0:
-            if self.current is not None:
-                self.chooser([])  # it looks at who parks
+        if self.ready.count == 0 and self.current is None:
             return None
         t = self.directed
         self.directed = None
-        if t is None or t.state != READY:
-            t = self.chooser(members(self.ready))
+        if t is not None and t.state != READY:
+            t = None
+        t = self.chooser(members(self.ready), t)
         if t is not None:
             self.ready.remove(t)
         return t

@@ -65,6 +65,12 @@ def site_of(frame: Any) -> tuple[str, int, str] | None:
     return file, frame.f_lineno, frame.f_code.co_name
 
 
+def line_of(frame: Any) -> str:
+    """The program's line that has led to this frame."""
+    site = site_of(frame)
+    return "?" if site is None else f"{site[0]}:{site[1]} in {site[2]}"
+
+
 def examine(world: World) -> Finding | None:
     """The checks at the end, in a fixed order: a shrinker slips from one finding to another."""
     if world._failed:

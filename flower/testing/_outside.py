@@ -23,8 +23,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from greenlet import getcurrent
+
 from flower.channels import _blocking, _scheduler
-from flower.testing._findings import BlockedOutside
 from flower.testing._outcome import site_of
 
 if TYPE_CHECKING:
@@ -188,10 +189,7 @@ def _refusing(
         world = world_here()
         if world is None or (harmless is not None and harmless(*args, **kwargs)):
             return original(*args, **kwargs)
-        where = _line(sys._getframe(1))
-        error = BlockedOutside(f"{shown}() at {where}: a World can't steer that; {advice}")
-        world.abort(error)
-        raise error
+        raise world.refuse(f"{shown}() at {{line}}: a World can't steer that; {advice}", sys._getframe(1))
 
     return refuse
 
@@ -209,6 +207,18 @@ def _polls(readers: Any, writers: Any, others: Any, timeout: float | None = None
 
 
 _replaced = _Replaced()
+
+
+def refusal_of_greenlet(world: World) -> BaseException:
+    """What is raised where a tasklet operates, or waits, in a greenlet of the program's own making."""
+    frame: Any = sys._getframe()
+    stranger = getcurrent()
+    if site_of(frame) is None:  # it runs nothing but compiled code: then who has made it
+        frame = getattr(stranger.parent, "gr_frame", None)
+    if all(t.carrier is not stranger for t in world._names):  # else a tasklet's, which the program has switched to
+        stranger.parent = world._scheduler.current.carrier  # whoever has made it may be elsewhere
+    what = "this greenlet is not the running tasklet's, and Flower can't wait in it; start a tasklet instead"
+    return world.refuse(f"{{line}}: {what}", frame)
 
 
 class Guard:
@@ -252,9 +262,9 @@ class Guard:
         used, self._before = now - self._before, now
         if used > IDLE and now - self._since < 0.8 * STALL:
             return
-        error = BlockedOutside(f"no step for {STALL:g} seconds: it blocks, or goes round for good, at {_line(frame)}")
-        self._world.abort(error)
-        raise error
+        raise self._world.refuse(
+            f"no step for {STALL:g} seconds: it blocks, or goes round for good, at {{line}}", frame
+        )
 
 
 def _is_debugged(frame: Any) -> bool:
@@ -263,9 +273,3 @@ def _is_debugged(frame: Any) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _line(frame: Any) -> str:
-    """The program's line that has led to this frame."""
-    site = site_of(frame)
-    return "?" if site is None else f"{site[0]}:{site[1]} in {site[2]}"

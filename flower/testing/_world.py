@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from greenlet import GreenletExit, getcurrent
+
 import flower
 from flower.channels import _failures, _hub, _lifecycle, _scheduler, _watch
 from flower.channels._deadlock import REASONS
@@ -21,7 +23,7 @@ from flower.channels._scheduler import Scheduler, current_scheduler, fail, set_c
 from flower.channels._task import BLOCKED, READY, RUN, check_timeout
 from flower.errors import TaskletExit
 from flower.testing._choices import UNKNOWN, Choices, Replay, literal
-from flower.testing._findings import Finding, Starvation, StepLimit
+from flower.testing._findings import BlockedOutside, Finding, Starvation, StepLimit
 from flower.testing._history import History
 from flower.testing._log import Log
 from flower.testing._outcome import (
@@ -31,11 +33,12 @@ from flower.testing._outcome import (
     examine,
     is_control,
     keep_for_good,
+    line_of,
     plain,
     show_error,
     tasklet_failed,
 )
-from flower.testing._outside import Guard, OwnPoller, world_here
+from flower.testing._outside import Guard, OwnPoller, refusal_of_greenlet, world_here
 from flower.testing._tap import Tap
 
 if TYPE_CHECKING:
@@ -372,11 +375,18 @@ class World:
     def _read_clock(self) -> float:
         return self._now
 
-    def _choose(self, ready: list[Any]) -> Any:
-        """The chooser: who runs next. With nobody to choose from, it is only told that the current tasklet parks."""
+    def _choose(self, ready: list[Any], directed: Any) -> Any:
+        """The chooser: who runs next, where the program has not directed who. With nobody to choose from, it is only
+        told that the current tasklet parks.
+        """
+        me = self._scheduler.current
+        if me is not None and getcurrent() is not me.carrier:
+            self._scheduler.throw_into(me, refusal_of_greenlet(self))  # which is still where it was
+            return me
+        if directed is not None:
+            return directed
         if self._closing:
             return ready[0] if ready else None
-        me = self._scheduler.current
         if me is not None and me.state == BLOCKED and not me.decided:
             self._on_park(me)
         if not ready:
@@ -474,6 +484,8 @@ class World:
 
     def after_operation(self, me: Any, finding: Finding | None, may_switch: bool) -> None:
         """The tap has carried out an operation for this tasklet, or for the hub (None)."""
+        if me is not None and getcurrent() is not me.carrier:
+            raise refusal_of_greenlet(self)
         if self._closing:
             self._last_steps += 1
             if self._last_steps > MOST_LAST_STEPS and me is not self._main and me is not None:
@@ -503,6 +515,16 @@ class World:
                     self._forced = chosen
                     self.log_line(self.name_of(me), "is pre-empted", True)
                     s.give_way()
+
+    def refuse(self, what: str, frame: Any) -> BaseException:
+        """The program does what a World can't steer: this error, which names its line, is to be raised, and ends all.
+
+        Whoever takes no notice, and comes once more, gets one that is seldom caught.
+        """
+        if self._error is not None or self._closing:
+            return GreenletExit()
+        self.abort(error := BlockedOutside(what.format(line=line_of(frame))))
+        return error
 
     def on_idle(self, deadline: float) -> None:
         """Nobody can run: time passes, or everything is asleep for good."""

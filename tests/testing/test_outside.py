@@ -8,6 +8,7 @@ import importlib
 import math
 import os
 import queue
+import re
 import select
 import signal
 import socket
@@ -21,6 +22,8 @@ from time import sleep as imported_sleep
 from typing import Any
 
 import pytest
+from greenlet import getcurrent, greenlet
+from hypothesis import strategies as st
 
 import flower
 import flower.testing as ft
@@ -135,6 +138,96 @@ def test_blocking_outside_is_refused_by_line(blocker: Any, where: str) -> None:
     assert f"in {blocker.__name__}" in str(error)
     assert "test_outside.py:" in str(error)
     time.sleep(0)  # given back
+
+
+def test_whoever_swallows_the_refusal_is_ended_by_the_next() -> None:
+    def test(w: ft.World) -> None:
+        def stubborn() -> None:
+            while True:
+                try:
+                    time.sleep(1)
+                except Exception:
+                    pass
+
+        w.go(stubborn)
+
+    assert "in stubborn" in str(found(ft.BlockedOutside, test, max_examples=3))
+
+
+def greenlet_operations(w: ft.World) -> dict[str, Any]:
+    ch: flower.channel[int] = flower.channel()
+    ready: flower.channel[int] = flower.channel(1)
+    other = w.go(ch.receive, name="other", daemon=True)
+    w.settle()
+    return {
+        "receive": lambda: flower.channel().receive(),
+        "send": lambda: flower.channel().send(1),
+        "send that need not wait": lambda: ready.send(1),
+        "try_send": lambda: ch.try_send(1),
+        "select": lambda: flower.select(flower.channel(), timeout=1),
+        "sleep": lambda: flower.time.sleep(1),
+        "schedule": lambda: flower.schedule(),
+        "schedule_remove": lambda: flower.schedule_remove(),
+        "join": lambda: other.join(),
+        "run": lambda: flower.run(),
+        "kill": lambda: other.kill(),
+        "switch": lambda: flower.go(int).switch(),
+        "settle": lambda: w.settle(),
+        "blocking": lambda: flower.blocking(int),
+    }
+
+
+GREENLET_OPERATIONS = [
+    *("receive", "send", "send that need not wait", "try_send", "select", "sleep", "schedule", "schedule_remove"),
+    *("join", "run", "kill", "switch", "settle", "blocking"),
+]
+
+
+@pytest.mark.parametrize("where", ["test", "tasklet"])
+@pytest.mark.parametrize("name", GREENLET_OPERATIONS)
+def test_a_greenlet_that_is_no_tasklet_is_refused_by_line(name: str, where: str) -> None:
+    def test(w: ft.World) -> None:
+        operation = greenlet_operations(w)[name]
+        if where == "test":
+            greenlet(operation).switch()
+        else:
+            w.go(lambda: greenlet(operation).switch())
+
+    error = found(ft.BlockedOutside, test, max_examples=3)
+    assert re.search(r"test_outside.py:\d+ in <lambda>: this greenlet is not", str(error)), error
+
+
+def test_a_greenlet_that_another_tasklet_has_made_is_refused_too() -> None:
+    """Its error would go there, out of turn."""
+
+    def test(w: ft.World) -> None:
+        made: list[greenlet] = []
+
+        def make() -> None:
+            made.append(greenlet(flower.channel().receive))
+            flower.channel().receive()
+
+        w.go(make)
+        w.go(lambda: made[0].switch())
+
+    assert "in make: this greenlet" in str(found(ft.BlockedOutside, test, max_examples=3))
+
+
+def test_greenlets_that_leave_tasklets_alone_may_be_used() -> None:
+    def test(w: ft.World) -> None:
+        def count() -> None:
+            for i in range(3):
+                getcurrent().parent.switch(i + w.draw(st.just(0)))  # type: ignore[union-attr]
+
+        counter = greenlet(count)
+        got = []
+        while len(got) < 3:
+            got.append(counter.switch())
+            flower.schedule()
+        assert got == [0, 1, 2]
+
+    holds(test, max_examples=10)
+    assert greenlet(lambda: holds(test, max_examples=3)).switch() is None  # a World in one is there at home
 
 
 def test_what_need_not_wait_may_be_called() -> None:
