@@ -69,7 +69,7 @@ SHARED_PRIVATE = {
     *(("testing", f"flower.channels.{name}") for name in _CORE.split()),
     *(
         ("testing", f"flower.net.{name}")
-        for name in "_acceptor _address _conn _listener _options _stream _transport".split()
+        for name in "_acceptor _address _conn _listener _options _secure _stream _transport".split()
     ),
 }
 # ... and the other way round: the I/O tasklet, and the bridge to asyncio, loaded by name when they are first needed.

@@ -34,6 +34,30 @@ def secure(
 ) -> Callable[[Stream], TlsLayer]:
     """What makes the TLS of a connection, of options that were checked here."""
     seconds = check_timeout(handshake_timeout)
+    checked = check_context(context, server_side, server_name, ca, cert, key, alpn)
+
+    def start(stream: Stream) -> TlsLayer:
+        return TlsLayer(
+            stream,
+            checked,
+            server_side=server_side,
+            server_name=server_name,
+            timeout=LONGEST_HANDSHAKE if seconds is None else seconds,
+        )
+
+    return start
+
+
+def check_context(
+    context: ssl.SSLContext | None,
+    server_side: bool,
+    server_name: str | None,
+    ca: Path | None,
+    cert: Path | None,
+    key: Path | None,
+    alpn: Sequence[str],
+) -> ssl.SSLContext:
+    """The context that was given, or that of the options, which are checked."""
     if context is None:
         context = make_context(server_side, ca, cert, key, alpn)
     elif not isinstance(context, ssl.SSLContext):
@@ -46,18 +70,7 @@ def secure(
         raise ValueError("a client needs server_name, the name that the server's certificate must be for")
     if server_name is not None:
         _check_name(server_name)
-    checked = context
-
-    def start(stream: Stream) -> TlsLayer:
-        return TlsLayer(
-            stream,
-            checked,
-            server_side=server_side,
-            server_name=server_name,
-            timeout=LONGEST_HANDSHAKE if seconds is None else seconds,
-        )
-
-    return start
+    return context
 
 
 def _check_name(name: Any) -> None:

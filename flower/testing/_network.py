@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextvars
 import errno
 import math
+import ssl
 import zlib
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,9 @@ from flower.net._acceptor import Acceptor
 from flower.net._address import check_host_port, check_path, format_address
 from flower.net._conn import Conn
 from flower.net._listener import Listener
+from flower.net._secure import check_context
 from flower.net._stream import Stream
-from flower.testing._wire import ListeningSocket, Transport, connect
+from flower.testing._wire import ListeningSocket, Socket, Transport, connect, shake_hands
 
 if TYPE_CHECKING:
     from flower.net._options import Options
@@ -169,15 +171,20 @@ class Network:
         if proto not in ("tcp", "tls", "pipe"):
             raise RuntimeError(f"{what}: {proto} is not simulated, and a World has no other network")
         host, port = self._address(proto, addr)
+        tls = None
+        if proto == "tls":
+            o = options
+            server_name = None if what == "Listen" else o.server_name or addr[0] or "127.0.0.1"
+            tls = check_context(o.context, what == "Listen", server_name, o.ca, o.cert, o.key, o.alpn), server_name
         if what == "Listen":
-            return self._listen(proto, host, port, options.bounds)
+            return self._listen(proto, host, port, options.bounds, tls)
         bounds, timeout = options.bounds, options.timeout
         name = f"{proto} {format_address(addr)}"
         if timeout is None:
-            return self._dial(proto, host, port, bounds, name)
+            return self._dial(proto, host, port, bounds, name, tls)
         try:
             with flower.timeout(timeout) as scope:
-                return self._dial(proto, host, port, bounds, name)
+                return self._dial(proto, host, port, bounds, name, tls)
         except flower.Timeout:
             if not scope.expired:
                 raise
@@ -196,20 +203,21 @@ class Network:
             host = here()
         return host, port
 
-    def _listen(self, proto: str, host: str, port: Any, bounds: Any) -> Listener:
+    def _listen(self, proto: str, host: str, port: Any, bounds: Any, tls: Any) -> Listener:
         if port == 0:
             port = self._new_port(host)
         known = self._listeners.get((host, port))
         if known is not None and not known.closed:
             raise OSError(errno.EADDRINUSE, f"Address already in use: can't listen on {proto} {host}:{port}")
         sock: Any = ListeningSocket(host, port, (host, port) if proto != "pipe" else port)
+        sock.tls = tls and tls[0]
         acceptor = Acceptor(self.poller(host), sock, proto, bounds)  # type: ignore[arg-type]
         acceptor.connections.label = f"listener {host}:{port}"
         self._listeners[host, port] = acceptor
         sock.acceptor = acceptor
         return Listener(acceptor)
 
-    def _dial(self, proto: str, host: str, port: Any, bounds: Any, name: str) -> Conn:
+    def _dial(self, proto: str, host: str, port: Any, bounds: Any, name: str, tls: Any) -> Conn:
         near = here()
         wait = self.latency(near, host) + self.latency(host, near)
         if self._happens("slow"):
@@ -228,10 +236,36 @@ class Network:
         listening: Any = acceptor._sock
         local = (near, self._new_port(near)) if proto != "pipe" else ""
         ours, theirs = connect(self, near, local, host, listening.getsockname())
+        accepted = (tls is None and listening.tls is None) or self._secure(tls, listening, ours, theirs, name)
         stream = Stream(self.poller(near), ours, proto, bounds)  # type: ignore[arg-type]
-        ours.transport.start(stream)
-        listening.arrive(theirs)
+        self.poller(near).attach(ours, stream)
+        if accepted:
+            listening.arrive(theirs)
+        else:
+            theirs.close()
         return Conn(stream)
+
+    def _secure(self, client: Any, listening: Any, ours: Socket, theirs: Socket, name: str) -> bool:
+        """One end of a new connection is one of TLS, or both are. Says whether the server takes it.
+
+        Whoever speaks TLS to one who does not, or is not believed, loses this connection, and nothing else happens.
+        """
+        if client is None:
+            return False
+        try:
+            if listening.tls is None:
+                listening.arrive(theirs)
+                text = f"{name}: the peer closed it in the TLS handshake"
+                raise ConnectionResetError(errno.ECONNRESET, text)
+            ours.tls, theirs.tls = shake_hands(client[0], client[1], listening.tls)
+        except OSError as error:
+            ours.close()
+            if isinstance(error, ssl.SSLError):
+                error.strerror = f"{error.strerror}: {name}"
+                error.args = (error.errno, error.strerror)
+            error._flower_conn = True  # type: ignore[attr-defined]
+            raise
+        return theirs.tls is not None
 
     def _new_port(self, host: str) -> int:
         port = self._ports.get(host, FIRST_PORT - 1) + 1
@@ -376,6 +410,7 @@ class SimulatedPoller:
         function()
 
     def attach(self, sock: Any, protocol: Any) -> None:
+        protocol.tls = sock.tls
         sock.transport.start(protocol)
 
     def spawn(self, coroutine: Coroutine[Any, Any, Any]) -> None:

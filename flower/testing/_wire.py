@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -31,9 +32,38 @@ def connect(network: Network, near: str, local: Any, far: str, remote: Any) -> t
     return ours, theirs
 
 
+def shake_hands(client: ssl.SSLContext, name: str, server: ssl.SSLContext) -> tuple[Any, Any]:
+    """Both ends' TLS, after a real handshake, of which the wire sees nothing: its bytes are others each time.
+
+    Raises what the client finds wrong. The server's end is None if it finds something: the client has yet to learn it.
+    """
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = client.wrap_bio(back, there, False, name)
+    theirs = server.wrap_bio(there, back, True)
+    while True:
+        done = _is_done(ours)
+        try:
+            if _is_done(theirs) and done:
+                return ours, theirs
+        except ssl.SSLError:
+            if not done:
+                _is_done(ours)  # raises what it has just been told, unless that came too late
+            return ours, None
+
+
+def _is_done(end: ssl.SSLObject) -> bool:
+    """Go on with the handshake; says whether that was all."""
+    try:
+        end.do_handshake()
+    except ssl.SSLWantReadError:
+        return False
+    return True
+
+
 class Socket:
     """One end, as far as a stream looks at its socket."""
 
+    tls: Any = None  # the ssl.SSLObject of a connection that is one of TLS
     family = socket.AF_UNSPEC  # there is no kernel to ask about the link
 
     def __init__(self, local: Any, remote: Any) -> None:
@@ -67,6 +97,7 @@ class ListeningSocket:
         self.pending: deque[Socket] = deque()
         self.reader: Callable[[], object] | None = None
         self.acceptor: Any = None
+        self.tls: ssl.SSLContext | None = None
 
     def getsockname(self) -> Any:
         return self._address
