@@ -52,6 +52,9 @@ _SOCKET = (
     "sendto",
 )
 _PROCESSES = ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system")  # of the module os
+_NAMES = ("getaddrinfo", "gethostbyaddr", "gethostbyname", "gethostbyname_ex", "getnameinfo")  # of socket
+_SIGNALS = ("pause", "sigtimedwait", "sigwait", "sigwaitinfo")  # of signal
+_POLLS = ("devpoll", "epoll", "kqueue", "poll")  # of select: what they make waits, and can't be kept from it
 _NETWORK = "connect through flower.net, which is simulated here"
 _APART = "test this part without a World"
 _DEBUGGERS = {"bdb", "pdb", "code", "IPython"}  # modules; whoever looks around in one takes his time
@@ -117,8 +120,16 @@ class _Replaced:
         self._collects = False
         for name in filter(functools.partial(hasattr, socket.socket), _SOCKET):
             self._calls.append((socket.socket, name, _refusing(getattr(socket.socket, name), f"socket.{name}")))
-        for name in filter(functools.partial(hasattr, os), _PROCESSES):
-            self._calls.append((os, name, _refusing(getattr(os, name), f"os.{name}", _APART)))
+        harmless: Callable[..., bool] | None
+        for module, names, advice, harmless in (
+            (os, _PROCESSES, _APART, None),
+            (socket, _NAMES, _NETWORK, None),
+            (select, _POLLS, _NETWORK, None),
+            (signal, _SIGNALS, _APART, _waits_not),
+        ):
+            for name in filter(functools.partial(hasattr, module), names):
+                shown = f"{module.__name__}.{name}"
+                self._calls.append((module, name, _refusing(getattr(module, name), shown, advice, harmless)))
         for kind in {vars(selectors)[name] for name in vars(selectors) if name.endswith("Selector")}:
             if "select" in vars(kind) and kind is not selectors.BaseSelector:
                 shown = f"selectors.{kind.__name__}.select"
@@ -129,7 +140,7 @@ class _Replaced:
             (threading.Thread, "join", "threading.Thread.join", _APART, _joins_at_once),
             (threading.Condition, "wait", "threading.Condition.wait", "let tasklets wait for a channel", _waits_not),
             (subprocess.Popen, "__init__", "subprocess.Popen", _APART, None),
-            (socket, "getaddrinfo", "socket.getaddrinfo", _NETWORK, None),
+            (os, "read", "os.read", _APART, _reads_at_once),
             (select, "select", "select.select", _NETWORK, _polls),
         ):
             self._calls.append((owner, name, _refusing(getattr(owner, name), shown, advice, harmless)))
@@ -198,7 +209,7 @@ def _joins_at_once(thread: threading.Thread, timeout: float | None = None) -> bo
     return not thread.is_alive() or (timeout is not None and timeout <= 0)
 
 
-def _waits_not(waiter: Any, timeout: float | None = None) -> bool:
+def _waits_not(waiter: Any = None, timeout: float | None = None) -> bool:
     return timeout is not None and timeout <= 0
 
 
@@ -206,6 +217,15 @@ def _polls(readers: Any, writers: Any, others: Any, timeout: float | None = None
     return timeout is not None and timeout <= 0
 
 
+def _reads_at_once(descriptor: int, length: int) -> bool:
+    if _poll is None or not os.get_blocking(descriptor):  # without poll, on Windows, that can't be told
+        return True
+    look = _poll()
+    look.register(descriptor, select.POLLIN)
+    return bool(look.poll(0))
+
+
+_poll = getattr(select, "poll", None)
 _replaced = _Replaced()
 
 

@@ -102,7 +102,42 @@ def asks_for_an_address() -> None:
     socket.getaddrinfo("localhost", 80)
 
 
+def asks_for_a_name() -> None:
+    socket.gethostbyname("localhost")
+
+
+def asks_for_its_own_name() -> None:
+    socket.getfqdn("127.0.0.1")
+
+
+def polls() -> None:
+    select.poll().poll(10)
+
+
+def reads_from_a_pipe() -> None:
+    there, back = os.pipe()
+    try:
+        os.read(there, 1)
+    finally:
+        os.close(there)
+        os.close(back)
+
+
+def waits_for_a_signal() -> None:
+    signal.sigtimedwait([signal.SIGUSR1], 0.01)
+
+
+def pauses() -> None:
+    signal.pause()
+
+
 BLOCKERS = [
+    asks_for_a_name,
+    asks_for_its_own_name,
+    polls,
+    reads_from_a_pipe,
+    waits_for_a_signal,
+    pauses,
     sleeps,
     sleeps_by_an_imported_name,
     starts_a_thread,
@@ -243,6 +278,17 @@ def test_what_need_not_wait_may_be_called() -> None:
         event.wait()
         assert asyncio.run(asyncio.sleep(0, "at once")) == "at once"
         assert select.select([], [], [], 0) == ([], [], [])
+        assert signal.sigtimedwait([signal.SIGUSR1], 0) is None
+        there, back = os.pipe()
+        os.write(back, b"two")
+        assert os.read(there, 3) == b"two"
+        os.set_blocking(there, False)
+        with pytest.raises(BlockingIOError):
+            os.read(there, 1)
+        os.close(there)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.read(there, 1)
+        os.close(back)
 
     holds(test, max_examples=3)
 
@@ -304,6 +350,7 @@ def test_other_threads_go_on_as_ever() -> None:
 @pytest.mark.parametrize("how", ["lock", "wait", "spin"])
 def test_what_blocks_unseen_is_stopped(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flower.testing._outside.STALL", 0.02)
+    poll = select.poll().poll
 
     def test(w: ft.World) -> None:
         def block() -> None:
@@ -312,7 +359,7 @@ def test_what_blocks_unseen_is_stopped(how: str, monkeypatch: pytest.MonkeyPatch
                 lock.acquire()
                 lock.acquire()
             elif how == "wait":
-                select.poll().poll(30_000)
+                poll(30_000)
             while True:
                 pass
 
