@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MOST_OPERATIONS = 30  # the search is exponential
 DEEPEST = 20  # objects inside of one another in a model's state, which may also hold itself
+_UNCERTAIN = (TimeoutError, ConnectionError)  # what was asked for may be done all the same, as by an RPC server
 _ATOMS = (int, float, complex, bool, str, bytes, type(None))
 
 
@@ -23,7 +24,8 @@ class Operation:
     """One recorded call: ``name``, ``args``, ``result`` or ``error``, and its tasklet's name ``who``.
 
     ``began`` and ``ended`` are the example's steps; ``ended`` is None for a call that never returned, because it is
-    blocked still, or was killed or cancelled: it may have had its effect, or not.
+    blocked still, or was killed or cancelled, and for one that ended in TimeoutError (`flower.Timeout`) or
+    ConnectionError: it may have had its effect, or not, or have it yet.
     """
 
     def __init__(self, who: str, name: str, args: tuple[Any, ...], began: int) -> None:
@@ -37,7 +39,7 @@ class Operation:
 
     def __repr__(self) -> str:
         args = ", ".join(map(repr, self.args))
-        outcome = "..." if self.ended is None else repr(self.error or self.result)
+        outcome = "..." if self.ended is None and self.error is None else repr(self.error or self.result)
         return f"<{self.who}: {self.name}({args}) -> {outcome}>"
 
 
@@ -57,7 +59,8 @@ class History:
             operation.result = fn(*args)
         except Exception as error:
             operation.error = error
-            operation.ended = self._next()
+            if not isinstance(error, _UNCERTAIN):
+                operation.ended = self._next()
             raise
         operation.ended = self._next()
         return operation.result

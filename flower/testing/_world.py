@@ -217,7 +217,9 @@ class World:
     def linearizable(self, model: Callable[[], Any]) -> bool:
         """Whether the recorded calls can have happened one after the other, each at once, on a model object.
 
-        ``model()`` makes an object with methods of the recorded names. At most 30 calls. Wing and Gong's search.
+        ``model()`` makes an object with methods of the recorded names. A result, or an exception's type, must be the
+        model's; but a call that has not ended, or ended in TimeoutError or ConnectionError, may have had its effect or
+        not. At most 30 calls. Wing and Gong's search.
         """
         return self._history.linearizable(model)
 

@@ -147,6 +147,34 @@ def test_a_call_that_was_killed_or_cancelled_may_have_happened_or_not() -> None:
     holds(test, max_examples=10)
 
 
+@pytest.mark.parametrize("error", [flower.Timeout, ConnectionResetError])
+@pytest.mark.parametrize("done", [True, False])
+def test_a_call_whose_answer_did_not_come_may_have_happened_or_not(error: type[OSError], done: bool) -> None:
+    def test(w: ft.World) -> None:
+        pushed: list[int] = []
+
+        def push(value: int) -> None:
+            if done or value == 1:
+                pushed.append(value)
+            if value == 2:
+                raise error
+
+        def take() -> int:
+            return pushed.pop()
+
+        w.record(push, 1)
+        with pytest.raises(error):
+            w.record(push, 2)
+        assert w.history()[1].ended is None and error.__name__ in repr(w.history()[1])
+        assert w.record(take) == (2 if done else 1)
+        assert w.linearizable(Stack)
+        pushed.append(3)
+        w.record(take)
+        assert not w.linearizable(Stack)
+
+    holds(test, max_examples=2)
+
+
 def test_results_that_are_not_equal_to_themselves() -> None:
     class Model:
         def nan(self) -> float:
