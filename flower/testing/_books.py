@@ -11,6 +11,7 @@ from typing import Any
 
 from flower.channels import bomb
 from flower.channels._task import BLOCKED
+from flower.errors import Cancelled, ChannelClosed, TaskletExit, Timeout
 from flower.testing._findings import (
     BalanceMismatch,
     CapacityExceeded,
@@ -117,6 +118,8 @@ class Book:
         for offer in self._offers:
             if isinstance(offer.value, bomb) and offer.value.value is error:
                 return self.received(offer.value, who, began, now)
+        if self.unknown and not isinstance(error, (ChannelClosed, Timeout, Cancelled, TaskletExit)):
+            self.unknown -= 1  # one that was there before
         return None
 
     def dropped(self) -> None:

@@ -261,6 +261,8 @@ class World:
             raise RuntimeError("a World can't be entered in a callback, or under a switch trap")
         if self._scheduler is not None:
             raise RuntimeError("a World can be entered only once")
+        self._guard = Guard(self)
+        self._guard.install()  # first, and removed last: no finalizer of what was there before may run in the world
         self._before = before
         self._registered = _lifecycle.schedulers().get(threading.get_ident())
         self._main = main = _scheduler.task_class.__new__(_scheduler.task_class)
@@ -277,8 +279,6 @@ class World:
         self.tap = Tap(self, s)
         _watch.set_interposer(s, self.tap)
         self._handler = _failures._handler
-        self._guard = Guard(self)
-        self._guard.install()
         self._random = random.getstate()
         random.seed(0)  # as Hypothesis does: a replay without it is to be the same
 
@@ -325,7 +325,6 @@ class World:
                     except BaseException:  # its clean-up failed: the example has its result
                         pass
         finally:
-            self._guard.remove()
             random.setstate(self._random)
             _watch.set_interposer(s, None)
             s.chooser = None
@@ -340,6 +339,7 @@ class World:
                 schedulers[threading.get_ident()] = self._registered
             else:
                 schedulers.pop(threading.get_ident(), None)
+            self._guard.remove()
 
     # -- choices
 

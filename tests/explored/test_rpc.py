@@ -1,4 +1,8 @@
-"""RPC sessions over the simulated network: every call, stream and channel ends, and as it is documented to."""
+"""RPC sessions over the simulated network: every call, stream and channel ends, and as it is documented to.
+
+What is drawn is drawn before there is a peer, or in its ``with`` block: a draw is where Hypothesis ends an example that
+has become too long, and what is open then is not closed.
+"""
 
 from __future__ import annotations
 
@@ -98,9 +102,9 @@ def test_calls_at_once(w: World) -> None:
 
 @explored
 def test_a_stream_arrives_in_order_and_waits_for_its_reader(w: World) -> None:
+    n = w.draw(st.sampled_from([0, 1, 5, 40]))
     service = Service()
     peer = served(w, service)
-    n = w.draw(st.sampled_from([0, 1, 5, 40]))
     got = []
     for i in peer.stream("count", n):
         got.append(i)
@@ -114,13 +118,13 @@ def test_a_stream_arrives_in_order_and_waits_for_its_reader(w: World) -> None:
 
 @explored
 def test_a_stream_that_nobody_wants_any_more_ends_there(w: World) -> None:
+    how = w.draw(st.sampled_from(["close", "drop", "hang up"]))
     service = Service()
     peer = served(w, service)
     stream = peer.stream("count", 10**6)
     for i in stream:
         if i == 3:
             break
-    how = w.draw(st.sampled_from(["close", "drop", "hang up"]))
     if how == "close":
         stream.close()
     elif how == "hang up":
@@ -141,12 +145,12 @@ def test_a_stream_that_is_asked_for_before_the_hello_is_answered(w: World) -> No
 
 @explored
 def test_channels_in_messages(w: World) -> None:
-    peer = served(w, Service())
     ch: flower.channel[int] = flower.channel(w.draw(st.integers(0, 3)), label="theirs to fill")
+    numbers: flower.channel[int] = flower.channel(w.draw(st.integers(0, 3)), label="theirs to sum")
+    peer = served(w, Service())
     reply = peer.start("fill", ch.sender, 6)
     assert list(ch) == list(range(6))
     reply.receive()
-    numbers: flower.channel[int] = flower.channel(w.draw(st.integers(0, 3)), label="theirs to sum")
     total = peer.start("total", numbers.receiver)
     for i in range(5):
         numbers.send(i)
@@ -188,6 +192,8 @@ def test_credit_does_not_grow_for_a_receiver_that_is_slow(w: World) -> None:
 @explored
 def test_whatever_breaks_everything_ends(w: World) -> None:
     """A call that was answered has been carried out; one that was not, once at most; a stream is whole, or fails."""
+    trouble = w.draw(st.sampled_from(["none", "partition", "crash", "close"]))
+    moment, outage = w.draw(st.sampled_from([0, 0.05, 0.15])), w.draw(st.sampled_from([1, 40]))
     service = Service()
     peer = served(w, service)
     w.net.faults("reset", "half-close", "partition")
@@ -230,11 +236,10 @@ def test_whatever_breaks_everything_ends(w: World) -> None:
     w.go(call, 2, name="caller-2")
     w.go(read, name="reader")
     w.go(fill, name="filler")
-    trouble = w.draw(st.sampled_from(["none", "partition", "crash", "close"]))
-    sleep(w.draw(st.sampled_from([0, 0.05, 0.15])))
+    sleep(moment)
     if trouble == "partition":
         w.net.partition("client", "server")
-        w.advance(w.draw(st.sampled_from([1, 40])))
+        w.advance(outage)
         w.net.heal()
     elif trouble == "crash":
         w.net.crash("server")
@@ -328,9 +333,10 @@ def test_a_deadline_ends_the_call_on_both_sides(w: World) -> None:
             finally:
                 started.append("ended")
 
+    timeout = w.draw(st.sampled_from([0.5, 5]))
     peer = served(w, Slow())
     with pytest.raises(flower.Timeout):
-        peer.call("wait", timeout=w.draw(st.sampled_from([0.5, 5])))
+        peer.call("wait", timeout=timeout)
     w.advance(20)
     assert started in ([], ["begun", "ended"])
     peer.close()
@@ -391,14 +397,14 @@ def test_what_is_given_up_at_any_moment_leaves_nothing_at_either_side(w: World) 
             with contextlib.suppress(flower.ChannelClosed, RemoteError):
                 reply.receive()
 
-    kinds = w.draw(st.lists(st.sampled_from([call, start, channel]), min_size=1, max_size=3))
-    for number, kind in enumerate(kinds):
-        w.go(kind, name=f"{kind.__name__}-{number}")
-    w.advance(30)
-    (session,) = servers[0]._sessions
-    for side in (session, peer._session):
-        assert not side.inflight
-        assert not side.calls.pending
-        assert not len(side.streams)
-    assert sorted(begun) == sorted(ended)
-    peer.close()
+    with peer:  # also when Hypothesis has had enough, and ends an example in a draw
+        kinds = w.draw(st.lists(st.sampled_from([call, start, channel]), min_size=1, max_size=3))
+        for number, kind in enumerate(kinds):
+            w.go(kind, name=f"{kind.__name__}-{number}")
+        w.advance(30)
+        (session,) = servers[0]._sessions
+        for side in (session, peer._session):
+            assert not side.inflight
+            assert not side.calls.pending
+            assert not len(side.streams)
+        assert sorted(begun) == sorted(ended)

@@ -18,6 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 import flower
 import flower.testing as ft
+from flower.testing._outside import world_here
 from tests.testing.support import found, holds, notes
 
 NUMBER: Any = st.integers(0, 100)
@@ -343,6 +344,43 @@ def test_a_channel_from_outside_the_world() -> None:
 
     holds(test, max_examples=5)
     assert ch.receive() == 1
+
+
+def test_an_exception_that_a_channel_from_outside_holds() -> None:
+    def test(w: ft.World) -> None:
+        with pytest.raises(KeyError):
+            ch.receive()
+        with pytest.raises(flower.Timeout):
+            ch.receive(timeout=1)
+
+    ch: flower.channel[int] = flower.channel(5)
+    ch.send_exception(KeyError, "from outside")
+    holds(test, max_examples=1)
+
+
+def test_garbage_of_other_examples_is_finalized_in_no_world() -> None:
+    """Its finalizers may use channels: that would be in the log of a program that has nothing to do with them."""
+    inside: list[bool] = []
+
+    class Cycle:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            inside.append(world_here() is not None)
+
+    def test(w: ft.World) -> None:
+        for _ in range(20):
+            Cycle()
+        flower.schedule()
+
+    before = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        holds(test, max_examples=20)
+    finally:
+        gc.set_threshold(*before)
+    assert inside and not any(inside)
 
 
 def test_the_callbacks_of_a_program_work() -> None:
