@@ -6,6 +6,7 @@ value that was sent before another one was, and is asked for only after that oth
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from typing import Any
 
@@ -56,6 +57,7 @@ class Book:
         self.name = name
         self.unknown = held  # values that were there before
         self.remote = False  # its values come from a connection, or leave through one: not only by operations
+        self.given_up = False  # what is sent is received no more
         self._offers: list[Offer] = []  # neither received nor refused
         self._refused: list[Offer] = []
         self._ends: list[int] = []  # of the receives, in order
@@ -88,30 +90,31 @@ class Book:
 
     def received(self, value: Any, who: str, began: int, now: int) -> Finding | None:
         """A value has come out, and this is what it was."""
-        found = None
-        for offer in self._offers:
-            if offer.value is value:
-                found = offer
-                break
-        else:
-            for offer in reversed(self._refused):
-                if offer.value is value:
-                    offer.taken = True
-                    return self._twice(offer)
-            if self.unknown or self.remote:
-                self.unknown = max(self.unknown - 1, 0)
-                return None
-            return ValueDuplicated(f"{who} received {show(value)} from {self.name}, where it was not (any more)")
-        self._offers.remove(found)
-        found.taken = True
+        like = [offer for offer in self._offers if offer.value is value]
+        if not like:
+            return self._unexpected(value, who)
         before = bisect_left(self._ends, began)
         newest = self._newest[before - 1] if before else -1
-        overtaken = found.state == SENT and found.ended < newest
+        # Which of several like ones it was can't be told: one that makes a fault of nothing, now or later.
+        in_turn = [offer for offer in like if offer.state == PENDING or offer.ended >= newest]
+        found = min(in_turn or like, key=_moment_sent)
+        self._offers.remove(found)
+        found.taken = True
         self._ends.append(now)
-        self._newest.append(max(found.began, self._newest[-1] if self._newest else -1))
-        if overtaken:
+        self._newest.append(max(like[0].began, self._newest[-1] if self._newest else -1))
+        if not in_turn:
             return FifoViolation(f"{self.name}: a later value was received before {found}")
         return None
+
+    def _unexpected(self, value: Any, who: str) -> Finding | None:
+        for offer in reversed(self._refused):
+            if offer.value is value:
+                offer.taken = True
+                return self._twice(offer)
+        if self.unknown or self.remote:
+            self.unknown = max(self.unknown - 1, 0)
+            return None
+        return ValueDuplicated(f"{who} received {show(value)} from {self.name}, where it was not (any more)")
 
     def raised(self, error: BaseException, who: str, began: int, now: int) -> Finding | None:
         """A receive has raised this: an exception that somebody had sent, perhaps."""
@@ -123,8 +126,8 @@ class Book:
         return None
 
     def dropped(self) -> None:
-        """The receiver has given up: what was held is gone, and that is right."""
-        self._offers = [offer for offer in self._offers if offer.state != SENT]
+        """The receiver has given up: what was held is gone, and that is right. Who was served before has his value."""
+        self.given_up = True
         self.unknown = 0
 
     def _twice(self, offer: Offer) -> Finding:
@@ -170,12 +173,16 @@ class Book:
         if self.remote:
             return None
         waiting = [offer for offer in self._offers if offer.state == SENT]
-        if len(waiting) + self.unknown > len(ch):
+        if len(waiting) + self.unknown > len(ch) and not self.given_up:
             what = str(waiting[0]) if waiting else "a value that was there before"
             return ValueLost(f"{self.name}: {what}, was not received, and is not held")
-        if len(waiting) + self.unknown < len(ch):
+        if len(waiting) + self.unknown < len(ch) or (self.given_up and len(ch)):
             return ValueDuplicated(f"{self.name} holds {len(ch)} values, and {len(waiting)} are left in it")
         return None
+
+
+def _moment_sent(offer: Offer) -> float:
+    return math.inf if offer.state == PENDING else offer.ended
 
 
 def _plainly(t: Any) -> str:
