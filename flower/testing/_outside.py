@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent
 
-from flower.channels import _blocking, _scheduler
+from flower.channels import _blocking, _failures, _scheduler, _signals, _watch
 from flower.testing._outcome import site_of
 
 if TYPE_CHECKING:
@@ -255,6 +255,7 @@ class Guard:
 
     def install(self) -> None:
         _replaced.begin()
+        self.handler, self._watcher = _failures._handler, _watch.get_watcher()
         if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
             if signal.getsignal(signal.SIGALRM) is signal.SIG_DFL and signal.getitimer(signal.ITIMER_REAL)[0] == 0.0:
                 signal.signal(signal.SIGALRM, self._on_alarm)
@@ -267,6 +268,11 @@ class Guard:
                 signal.setitimer(signal.ITIMER_REAL, 0.0)
             if signal.getsignal(signal.SIGALRM) == self._on_alarm:
                 signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        _failures._handler = self.handler  # what the program has set was for its world
+        _watch.set_watcher(self._watcher)
+        for watch in {watch for watches in _signals._watches.values() for watch in watches}:
+            if watch._scheduler is self._world._scheduler:
+                watch.close()
         _replaced.end()
 
     def alive(self, steps: int) -> None:

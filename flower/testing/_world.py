@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from greenlet import GreenletExit, getcurrent
 
 import flower
-from flower.channels import _failures, _hub, _lifecycle, _scheduler, _watch
+from flower.channels import _hub, _lifecycle, _scheduler, _watch
 from flower.channels._deadlock import REASONS
 from flower.channels._scheduler import Scheduler, current_scheduler, fail, set_current_scheduler
 from flower.channels._task import BLOCKED, READY, RUN, check_timeout
@@ -120,12 +120,12 @@ class World:
     def draw(self, strategy: Any, label: str | None = None) -> Any:
         """A value of a Hypothesis strategy, chosen and shrunk together with the schedule.
 
-        Raises RuntimeError where a switch of tasklets is under way, as in an invariant.
+        Raises RuntimeError where a switch of tasklets is under way, or trapped, as in an invariant or another draw.
         """
         s = self._in_force()
-        if self._busy or s.current is None:
+        if self._busy or s.current is None or s.traps:
             raise RuntimeError(
-                "draw() inside a tasklet switch: draw in a tasklet's own code, not in an invariant or callback"
+                "draw() inside a tasklet switch: draw in a tasklet's own code, not in an invariant, callback or draw"
             )
         if self._error is not None and s.current is self._main:
             raise self._error
@@ -278,7 +278,6 @@ class World:
         s.set_poller(self._poller)
         self.tap = Tap(self, s)
         _watch.set_interposer(s, self.tap)
-        self._handler = _failures._handler
         self._random = random.getstate()
         random.seed(0)  # as Hypothesis does: a replay without it is to be the same
 
@@ -550,7 +549,7 @@ class World:
 
     def on_failure(self, t: Any, error: BaseException, handler: Any) -> None:
         """An error that nobody collects, and the error handler of the moment."""
-        if handler is not None and handler is not self._handler:  # the program has set it, in this world
+        if handler is not None and handler is not self._guard.handler:  # the program has set it, in this world
             handler(t, error)
         elif getattr(error, "_flower_conn", False):  # the loss of a peer ends no program
             self.log_line(self.name_of(t), f"ended by {show_error(error)}")

@@ -111,6 +111,49 @@ def test_a_machine_that_can_not_begin() -> None:
         run(Misspelt)
 
 
+def test_a_draw_in_a_callback_or_in_another_draw_is_refused() -> None:
+    def draws(*args: Any) -> None:
+        with pytest.raises(RuntimeError, match=r"draw\(\) inside a tasklet switch"):
+            worlds[-1].draw(st.just(1))
+        refused.append(len(args))
+
+    def test(w: ft.World) -> None:
+        worlds.append(w)
+        w.go(int)
+        flower.set_schedule_callback(draws)
+        flower.schedule()
+        flower.set_schedule_callback(None)
+        flower.set_channel_callback(draws)
+        flower.channel(1).send(1)
+        flower.set_channel_callback(None)
+        w.draw(st.builds(draws))
+
+    worlds: list[ft.World] = []
+    refused: list[int] = []
+    holds(test, max_examples=5)
+    assert set(refused) == {0, 2, 4}
+
+
+def test_what_an_example_has_set_for_the_process_is_gone_in_the_next() -> None:
+    handled: list[BaseException] = []
+
+    def handle(t: Any, error: BaseException) -> None:
+        handled.append(error)
+
+    def test(w: ft.World) -> None:
+        assert flower.get_channel_callback() is None
+        flower.set_error_handler(handle)
+        flower.set_channel_callback(lambda *args: None)
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+        w.go(flower.signals(signal.SIGUSR1).receive, daemon=True)
+        w.go(lambda: {}["missing"])
+
+    holds(test, max_examples=5)
+    assert len(handled) >= 5
+    assert flower.set_error_handler(None) is flower.get_channel_callback() is None
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+
+
 def test_a_draw_in_an_invariant_is_refused_after_a_fault_too() -> None:
     def test(w: ft.World) -> None:
         @w.invariant
