@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flower.channels import select
 from flower.channels._scheduler import Scheduler
+from flower.errors import ChannelClosed
 from flower.testing._books import Book, Offer
 from flower.testing._log import show
 
@@ -20,6 +21,29 @@ if TYPE_CHECKING:
     from flower.testing._world import World
 
 _NOTHING: Any = object()
+
+
+class Selected(tuple[Any, ...]):
+    """What select returns where a case was a connection or an end, which stands for the channel that was selected."""
+
+    index: int  # type: ignore[assignment]  # of the case, and not tuple's method
+
+    def __new__(cls, case: Any, result: Any) -> Selected:
+        self = super().__new__(cls, (_named(case), result[1]))
+        self.index = result.index
+        return self
+
+
+def _named(case: Any) -> Any:
+    """What the case names: a channel, or what stands for one."""
+    return case[0] if isinstance(case, tuple) else case
+
+
+def _on(ch: Any, case: Any) -> Any:
+    """The case with its channel: what stands for one may give another the next time that it is asked."""
+    if ch is None:
+        return case
+    return (ch, case[1]) if isinstance(case, tuple) else ch
 
 
 class Tap:
@@ -200,16 +224,21 @@ class Tap:
         channels: list[Any] = []
         offers: list[Offer | None] = []
         words = []
+        things = cases
         for case in cases:
             ch, offer, word = self._case(case, who, began)
             channels.append(ch)
             offers.append(offer)
             words.append(word)
         self.doing[me] = what = f"select({', '.join(words)})"
+        cases = [_on(ch, case) for ch, case in zip(channels, things, strict=True)]
         s.passing = True
         try:
             result = select(*cases, timeout=timeout, default=default)
         except BaseException as error:
+            if isinstance(error, ChannelClosed):
+                names = [_named(thing) for ch, thing in zip(channels, things, strict=True) if ch is error.channel]
+                error.channel = names[0] if names else error.channel
             finding = self._settle(channels, offers, -1)
             for ch in channels:
                 if ch is not None and finding is None:
@@ -232,7 +261,7 @@ class Tap:
                 text = words[index]
         world.log_line(who, f"{what} -> {text}")
         self._after_all(me, channels, finding, index >= 0)
-        return result
+        return result if index < 0 or _named(things[index]) is result[0] else Selected(things[index], result)
 
     def pick(self, count: int) -> int:
         """Which of a select's ready cases happens."""

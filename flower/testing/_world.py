@@ -377,9 +377,7 @@ class World:
         return self._now
 
     def _choose(self, ready: list[Any], directed: Any) -> Any:
-        """The chooser: who runs next, where the program has not directed who. With nobody to choose from, it is only
-        told that the current tasklet parks.
-        """
+        """The chooser: who runs next, or whom the program directs. With nobody to choose from, it is told who parks."""
         me = self._scheduler.current
         if me is not None and getcurrent() is not me.carrier:
             self._scheduler.throw_into(me, refusal_of_greenlet(self))  # which is still where it was
@@ -424,6 +422,8 @@ class World:
     def _may_jump(self, candidates: list[Any]) -> bool:
         """Whether time jumps to the next timer now, although somebody can run."""
         when = self._scheduler.deadline()
+        if self._finishing and candidates[0] is self._main:  # all is done, and is looked at as it is
+            return False
         if when == math.inf or candidates[0] in self._settling or when >= min(self._limits, default=math.inf):
             return False
         if when <= self._now:  # of the network: no time need pass

@@ -528,3 +528,15 @@ def test_like_values_one_of_which_is_under_way_to_a_receiver() -> None:
         w.settle()
 
     holds(test, max_examples=20)
+
+
+@pytest.mark.slow
+def test_time_does_not_jump_when_all_is_done() -> None:
+    """What it would bring about, for a daemon say, would be looked at half done."""
+
+    def test(w: ft.World) -> None:
+        ch: flower.channel[None] = flower.channel()
+        w.go(ch.receive, daemon=True)
+        w.net.loop.call_later(10, lambda: ch.try_send(None))
+
+    holds(test, max_examples=100)

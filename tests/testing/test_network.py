@@ -230,6 +230,28 @@ def test_a_host_can_be_used_by_several_tasklets_at_once() -> None:
     holds(test, max_examples=20)
 
 
+def test_a_select_over_connections_of_which_something_is_left() -> None:
+    """What stands for a channel gives a new one each time that it is asked: the log's is the one that is selected."""
+
+    def test(w: ft.World) -> None:
+        with ft.connection_pair() as (near, far):
+            near.send(b"hello")
+            assert far.read_exactly(1) == b"h"
+            chosen = flower.select(None, far)
+            assert chosen[0] is far and chosen.index == 1
+            got = chosen[1]
+            while len(got) < 4:
+                got += flower.select(far, (flower.channel(), 1))[1]
+            assert got == b"ello"
+            assert flower.select((near, b"x"), far)[0] is near
+            near.close()
+            with pytest.raises(flower.ChannelClosed) as closed:
+                flower.select(near)
+            assert closed.value.channel is near
+
+    holds(test, max_examples=20)
+
+
 def test_a_port_that_is_taken_by_its_number_is_given_to_nobody_else() -> None:
     def test(w: ft.World) -> None:
         with Listen(("server", 49_153)), Listen(("server", 0)) as one, Listen(("server", 0)) as two:
