@@ -1,4 +1,9 @@
-"""What the explored tests of the core share."""
+"""What the explored tests of the core share.
+
+A World is one thread. Two properties that concern others are tested with real ones: that a send from another thread
+wakes who receives, in tests/channels/test_threads.py, and that there is no Deadlock while another thread could wake
+somebody, in tests/channels/test_rules_scheduler.py.
+"""
 
 from __future__ import annotations
 
