@@ -199,8 +199,8 @@ class Replay(Strategy):
         self._value += count
 
     def unused(self) -> int:
-        """How many of the choices have not been asked for."""
-        return sum(number > self._number for number in self.taken)
+        """How many of the choices and the drawn values have not been asked for."""
+        return sum(number > self._number for number in self.taken) + len(self.values or ()) - self._value - 1
 
 
 KINDS: dict[str, Callable[[Draw], Strategy]] = {"auto": Auto, "pct": Pct, "gap": Gap, "walk": Walk, "all": All}

@@ -187,7 +187,7 @@ class Plan:
             self.run_once(world, args, {**(kwargs or {}), **drawn}, drawn)
         if strategy.unused():
             raise ScheduleError(
-                f"{self.program} ended after {world.choices.count} choices, and the schedule has more: "
+                f"{self.program} ended after {world.choices.count} choices, and the schedule has more (or values): "
                 "the program has changed, or is another one"
             )
         return world

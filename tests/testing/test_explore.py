@@ -419,6 +419,22 @@ def test_a_schedule_of_a_program_that_has_changed() -> None:
             ft.replay(ft.explore()(lost_update), wrong)
 
 
+def test_a_schedule_of_a_program_that_drew_more() -> None:
+    def test(w: ft.World) -> None:
+        for _ in range(times):
+            w.draw(st.integers())
+        strings.append(w.schedule())
+
+    strings: list[str] = []
+    explored = ft.explore(max_examples=1, database=None)(test)
+    times = 2
+    explored()
+    assert ft.replay(explored, strings[0]).schedule() == strings[0]
+    times = 1
+    with pytest.raises(ft.ScheduleError, match="has more"):
+        ft.replay(explored, strings[0])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
