@@ -301,6 +301,8 @@ class World:
         self._finishing = True
         try:
             flower.run()
+            while any(fail(t, None) for t in self._names if t.blocked_in == RUN):  # a tasklet's run() is over, too
+                flower.run()
         except BaseException as error:
             return error
         return examine(self)

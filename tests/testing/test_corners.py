@@ -540,3 +540,20 @@ def test_time_does_not_jump_when_all_is_done() -> None:
         w.net.loop.call_later(10, lambda: ch.try_send(None))
 
     holds(test, max_examples=100)
+
+
+def test_a_tasklet_in_run_is_not_left_there() -> None:
+    """The test's own run, at its end, is the innermost, and returns first."""
+
+    def test(w: ft.World) -> None:
+        def runs() -> None:
+            flower.run()
+            done.append(1)
+
+        w.go(runs)
+        w.go(runs)
+        w.go(runs, daemon=True)
+
+    done: list[int] = []
+    holds(test, max_examples=1)
+    assert len(done) == 3
