@@ -424,9 +424,8 @@ class World:
     def _may_jump(self, candidates: list[Any]) -> bool:
         """Whether time jumps to the next timer now, although somebody can run."""
         when = self._scheduler.deadline()
-        if self._finishing and candidates[0] is self._main:  # all is done, and is looked at as it is
-            return False
-        if when == math.inf or candidates[0] in self._settling or when >= min(self._limits, default=math.inf):
+        done = self._finishing and candidates[0] is self._main  # then all is looked at as it is
+        if done or candidates[0] in self._settling or when >= min(self._limits, default=math.inf):
             return False
         if when <= self._now:  # of the network: no time need pass
             if self.choose("n", 2) == 0:
