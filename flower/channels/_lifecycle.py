@@ -47,7 +47,7 @@ class _Owner:
 def adopt_thread(s: Scheduler) -> Scheduler:
     """A scheduler was made: tie it to its thread."""
     _of_thread.owner = _Owner(s)
-    if threading.current_thread() is threading.main_thread():
+    if threading.get_ident() == threading.main_thread().ident:
         register(s)
     return s
 
@@ -125,7 +125,8 @@ def before_start(s: Scheduler) -> None:
 
 def take_over_interrupts() -> None:
     """Install Flower's handler of Ctrl-C, unless the program has one of its own. Before anything can be half done."""
-    if threading.current_thread() is threading.main_thread():
+    # (Of a thread that is about to end, current_thread() would make one more that is never told of its end.)
+    if threading.get_ident() == threading.main_thread().ident:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, on_sigint)
 
