@@ -6,7 +6,7 @@ nor each other both become leader of the same term; with votes, of which a term 
 Prints a report such as
 
     AssertionError: term 2 has two leaders: b and c
-    The schedule (nobody ran out of turn, 174 steps):
+    The schedule (nobody ran out of turn, 165 steps):
          ...
     >   44     2.000 s  the network   a <-/-> b: partitioned
     >   45     2.000 s  the network   a <-/-> c: partitioned
@@ -21,7 +21,7 @@ import flower
 import flower.testing as ft
 from flower.net import Dial, Listen
 
-NODES = {"a": 1.5, "b": 2.5, "c": 3.5}  # seconds without a word from the leader, after which a node stands up itself
+NODES = {"a": 1.5, "b": 2.0, "c": 2.5}  # seconds without a word from the leader, after which a node stands up itself
 LINKS = [("a", "b"), ("a", "c"), ("b", "c")]
 
 
@@ -98,7 +98,7 @@ def election(w, kind):
     w.advance(2)
     for link in w.draw(st.lists(st.sampled_from(LINKS), unique=True)):
         w.net.partition(*link)
-    w.advance(4)
+    w.advance(3)
     w.net.heal()
     w.advance(2)
     for term, names in leaders.items():
