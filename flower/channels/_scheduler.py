@@ -5,6 +5,8 @@
 Invariants
     ``ready`` holds the tasks in the state READY, ``timers`` the blocked ones that have a deadline.
     ``current`` is None while the hub runs, and only then.
+    Main runs only while nothing is ``gathered``: the poller lets that out when the turn is over, and main, which may be
+    about to block its thread, goes on after that.
     ``carrier`` is set from a task's first switch until its end; a carrier that has no task is in ``idle``.
 
 Who runs on what
@@ -141,6 +143,7 @@ class Scheduler:
         self.outside_live: int = 0
         self.holds: int = 0
         self.watches: int = 0
+        self.gathered: list[Any] = []
         self.traps: int = 0
         self.main_errors: list[BaseException] = []
         self.posts: Any = deque()
@@ -176,6 +179,8 @@ class Scheduler:
                 return None
             self.budget = SWITCHES_PER_TURN
         t = cython.cast(Task, self.ready.first)
+        if t is self.main and self.gathered:
+            return None
         self.ready.remove(t)
         return t
 
@@ -548,7 +553,7 @@ def meet(t: Task, direction: int, preference: int, all_switch: bool) -> int:
         s.switch()
     else:
         s.ready.append(me)
-        if s.budget > 0 and s.on_switch is None and not (s.attentive and coarse() > s.due):
+        if s.budget > 0 and s.on_switch is None and not (s.attentive and (coarse() > s.due or t is s.main)):
             s.budget -= 1  # as `switch` would, without the way through the queue
             t.state = RUNNING
             s.current = t

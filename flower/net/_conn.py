@@ -256,8 +256,8 @@ class Conn(Source):
         """Send bytes.
 
         Blocks while more than 64 KiB of earlier data wait to be sent; then takes all of the data at once.
-        When it is cancelled or times out, no byte was taken. The bytes leave at once, or as soon as the kernel has
-        room for them: see `flush`.
+        When it is cancelled or times out, no byte was taken. The bytes leave at once, or, with more that is sent in the
+        same turn, at its end, before the main tasklet goes on; or when the kernel has room: see `flush`.
 
         Raises ChannelClosed when the connection was closed here, by `close_write` too; ConnectionResetError,
         BrokenPipeError or another OSError when it broke; Timeout; TypeError for anything but bytes.

@@ -58,11 +58,16 @@ class LoopPoller(Turns):
         self.loop.set_exception_handler(self._on_error)
         self.thread = threading.get_ident()
         self.resources: set[Resource] = set()
-        self._sockets = Sockets(self.loop, self.context)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._sockets: Any = None
         self._signals: _SignalWake | None = None
-        if threading.current_thread() is threading.main_thread() and not _watches_signals(self.loop):
-            self._signals = _SignalWake(self.loop)
+        try:
+            self._sockets = Sockets(self.loop, self.context)
+            if threading.current_thread() is threading.main_thread() and not _watches_signals(self.loop):
+                self._signals = _SignalWake(self.loop)
+        except BaseException:  # no descriptor was left
+            self._close()
+            raise
         _pollers.add(self)
 
     # -- The poller interface; `Turns` has the rest of it
@@ -119,10 +124,14 @@ class LoopPoller(Turns):
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())
         finally:
-            if self._signals is not None:
-                self._signals.close()
+            self._close()
+
+    def _close(self) -> None:
+        if self._signals is not None:
+            self._signals.close()
+        if self._sockets is not None:
             self._sockets.close()
-            loop.close()
+        self.loop.close()
 
     # -- For the rest of flower.net
 
@@ -162,6 +171,7 @@ class LoopPoller(Turns):
     def _go_without(self, turn: Callable[[], float]) -> None:
         """The process has no descriptors left for now: tasklets and timers go on, and what is outside waits."""
         delay = turn()
+        self.let_out()
         if delay < 0.0:
             self._leaving = True
         else:

@@ -13,9 +13,9 @@ Invariants
   in, first out. While somebody waits there, there is no room; and nobody does when there is.
 - ``_gathered`` holds what was written in this turn, less than GATHERED bytes, or is None: a transport makes a system
   call of each write, so what the tasklets of a turn write leaves in one. The stream is then among its poller's
-  ``gathered`` (``_listed``), which are let out when the turn is over. What main writes leaves at once, since it may be
-  about to block its thread, and so does the first that the last tasklet which can run writes, since others may be about
-  to wait for it. Whatever else is done with the transport, this is let out before.
+  ``gathered`` (``_listed``), which are let out when the turn is over, before main goes on. What main writes leaves at
+  once, since it may be about to block its thread, and so does the first that the last tasklet which can run writes,
+  since others may be about to wait for it. Whatever else is done with the transport, this is let out before.
 - ``_prompt`` is set when something has come: the answer, which is what is written next, leaves at once, and is not
   gathered. But it is not set after a turn in which more was written (``_busy``): the answer (``_answered``) and more,
   or several pieces that were gathered.
@@ -153,7 +153,6 @@ class Stream(Link):
 
     def connection_lost(self, error: BaseException | None) -> None:
         self.poller.resources.discard(self)
-        self._transport = None
         if not self.shut and self._fault is None:
             if error is None and not self.at_eof:
                 error = ConnectionAbortedError(f"{self.describe()}: cut before its end")
@@ -162,6 +161,7 @@ class Stream(Link):
                 if not self.at_eof:
                     self._try_bomb()
         self._end()
+        self._transport = None
         if self._linger is not None:
             self._linger.cancel()
             self._linger = None
@@ -288,7 +288,10 @@ class Stream(Link):
                     gathering.append(self)
                 self._transport.write(data)
                 return
-            self._gathered = pieces = []
+            fresh: list[bytes] = []
+            pieces = self._gathered
+            if pieces is None:  # to allocate may have run finalizers that write here
+                self._gathered = pieces = fresh
         if not self._listed:
             self._listed = True
             gathering.append(self)

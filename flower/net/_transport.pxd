@@ -136,6 +136,7 @@ cdef class Transport(Link):
     cdef _read(self)
     cdef _choose_size(self, Py_ssize_t count)
     cpdef pause_reading(self)
+    cdef _watch(self, int interest)
     cdef Py_ssize_t _give(self, data)
     cdef _write(self)
     cdef _shut_down(self)

@@ -103,6 +103,10 @@ class Sockets:
         self.ready: Any = None  # what poll() has found
         self._set: Any = None
         self._set_fd = -1
+        if _epoll is not None:  # now, and not for the first connection, which a lack of descriptors would cost
+            self._set = _epoll()
+            self._set_fd = self._set.fileno()
+            loop.add_reader(self._set_fd, self._on_ready)
 
     def watch(self, transport: Transport, interest: int) -> None:
         """Watch the transport's socket for this, and for nothing else."""
@@ -112,7 +116,7 @@ class Sockets:
         fd = transport._fd
         if before and self.watched[fd] is not transport:
             pass  # somebody has closed the descriptor, and it is another's by now
-        elif _epoll is None:
+        elif self._set is None:
             self._watch_alone(transport, interest)
         elif interest == 0:
             self.watched[fd] = None
@@ -123,19 +127,12 @@ class Sockets:
         elif before:
             self._set.modify(fd, interest)
         else:
-            if self._set is None:
-                self._open()
             self._set.register(fd, interest)
         transport._interest = interest
         if before == 0:
             while len(self.watched) <= fd:
                 self.watched.append(None)
             self.watched[fd] = transport
-
-    def _open(self) -> None:
-        self._set = _epoll()
-        self._set_fd = self._set.fileno()
-        self.loop.add_reader(self._set_fd, self._on_ready)
 
     def _on_ready(self) -> None:
         """Some are ready."""
@@ -240,7 +237,14 @@ class Transport(Link):
 
     def resume_reading(self) -> None:
         if not self._closing:
-            self._sockets.watch(self, self._interest | IN)
+            self._watch(self._interest | IN)
+
+    def _watch(self, interest: int) -> None:
+        """Watch the socket for more; where the system has no place left to note that, the connection is lost."""
+        try:
+            self._sockets.watch(self, interest)
+        except OSError as error:
+            self._lose(error)
 
     # -- Writing
 
@@ -252,8 +256,10 @@ class Transport(Link):
             count = self._give(data)
             if count < 0 or count == len(data):
                 return
-            self._unsent = bytearray(memoryview(data)[count:])
-            self._sockets.watch(self, self._interest | OUT)
+            self._unsent = unsent = bytearray(data)
+            del unsent[:count]  # which may run finalizers that write here, or cut the connection
+            if not self._lost:
+                self._watch(self._interest | OUT)
         else:
             self._unsent += data
         self._pause_if_full()

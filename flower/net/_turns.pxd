@@ -17,5 +17,6 @@ cdef class Turns:
     cpdef ready(self)
     cpdef wake(self)
     cpdef _on_turn(self)
+    cpdef let_out(self)
     cdef _arm(self, double delay)
     cpdef _cancel_timer(self)

@@ -32,7 +32,7 @@ class Turns:
         self.scheduler = scheduler
         self._set_running_loop = set_running_loop
         self.context = contextvars.Context()  # one for all callbacks: it costs less than a copy for each
-        self.gathered: list[Any] = []  # streams with something to let out at the end of the turn
+        self.gathered: list[Any] = scheduler.gathered  # streams with something to let out at the end of the turn
         self._turn: Callable[[], float] | None = None
         self._due = False  # _on_turn is in the loop's queue
         self._leaving = False
@@ -73,8 +73,7 @@ class Turns:
             delay = -1.0
         finally:
             self._set_running_loop(self.loop)
-        while self.gathered:
-            self.gathered.pop().end_turn()
+        self.let_out()
         if delay == 0.0:
             self.ready()
         elif delay < 0.0:
@@ -82,6 +81,12 @@ class Turns:
             self.loop.stop()
         elif delay != math.inf:
             self._arm(delay)
+
+    def let_out(self) -> None:
+        """Have what was written in this turn leave."""
+        while self.gathered:
+            self.gathered[0].end_turn()
+            del self.gathered[0]  # a signal handler may have come in between, and raised, or put one more at the end
 
     def _arm(self, delay: float) -> None:
         delay = min(delay, LONGEST_SLEEP)

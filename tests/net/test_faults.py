@@ -222,6 +222,36 @@ def test_without_a_descriptor_for_the_loop_the_rest_goes_on() -> None:
     )
 
 
+def test_with_one_descriptor_left_a_loops_first_connection_is_served() -> None:
+    assert (
+        output("""
+        import logging, os, resource, socket
+        import flower
+        from flower.net import Listen
+
+        logging.disable()  # the listener says that it can accept nobody more for now
+
+        with Listen(("127.0.0.1", 0)) as listener:
+            flower.time.sleep(0.001)
+            peer = socket.create_connection(listener.addr(), 30)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+            taken = []
+            try:
+                while True:
+                    taken.append(os.dup(0))
+            except OSError:
+                os.close(taken.pop())
+            with listener.receive(30) as conn:
+                conn.write("served")
+                print(peer.recv(10))
+            for fd in taken:
+                os.close(fd)
+        peer.close()
+        """)
+        == "b'served'\n"
+    )
+
+
 def test_a_thread_that_can_not_have_a_loop_says_so() -> None:
     """Without a descriptor, the first use of the network in a thread fails, and a later one works."""
     assert (

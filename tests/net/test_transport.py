@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import gc
+import os
+import select
 import socket
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +18,18 @@ import pytest
 import flower
 import flower.io
 from flower.net import Dial, _stream, _transport
-from tests.net.support import NEVER, connected, in_thread, plain_peer, read_all, reset, rounds, until
+from tests.net.support import (
+    NEVER,
+    connected,
+    in_thread,
+    plain_peer,
+    read_all,
+    receive_all,
+    receive_exactly,
+    reset,
+    rounds,
+    until,
+)
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -73,6 +90,121 @@ def test_one_system_call_takes_what_a_tasklet_writes_after_its_first_write() -> 
         conn.write("d")
         conn.write("e")
         assert sock.recv(10, socket.MSG_DONTWAIT) == b"de"  # main may be about to block its thread
+
+
+@pytest.mark.parametrize("how", ["join", "run", "receive"])
+def test_main_goes_on_when_all_has_left(how: str) -> None:
+    """It may be about to block its thread, as Python's prompt does."""
+    done = flower.channel(label="done")
+    with plain_peer() as (conn, sock):
+
+        def write() -> None:
+            conn.write("a")
+            conn.write("b")
+            if how == "receive":
+                done.send(None)
+
+        t = flower.go(write)
+        if how == "run":
+            flower.run()
+        elif how == "receive":
+            done.receive()
+        t.join()
+        assert sock.recv(10, socket.MSG_DONTWAIT) == b"ab"
+
+
+def in_the_middle(function: Callable[[], object], of: Callable[[], object]) -> None:
+    """Have a finalizer call the function: the collector runs at the first allocation that can bring it about."""
+
+    class Circle:
+        def __init__(self) -> None:
+            self.me = self
+
+        def __del__(self) -> None:
+            function()
+
+    gc.collect()
+    gc.disable()
+    before = gc.get_threshold()
+    kept: list[list[int]] = [[] for _ in range(200)]  # so that none is at hand, which the next would be made of
+    Circle()
+    gc.set_threshold(1)
+    gc.enable()
+    try:
+        of()
+    finally:
+        gc.set_threshold(*before)
+        kept.clear()
+        gc.collect()  # where none was made, and nothing ran in the middle
+
+
+def test_what_a_finalizer_writes_in_the_middle_of_a_write_that_is_gathered() -> None:
+    with plain_peer() as (conn, sock):
+
+        def write() -> None:
+            conn.write("a")
+            in_the_middle(lambda: conn.write("b"), lambda: conn.write("c"))
+
+        flower.go(write).join()
+        assert sorted(receive_exactly(sock, 3)) == sorted(b"abc")
+
+
+@pytest.mark.parametrize("what", ["write", "abort"])
+def test_a_finalizer_in_the_middle_of_a_write_that_the_kernel_does_not_take(what: str) -> None:
+    with plain_peer() as (conn, sock):
+        taken = []
+        finalize = conn.abort if what == "abort" else lambda: taken.append(conn._stream.offer(b"b"))
+        in_the_middle(finalize, lambda: conn.write(b"a" * (10 * BULK)))
+        assert conn.status == ("closed" if what == "abort" else "open")
+        assert taken in ([], [True], [False])  # there may be no room any more
+        conn.close()
+        finish = in_thread(receive_all, sock)
+        if what == "abort":
+            with pytest.raises(ConnectionResetError):
+                finish()
+            assert not any(conn._stream.poller._sockets.watched)
+        else:
+            assert finish().count(b"b") == taken.count(True)
+
+
+@pytest.mark.parametrize("when", ["resumed", "written"])
+def test_a_connection_that_the_system_can_watch_no_more_is_lost(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    class Full:
+        """An epoll set; there is a limit to how many sockets a user may have in all of them."""
+
+        full = False
+
+        def __init__(self) -> None:
+            self._set = select.epoll()
+            for name in ("fileno", "modify", "unregister", "poll", "close"):
+                setattr(self, name, getattr(self._set, name))
+
+        def register(self, fd: int, events: int) -> None:
+            if self.full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._set.register(fd, events)
+
+    monkeypatch.setattr(_transport, "_epoll", Full)
+
+    def body() -> None:
+        with plain_peer() as (conn, sock):
+            sock.setblocking(False)
+            with suppress(BlockingIOError):
+                while True:
+                    sock.send(b"x" * 65_536)
+                    rounds(1)
+            until(lambda: conn._stream._paused)
+            monkeypatch.setattr(Full, "full", True)
+            if when == "written":
+                conn.write(b"x" * 10 * BULK)
+            with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)) as caught:
+                while True:
+                    conn.receive(NEVER)
+            assert caught.value.errno == errno.ENOSPC
+            assert conn.status == "closed"
+            monkeypatch.setattr(Full, "full", False)
+
+    in_thread(flower.run, body)()
 
 
 def test_of_many_small_pieces_the_first_leave_before_the_turn_is_over() -> None:
