@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -70,6 +70,16 @@ def alive(listener: Listener) -> bool:
     with Dial("tls", listener.addr(), ca=certificates().ca) as conn:
         conn.write("alive?")
         return conn.read_exactly(6, timeout=NEVER) == b"alive?"
+
+
+def alive_at_last(listener: Listener) -> bool:
+    """As `alive`, of a server that gives handshakes so little time that on a busy machine we may be late, too."""
+    with flower.timeout(NEVER):
+        while True:
+            try:
+                return alive(listener)
+            except ConnectionError:
+                pass
 
 
 # -- Who is believed
@@ -321,7 +331,7 @@ def test_a_listener_that_closes_cuts_the_handshakes(caplog: pytest.LogCaptureFix
 
 @pytest.mark.parametrize("how", ["close", "reset", "silence"])
 def test_a_client_that_never_finishes_its_handshake(how: str, caplog: pytest.LogCaptureFixture) -> None:
-    with serving(handshake_timeout=SOON) as listener:
+    with serving(handshake_timeout=SOON if how == "silence" else NEVER) as listener:
         with socket.create_connection(listener.addr(), NEVER) as sock:
             sock.sendall(b"\x16\x03\x01")
             rounds(2)
@@ -332,18 +342,23 @@ def test_a_client_that_never_finishes_its_handshake(how: str, caplog: pytest.Log
             until(lambda: caplog.records)
             text = caplog.records[0].getMessage()
             assert {"close": "closed it", "reset": "reset by peer", "silence": f"within {SOON} s"}[how] in text
-        assert alive(listener)
+        assert alive_at_last(listener)
 
 
 def test_many_silent_clients_do_not_keep_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving(handshake_timeout=SOON) as listener:
-        silent = [socket.create_connection(listener.addr(), NEVER) for _ in range(200)]
-        assert alive(listener)  # though more than the listener holds are in the middle of it
+    with ExitStack() as stack:
+
+        def silence(count: int) -> None:
+            for _ in range(count):
+                stack.enter_context(socket.create_connection(listener.addr(), NEVER))
+
+        with serving(handshake_timeout=NEVER) as listener:
+            silence(200)
+            assert alive(listener)  # though more than the listener holds are in the middle of it
         monkeypatch.setattr("flower.net._acceptor.HANDSHAKES", 10)
-        silent += [socket.create_connection(listener.addr(), NEVER) for _ in range(20)]
-        assert alive(listener)  # when the time of some is up
-        for sock in silent:
-            sock.close()
+        with serving(handshake_timeout=SOON) as listener:
+            silence(20)
+            assert alive_at_last(listener)  # when the time of some is up
 
 
 def test_a_server_that_never_answers() -> None:
