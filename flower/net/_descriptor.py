@@ -186,6 +186,9 @@ class OneWay(Link):
     def set_write_buffer_limits(self, high: int) -> None:
         self._high = high
         self._low = high // 4  # as asyncio's transports
+        if self._full and 0 < len(self._buffer) <= self._low:
+            self._full = False
+            self._stream.resume_writing()
         self._pause_if_full()
 
     def _pause_if_full(self) -> None:

@@ -312,6 +312,9 @@ class Transport(Link):
         """The protocol is told to pause above so many bytes, and to go on at a fourth of them, as asyncio has it."""
         self._high = high
         self._low = high // 4
+        if self._full and self._unsent is not None and len(self._unsent) <= self._low:
+            self._full = False
+            self._protocol.resume_writing()
         self._pause_if_full()
 
     def _pause_if_full(self) -> None:

@@ -220,6 +220,20 @@ def test_of_many_small_pieces_the_first_leave_before_the_turn_is_over() -> None:
         assert sock.recv(1000, socket.MSG_DONTWAIT) == b"xx"
 
 
+def test_a_flush_that_is_given_up_leaves_the_room_that_there_is() -> None:
+    with plain_peer() as (conn, _sock):
+
+        def write() -> None:
+            while not conn._stream._transport.get_write_buffer_size():
+                conn.send(b"x" * 1000)
+            with pytest.raises(flower.Timeout):
+                conn.flush(timeout=0.005)
+            conn.send(b"there is room for this", NEVER)
+
+        flower.go(write).join(NEVER)
+        conn.abort()
+
+
 def test_to_send_nothing_is_to_ask_whether_one_may() -> None:
     with plain_peer() as (conn, sock):
         conn.send(b"")
