@@ -9,7 +9,7 @@ from flower.channels._waiting cimport NEVER, Alarm, Timed
 
 cdef double KEPT
 cdef dict _modules
-cdef Py_ssize_t CROWD, IDLE_CARRIERS, LANES, LANE_BYTES, TRIMMED_PER_TURN
+cdef Py_ssize_t CROWD, IDLE_CARRIERS, LANES, LANE_BYTES, ROOM, TRIMMED_PER_TURN
 
 cpdef object live(Scheduler s)
 @cython.locals(seconds=double)

@@ -42,6 +42,9 @@ else:
 # what does not overlap need not be copied at a switch. It takes 64 KiB of the thread's stack.
 LANES = 16
 LANE_BYTES = 4096
+# The hub switches from where a poller calls it: now from here, now from so much further down, as inside libuv's poll,
+# which has 12 KiB of events on the stack. The lanes are below all of it, so that nothing of the hub need be copied.
+ROOM = 20 * 1024
 
 # Idle carriers that are kept for good. Each holds an interpreter stack chunk of 16 KiB.
 IDLE_CARRIERS = 512
@@ -143,7 +146,7 @@ def run_ready(s: Scheduler) -> int:
                 s.starting = t  # should this raise, the next turn goes on with t
                 carrier = make_carrier(s)  # may run finalizers: t is not current yet, so that they can't block
                 s.starting = None
-                down = s.lane * LANE_BYTES
+                down = ROOM + s.lane * LANE_BYTES
             t.carrier = carrier
             s.enlist(t)
         s.current = t

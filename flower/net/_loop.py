@@ -59,10 +59,9 @@ class LoopPoller(Turns):
         self.thread = threading.get_ident()
         self.resources: set[Resource] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._sockets: Any = None
         self._signals: _SignalWake | None = None
         try:
-            self._sockets = Sockets(self.loop, self.context)
+            self._sockets = Sockets(self.loop, self.context, self._on_sockets)
             if threading.current_thread() is threading.main_thread() and not _watches_signals(self.loop):
                 self._signals = _SignalWake(self.loop)
         except BaseException:  # no descriptor was left
@@ -88,6 +87,7 @@ class LoopPoller(Turns):
                     self.loop.run_forever()
                 except KeyboardInterrupt:  # a callback's, or of a signal handler that ran on the hub
                     self.scheduler.interrupt_main()
+                    self._due = False  # it may have been the turn that was hit, as it began
                     self.ready()
                 except SystemExit:  # asyncio's tasks pass it on; whoever awaits the task has it too
                     pass

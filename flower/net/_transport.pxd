@@ -111,7 +111,7 @@ cdef class Sockets:
     cdef flower_event _events[AT_A_TIME]
 
     @cython.locals(transport=Transport)
-    cpdef _on_ready(self)
+    cpdef serve(self)
     cdef watch(self, Transport transport, int interest)
     cdef _watch_alone(self, Transport transport, int interest)
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import select
 import socket
+from collections.abc import Callable
 from typing import Any
 
 try:
@@ -96,7 +97,8 @@ class Link:
 class Sockets:
     """The connected sockets of one event loop."""
 
-    def __init__(self, loop: Any, context: Any) -> None:
+    def __init__(self, loop: Any, context: Any, on_ready: Callable[[], object]) -> None:
+        """``on_ready`` is called when some are ready, and calls `serve`."""
         self.loop = loop
         self.context = context
         self.watched: list[Transport | None] = []  # by their descriptors
@@ -106,7 +108,7 @@ class Sockets:
         if _epoll is not None:  # now, and not for the first connection, which a lack of descriptors would cost
             self._set = _epoll()
             self._set_fd = self._set.fileno()
-            loop.add_reader(self._set_fd, self._on_ready)
+            context.run(loop.add_reader, self._set_fd, on_ready)
 
     def watch(self, transport: Transport, interest: int) -> None:
         """Watch the transport's socket for this, and for nothing else."""
@@ -134,8 +136,8 @@ class Sockets:
                 self.watched.append(None)
             self.watched[fd] = transport
 
-    def _on_ready(self) -> None:
-        """Some are ready."""
+    def serve(self) -> None:
+        """Have those that are ready read and written."""
         for i in range(poll(self)):
             transport = self.watched[descriptor(self, i)]
             if transport is not None:

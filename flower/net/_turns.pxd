@@ -9,6 +9,8 @@ cdef class Turns:
     cdef readonly list gathered
     cdef public object _turn
     cdef public bint _due
+    cdef bint _serving
+    cdef public object _sockets
     cdef public bint _leaving
     cdef public object _failure
     cdef readonly object _timer
@@ -16,6 +18,7 @@ cdef class Turns:
 
     cpdef ready(self)
     cpdef wake(self)
+    cpdef _on_sockets(self)
     cpdef _on_turn(self)
     cpdef let_out(self)
     cdef _arm(self, double delay)

@@ -3,9 +3,10 @@
 Invariants
 
 - Tasklets run in `Turns._on_turn` alone, a callback of the loop: at most one is queued (``_due``),
-  however many callbacks made tasklets runnable. Callbacks put into channels and never switch. (To run them at once
-  in the callback that has read what came would save the queueing; but libuv calls that with 12 KiB more on its stack,
-  which greenlet would copy at each switch.)
+  however many callbacks made tasklets runnable. Callbacks put into channels and never switch. After sockets were
+  served it is called at once: the loop's queue and its next round cost as much as all else that a message costs. But
+  not where main was among those who ran the last time, as in a client: to switch to it, all of the hub's stack must be
+  copied, and there libuv has 12 KiB more on it.
 - Tasklets see no running loop: ``asyncio`` is told so around the turn, so that libraries don't take their
   code for a coroutine's.
 - At most one timer is armed (``_armed`` is when it fires). A deadline that moved further away leaves it
@@ -34,7 +35,9 @@ class Turns:
         self.context = contextvars.Context()  # one for all callbacks: it costs less than a copy for each
         self.gathered: list[Any] = scheduler.gathered  # streams with something to let out at the end of the turn
         self._turn: Callable[[], float] | None = None
-        self._due = False  # _on_turn is in the loop's queue
+        self._due = False  # _on_turn is in the loop's queue, or
+        self._serving = False  # comes when sockets have been served
+        self._sockets: Any = None
         self._leaving = False
         self._failure: BaseException | None = None
         self._timer: Any = None
@@ -43,7 +46,8 @@ class Turns:
     def ready(self) -> None:
         if not self._due:
             self._due = True
-            self.loop.call_soon(self._on_turn, context=self.context)
+            if not self._serving:
+                self.loop.call_soon(self._on_turn, context=self.context)
 
     def wake(self) -> None:
         if not self._due:
@@ -56,6 +60,22 @@ class Turns:
             except RuntimeError:  # closed meanwhile: there is nobody left to wake
                 pass
 
+    def _on_sockets(self) -> None:
+        """Read and write, and then run the tasklets, without the way through the loop's queue."""
+        if self._due or self.scheduler.main_ran:
+            self._sockets.serve()
+            return
+        self._serving = True
+        try:
+            self._sockets.serve()
+        except BaseException:  # a signal handler's
+            self._due = self._serving = False
+            self.ready()
+            raise
+        self._serving = False
+        if self._due:
+            self._on_turn()
+
     def _on_turn(self) -> None:
         """Run tasklets, and see to it that the next turn comes when it should."""
         self._due = False
@@ -63,6 +83,7 @@ class Turns:
         if turn is None:  # queued by a wake while the hub was outside: run() asks for a turn of its own
             return
         self._set_running_loop(None)
+        self.scheduler.main_ran = False
         try:
             delay = turn()
         except KeyboardInterrupt:  # of a signal handler that ran between two tasklets
@@ -73,7 +94,8 @@ class Turns:
             delay = -1.0
         finally:
             self._set_running_loop(self.loop)
-        self.let_out()
+        if self.gathered:
+            self.let_out()
         if delay == 0.0:
             self.ready()
         elif delay < 0.0:

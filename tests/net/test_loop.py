@@ -26,6 +26,7 @@ from tests.net.support import (
     in_thread,
     listening,
     output,
+    plain_peer,
     rounds,
     until,
 )
@@ -277,6 +278,27 @@ def test_a_turn_that_is_hit_as_it_begins_comes_again(
     assert not rescued
     timer.cancel()
     assert "from a signal handler" in caplog.text  # it is told of, as any callback's error
+
+
+def test_a_turn_comes_though_the_reading_before_it_was_hit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Hit:
+        def serve(self) -> None:
+            monkeypatch.undo()
+            p._sockets.serve()
+            raise ArithmeticError("from a signal handler")
+
+    p = poller()
+    with plain_peer() as (conn, sock):
+        t = flower.go(conn.receive, NEVER)
+        rounds(1)
+        monkeypatch.setattr(p, "_sockets", Hit())
+        sock.sendall(b"x")
+        sleeping = flower.go(flower.time.sleep, SOON)  # nothing else asks for a turn
+        assert t.join(NEVER) == b"x"
+        sleeping.join(NEVER)
+    assert "from a signal handler" in caplog.text
 
 
 def test_blocking_in_a_callback_is_refused() -> None:
