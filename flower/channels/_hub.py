@@ -106,6 +106,9 @@ def turn(s: Scheduler) -> float:
         if s.closing:
             seconds = -1.0
             break
+        if s.entered is not s.poller:  # the next turn is to be had from the new one, however much there is to do
+            seconds = -1.0
+            break
         if s.ready.count:
             seconds = 0.0
             break
@@ -175,8 +178,6 @@ def idle_for(s: Scheduler) -> float:
     """Nothing is ready. How long may the outside be waited for? 0.0 if something became ready after all."""
     if s.posts:
         return 0.0
-    if s.entered is not s.poller:
-        return -1.0
     seconds = NEVER
     first = s.timers.first()
     if first is not None:

@@ -109,6 +109,30 @@ def test_timers_fire_in_order_whatever_the_order_they_were_set_in() -> None:
     assert order == [1, 2, 3, 4, 5]
 
 
+def test_a_first_connection_is_made_though_others_are_always_ready() -> None:
+    assert (
+        output("""
+        import socket
+        import flower
+        from flower.net import Dial
+
+        def busy():
+            while True:
+                flower.schedule()
+
+        flower.tasklet(busy, daemon=True)()
+        flower.time.sleep(0.001)  # the thread waits already, and without an event loop
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            with Dial("tcp", server.getsockname()) as conn:
+                peer, _ = server.accept()
+                with peer:
+                    peer.sendall(b"served")
+                    print(conn.receive(30))
+        """)
+        == "b'served'\n"
+    )
+
+
 def test_a_deadline_that_moves_away_arms_no_new_timer() -> None:
     p = poller()
     with connected() as (near, far):
