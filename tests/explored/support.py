@@ -1,8 +1,6 @@
 """What the explored tests of the core share.
 
-A World is one thread. Two properties that concern others are tested with real ones: that a send from another thread
-wakes who receives, in tests/channels/test_threads.py, and that there is no Deadlock while another thread could wake
-somebody, in tests/channels/test_rules_scheduler.py.
+A World is one thread. The two properties that concern others are explored with real ones, in test_threads.py.
 """
 
 from __future__ import annotations
