@@ -10,6 +10,7 @@ cdef extern from *:
     #define FLOWER_FAILED() PyErr_SetExcFromWindowsErr(PyExc_OSError, WSAGetLastError())
     #else
     #include <errno.h>
+    #include <sys/ioctl.h>
     #include <sys/socket.h>
     #define FLOWER_AGAIN (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)
     #define FLOWER_FAILED() PyErr_SetFromErrno(PyExc_OSError)
@@ -32,7 +33,8 @@ cdef extern from *:
     /* The GIL is kept: none of these calls waits, and to get it back from a busy thread takes milliseconds. */
 
     /* A small read goes over the stack, so that what is allocated is as long as what has come. A large one goes
-       straight into the bytes object that the reader gets. */
+       straight into the bytes object that the reader gets. Before one of much it is asked how much there is: a large
+       block of which most is given back costs several system calls. */
     static CYTHON_INLINE PyObject *flower_receive(int fd, Py_ssize_t size) {
         PyObject *data;
         char small[FLOWER_SMALL];
@@ -41,6 +43,11 @@ cdef extern from *:
             count = recv(fd, small, size, 0);
             if (count >= 0) return PyBytes_FromStringAndSize(small, count);
         } else {
+    #if defined(FIONREAD) && !defined(MS_WINDOWS)
+            int there;
+            if (size > FLOWER_LARGE && ioctl(fd, FIONREAD, &there) == 0 && there < size)
+                size = there > FLOWER_LARGE ? there : FLOWER_LARGE;
+    #endif
             data = PyBytes_FromStringAndSize(NULL, size);
             if (data == NULL) return NULL;
             count = recv(fd, PyBytes_AS_STRING(data), size, 0);
