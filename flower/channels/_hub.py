@@ -39,7 +39,7 @@ else:
 
 
 # Carriers start at depths of the C stack that are so many bytes apart, in turn: a parked tasklet uses about 2 KiB, and
-# what does not overlap need not be copied at a switch. It takes 64 KiB of the thread's stack.
+# what does not overlap need not be copied at a switch. With ROOM it takes 84 KiB of the thread's stack.
 LANES = 16
 LANE_BYTES = 4096
 # The hub switches from where a poller calls it: now from here, now from so much further down, as inside libuv's poll,
