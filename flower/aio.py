@@ -224,6 +224,7 @@ def _wait(awaitable: Any, timeout: float | None) -> Any:
         raise
     done: channel[None] = channel(1, label=f"wait for {_name(awaitable)}")
     done._external = True
+    poller.hosting = True
     task = poller.spawn(_run(awaitable))
     task.add_done_callback(lambda _: done.try_send(None))
     error: BaseException | None = None

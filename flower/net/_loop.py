@@ -58,6 +58,7 @@ class LoopPoller(Turns):
         self.loop.set_exception_handler(self._on_error)
         self.thread = threading.get_ident()
         self.resources: set[Resource] = set()
+        self.hosting = False  # it has run coroutines that are not Flower's, and knows not what they left behind
         self._tasks: set[asyncio.Task[Any]] = set()
         self._signals: _SignalWake | None = None
         try:
@@ -83,6 +84,7 @@ class LoopPoller(Turns):
                 if not self._may_start():
                     self._go_without(turn)
                     continue
+                self._hidden = False
                 try:
                     self.loop.run_forever()
                 except KeyboardInterrupt:  # a callback's, or of a signal handler that ran on the hub
@@ -151,10 +153,17 @@ class LoopPoller(Turns):
 
     def spawn(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a coroutine as a task of the loop. The task is kept alive until it is done."""
+        if not self.guests:
+            self.guests = True
+            self.loop.call_soon(self.show, context=self.context)  # before the task's first step
         task: asyncio.Task[T] = self.loop.create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._on_done)
         return task
+
+    def _on_done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        self.guests = self.hosting or bool(self._tasks)
 
     # -- Without a descriptor
 

@@ -27,7 +27,7 @@ cdef extern from *:
     #define epoll_wait(set, into, most, timeout) 0
     #endif
 
-    enum { FLOWER_AT_A_TIME = 32, FLOWER_IN = 1, FLOWER_OUT = 4 };
+    enum { FLOWER_AT_A_TIME = 32, FLOWER_SERVING = 64 * 1024, FLOWER_IN = 1, FLOWER_OUT = 4 };
     enum { FLOWER_SMALL = 32 * 1024, FLOWER_LARGE = 64 * 1024, FLOWER_BULK = 256 * 1024 };
 
     /* The GIL is kept: none of these calls waits, and to get it back from a busy thread takes milliseconds. */
@@ -75,6 +75,7 @@ cdef extern from *:
         LARGE "FLOWER_LARGE"
         BULK "FLOWER_BULK"
         AT_A_TIME "FLOWER_AT_A_TIME"
+        SERVING "FLOWER_SERVING"
         IN "FLOWER_IN"
         OUT "FLOWER_OUT"
     ctypedef union flower_data:
@@ -115,10 +116,13 @@ cdef class Sockets:
     cdef object ready
     cdef object _set
     cdef int _set_fd
+    cdef int _found
+    cdef int _served
+    cdef Py_ssize_t brought
     cdef flower_event _events[AT_A_TIME]
 
-    @cython.locals(transport=Transport)
-    cpdef serve(self)
+    @cython.locals(transport=Transport, i=int)
+    cpdef bint serve(self) except -1
     cdef watch(self, Transport transport, int interest)
     cdef _watch_alone(self, Transport transport, int interest)
 

@@ -16,7 +16,9 @@ Invariants
   end is certain, and connection_lost, in the loop's next round, will close the socket. Until then its descriptor is
   nobody else's, so that no event can be taken for another's.
 - A transport is in ``Sockets.watched`` while ``_interest`` is not 0.
-- At most AT_A_TIME sockets are served, and then the tasklets run: what came for them is still in the caches.
+- At most AT_A_TIME sockets are served, or so many that SERVING bytes have come, and then the tasklets run: what came for
+  them is still in the caches. Of those that are found ready and not served yet, `Sockets.serve` says that there are more;
+  if one of them is ready no more by then, nothing happens.
 
 The methods that the loop calls raise nothing but what a protocol raises, and the protocols here raise nothing.
 """
@@ -41,6 +43,7 @@ FULL_READS = 8
 if not cython.compiled:
     IN, OUT = 1, 4  # as epoll's EPOLLIN and EPOLLOUT
     AT_A_TIME = 32
+    SERVING = 64 * 1024
     SMALL = 32 * 1024
     LARGE = 64 * 1024
     BULK = 256 * 1024
@@ -102,7 +105,10 @@ class Sockets:
         self.loop = loop
         self.context = context
         self.watched: list[Transport | None] = []  # by their descriptors
-        self.ready: Any = None  # what poll() has found
+        self.ready: Any = None  # what poll() has found,
+        self._found = 0  # so many,
+        self._served = 0  # and so many of them were served
+        self.brought = 0  # bytes that have come since `serve` was called
         self._set: Any = None
         self._set_fd = -1
         if _epoll is not None:  # now, and not for the first connection, which a lack of descriptors would cost
@@ -136,12 +142,21 @@ class Sockets:
                 self.watched.append(None)
             self.watched[fd] = transport
 
-    def serve(self) -> None:
-        """Have those that are ready read and written."""
-        for i in range(poll(self)):
+    def serve(self) -> bool:
+        """Have those that are ready read and written. Says whether there are more, after SERVING bytes."""
+        if self._served == self._found:
+            self._served = 0
+            self._found = poll(self)
+        self.brought = 0
+        while self._served < self._found:
+            i = self._served
+            self._served += 1
             transport = self.watched[descriptor(self, i)]
             if transport is not None:
                 transport.on_ready(events(self, i))
+                if self.brought >= SERVING:
+                    break
+        return self._served < self._found
 
     def _watch_alone(self, transport: Transport, interest: int) -> None:
         fd = transport._fd
@@ -218,6 +233,7 @@ class Transport(Link):
             return
         count = len(data)
         if count:
+            self._sockets.brought += count
             self._choose_size(count)
             self._protocol.data_received(data)
             return

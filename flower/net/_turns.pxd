@@ -1,5 +1,7 @@
 # cython: language_level=3
+cimport cython
 from flower.channels._scheduler cimport Scheduler
+from flower.net._transport cimport Sockets
 
 cdef class Turns:
     cdef readonly object loop
@@ -10,16 +12,20 @@ cdef class Turns:
     cdef public object _turn
     cdef public bint _due
     cdef bint _serving
-    cdef public object _sockets
+    cdef public Sockets _sockets
     cdef public bint _leaving
+    cdef public bint guests
+    cdef public bint _hidden
     cdef public object _failure
     cdef readonly object _timer
     cdef double _armed
 
     cpdef ready(self)
     cpdef wake(self)
+    @cython.locals(more=bint)
     cpdef _on_sockets(self)
     cpdef _on_turn(self)
+    cpdef show(self)
     cpdef let_out(self)
     cdef _arm(self, double delay)
     cpdef _cancel_timer(self)

@@ -7,8 +7,9 @@ Invariants
   served it is called at once: the loop's queue and its next round cost as much as all else that a message costs. But
   not where main was among those who ran the last time, as in a client: to switch to it, all of the hub's stack must be
   copied, and there libuv has 12 KiB more on it.
-- Tasklets see no running loop: ``asyncio`` is told so around the turn, so that libraries don't take their
-  code for a coroutine's.
+- Tasklets see no running loop: ``asyncio`` is told so before the turn, so that libraries don't take their code for a
+  coroutine's. After it, asyncio is told that the loop runs if it has ``guests``: what runs in it is not Flower's alone.
+  (It is not told at each turn, as it asks the system for the process's number each time.)
 - At most one timer is armed (``_armed`` is when it fires). A deadline that moved further away leaves it
   alone.
 """
@@ -39,6 +40,8 @@ class Turns:
         self._serving = False  # comes when sockets have been served
         self._sockets: Any = None
         self._leaving = False
+        self.guests = False
+        self._hidden = False  # asyncio was told that the loop does not run
         self._failure: BaseException | None = None
         self._timer: Any = None
         self._armed = math.inf
@@ -62,19 +65,20 @@ class Turns:
 
     def _on_sockets(self) -> None:
         """Read and write, and then run the tasklets, without the way through the loop's queue."""
-        if self._due or self.scheduler.main_ran:
-            self._sockets.serve()
-            return
-        self._serving = True
-        try:
-            self._sockets.serve()
-        except BaseException:  # a signal handler's
-            self._due = self._serving = False
-            self.ready()
-            raise
-        self._serving = False
-        if self._due:
-            self._on_turn()
+        more = True
+        while more and not self._leaving:
+            self._serving = not (self._due or self.scheduler.main_ran)
+            try:
+                more = self._sockets.serve()
+            except BaseException:  # a signal handler's
+                self._due = self._due and not self._serving
+                self._serving = False
+                self.ready()
+                raise
+            if self._serving:
+                self._serving = False
+                if self._due:
+                    self._on_turn()
 
     def _on_turn(self) -> None:
         """Run tasklets, and see to it that the next turn comes when it should."""
@@ -82,7 +86,9 @@ class Turns:
         turn = self._turn
         if turn is None:  # queued by a wake while the hub was outside: run() asks for a turn of its own
             return
-        self._set_running_loop(None)
+        if not self._hidden:
+            self._hidden = True
+            self._set_running_loop(None)
         self.scheduler.main_ran = False
         try:
             delay = turn()
@@ -93,7 +99,8 @@ class Turns:
             self._failure = error
             delay = -1.0
         finally:
-            self._set_running_loop(self.loop)
+            if self.guests:
+                self.show()
         if self.gathered:
             self.let_out()
         if delay == 0.0:
@@ -103,6 +110,12 @@ class Turns:
             self.loop.stop()
         elif delay != math.inf:
             self._arm(delay)
+
+    def show(self) -> None:
+        """Have asyncio know that the loop runs, where it was told otherwise."""
+        if self._hidden:
+            self._hidden = False
+            self._set_running_loop(self.loop)
 
     def let_out(self) -> None:
         """Have what was written in this turn leave."""

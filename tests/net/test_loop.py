@@ -17,6 +17,7 @@ import flower.time
 from flower.channels._scheduler import current_scheduler
 from flower.net import Dial, Listen
 from flower.net._loop import LoopPoller, _new_event_loop, io_poller, wait
+from flower.net._transport import Sockets
 from tests.net.support import (
     HOME,
     NEVER,
@@ -307,8 +308,8 @@ def test_a_turn_that_is_hit_as_it_begins_comes_again(
 def test_a_turn_comes_though_the_reading_before_it_was_hit(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Hit:
-        def serve(self) -> None:
+    class Hit(Sockets):
+        def serve(self) -> bool:
             monkeypatch.undo()
             p._sockets.serve()
             raise ArithmeticError("from a signal handler")
@@ -317,7 +318,7 @@ def test_a_turn_comes_though_the_reading_before_it_was_hit(
     with plain_peer() as (conn, sock):
         t = flower.go(conn.receive, NEVER)
         rounds(1)
-        monkeypatch.setattr(p, "_sockets", Hit())
+        monkeypatch.setattr(p, "_sockets", Hit.__new__(Hit))
         sock.sendall(b"x")
         sleeping = flower.go(flower.time.sleep, SOON)  # nothing else asks for a turn
         assert t.join(NEVER) == b"x"

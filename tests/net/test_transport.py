@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pytest
 
 import flower
 import flower.io
-from flower.net import Dial, _stream, _transport
+from flower.net import Conn, Dial, _stream, _transport
 from tests.net.support import (
     NEVER,
     connected,
@@ -165,6 +165,39 @@ def test_a_finalizer_in_the_middle_of_a_write_that_the_kernel_does_not_take(what
             assert not any(conn._stream.poller._sockets.watched)
         else:
             assert finish().count(b"b") == taken.count(True)
+
+
+def test_sockets_that_were_found_ready_and_are_others_when_it_is_their_turn() -> None:
+    """Tasklets run after so many bytes. Those that run then may close what was found ready, and use its descriptor."""
+    with ExitStack() as stack:
+        pairs = [stack.enter_context(plain_peer()) for _ in range(6)]
+        fresh: list[Any] = []
+        first: list[Conn] = []
+
+        def read(mine: Conn) -> None:
+            with suppress(ConnectionAbortedError):
+                while mine.read():
+                    if not first:
+                        first.append(mine)
+                        for conn, _ in pairs:
+                            if conn is not mine:
+                                conn.abort()
+                        rounds(2)
+                        fresh.extend(stack.enter_context(plain_peer()) for _ in range(5))
+
+        readers = [flower.go(read, conn) for conn, _ in pairs]
+        rounds(1)
+        for _, sock in pairs:
+            sock.setblocking(False)
+            sock.send(b"x" * BULK)
+        until(lambda: len(fresh) == 5)
+        for conn, sock in fresh:
+            sock.sendall(b"y")
+            assert conn.receive(NEVER) == b"y"
+        for _, sock in pairs:
+            sock.close()
+        for t in readers:
+            t.join(NEVER)
 
 
 @pytest.mark.parametrize("when", ["resumed", "written"])

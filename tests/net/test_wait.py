@@ -273,6 +273,21 @@ def test_a_tasklet_sees_no_running_loop() -> None:
         flower.go(body).join()
 
 
+def test_what_a_coroutine_left_in_the_loop_sees_it_running() -> None:
+    seen: list[object] = []
+
+    async def leave() -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        loop.call_later(0.002, lambda: seen.append(asyncio.get_running_loop()))
+        return loop
+
+    rounds(1)
+    loop = flower.wait(leave())
+    rounds(2)
+    until(lambda: bool(seen))
+    assert seen == [loop]
+
+
 def test_under_the_loop_of_somebody_else() -> None:
     async def foreign() -> None:
         flower.wait(value(1))
