@@ -80,7 +80,7 @@ class tasklet(Task):
     def prime(self, args: Any, kwargs: Any) -> int:
         """Bind arguments: the tasklet is alive from here on, in no queue yet, with a copy of the creator's context."""
         s = cython.cast(Scheduler, self.sched)
-        if s.hub is None or s.closing:
+        if s.closing or (s.hub is None and s.ready.count == 0):  # the first one that is to run
             _scheduler.cold.before_start(s)
         context = copy_context()
         # Both may have run finalizers, or let another thread in: the state is looked at only now.
