@@ -113,3 +113,4 @@ cdef class channel:
     @cython.locals(t=Task)
     cdef int wake_all(self, WaitQueue woken) except -1
     cpdef object _refusal(self)
+    cpdef _set_external(self, bint external)

@@ -608,7 +608,9 @@ class channel:
         for each in members(self.receivers):
             w = cython.cast(Waiter, each)
             t = w if w.task is None else w.task
-            outside = external or any(ch._external for ch in case_channels(t))
+            outside = external
+            for ch in case_channels(t):
+                outside = outside or ch._external
             t.sched.recount(t, outside)
 
     def _queues(self) -> tuple[WaitQueue, WaitQueue]:

@@ -1,16 +1,29 @@
-"""Time as channels: after, tick, never, Timer and Ticker; and sleep, idle and after_func."""
+# cython: nonecheck=False
+# (No field is read through None: the same source, uncompiled, would raise AttributeError, and its tests pass.)
+"""Time as channels: after, tick, never, Timer and Ticker; and sleep, idle and after_func.
+
+Invariants
+    A channel of times keeps its `Chime`, that of the last start, which refers to the channel weakly: what nobody holds
+    any more does not fire. While it is to fire, and only then, ``ref`` is set, and the scheduler holds it, too.
+    ``ref`` calls the chime when the channel goes: so the two hold each other, until ``ref`` is dropped.
+    While one is pending, its scheduler holds it, and the garbage collector need not look; nor at a `Chime` after that.
+"""
 
 from __future__ import annotations
 
-import contextvars
 import math
 import os
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+try:
+    import cython
+except ImportError:
+    from flower.channels import _nocython as cython
+
 from flower.channels._channel import channel
-from flower.channels._scheduler import COMPILED, current_scheduler
+from flower.channels._scheduler import current_scheduler
 from flower.channels._task import check_timeout
 from flower.channels._tasklet import go
 from flower.channels._waiting import Alarm
@@ -18,6 +31,19 @@ from flower.errors import ChannelClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+# Held while a time is offered and while a timer is stopped: a timer may be stopped in another thread than its own,
+# and then is either before the time or after it. Uncompiled it is the guard, which the hub holds already as it fires.
+if cython.compiled:
+    _turn: Any = threading.RLock()
+else:
+    from flower.channels._scheduler import here
+    from flower.channels._uncompiled import _guard as _turn
+    from flower.channels._uncompiled import copy_context, track, untrack, zeroed
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_turn._at_fork_reinit)
+
+_weak: Any = weakref.ref
 
 
 def _check_seconds(seconds: Any, what: str) -> float:
@@ -28,87 +54,83 @@ def _check_seconds(seconds: Any, what: str) -> float:
     return math.inf if number is None else float(number)
 
 
-# Held while an alarm's time is offered and while one is stopped: a timer may be stopped in another thread than its own,
-# and then is either before the time or after it. Uncompiled it is the guard, which the hub holds already as it fires.
-if COMPILED:
-    _turn: Any = threading.RLock()
-else:
-    from flower.channels._uncompiled import _guard as _turn
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_turn._at_fork_reinit)
+class Chime(Alarm):
+    """Offers the time to a channel when the moment has come; and again at each ``interval``, if that is not 0."""
 
+    scheduler: Any
+    ref: Any
+    interval: float
+    first: float
 
-class _Owner:
-    """Kept by a channel: when the channel goes, its alarm goes. An alarm that is not here any more offers nothing."""
+    def __call__(self, _ref: object) -> None:
+        """The channel has gone."""
+        if self.ref is not None:
+            self.ref = None
+            self.scheduler.clear_alarm(self)
 
-    __slots__ = ("alarm", "scheduler")
-
-    def __init__(self, scheduler: Any) -> None:
-        self.scheduler = scheduler
-        self.alarm: Any = None
-
-    def __del__(self) -> None:
-        if self.alarm is not None:
-            self.scheduler.clear_alarm(self.alarm)
-
-
-def _time_channel(label: str) -> channel[float]:
-    ch: channel[float] = channel(1, label=label)
-    ch._keep = _Owner(current_scheduler())
-    return ch
-
-
-def _start(ch: channel[float], seconds: float, interval: float) -> None:
-    """Have the time offered to the channel after the seconds, and again at each interval (0: only once)."""
-    owner = ch._keep
-    scheduler = owner.scheduler
-    if scheduler.closing:
-        raise RuntimeError("the thread (before a fork: the process) that made this timer has ended: make another one")
-    if seconds == math.inf:
-        return
-    ref = weakref.ref(ch)
-    first = scheduler.now() + seconds
-
-    def fire(now: float) -> None:
-        target = ref()
+    def fire(self, now: float) -> object:
+        """The moment has come."""
+        target = None if self.ref is None else self.ref()
         if target is None:
-            return
+            return None
+        ch: channel[float] = target
         with _turn:
-            owner = target._keep
-            if owner.alarm is not alarm or target.closing:
-                return
-            if interval:
-                due = now - (now - first) % interval + interval
-                scheduler.set_alarm(alarm, max(due, math.nextafter(now, math.inf)))
+            if self.ref is None or ch.closing:
+                return None
+            if self.interval != 0.0:
+                due = now - (now - self.first) % self.interval + self.interval
+                self.scheduler.set_alarm(self, max(due, math.nextafter(now, math.inf)))
             else:
-                owner.alarm = None
-                target._set_external(False)
-            target.try_send(now)
+                self.ref = None
+                ch._set_external(False)
+            ch.try_send(now)
+        return None
 
-    def close() -> None:  # no time will ever come, and whoever waits for it, in another thread, is to know
-        target = ref()
+    def end(self) -> None:
+        """No time will ever come, and whoever waits for it, in another thread, is to know."""
+        target = None if self.ref is None else self.ref()
+        self.ref = None
         if target is not None:
-            target._keep.alarm = None
             target._set_external(False)
             target.close()
 
-    alarm = owner.alarm = Alarm(fire, close)
+
+def _time_channel(label: str, seconds: float, interval: float) -> channel[float]:
+    ch: channel[float] = channel(1, label)
+    _start(here(), ch, seconds, interval)
+    return ch
+
+
+def _start(scheduler: Any, ch: channel[float], seconds: float, interval: float) -> None:
+    """Have the time offered to the channel after the seconds, and again at each interval (0: only once)."""
+    if scheduler.closing:
+        raise RuntimeError("the thread (before a fork: the process) that made this timer has ended: make another one")
+    chime = Chime.__new__(Chime)
+    chime.scheduler = scheduler
+    ch._keep = chime
+    if seconds == math.inf:
+        return
+    chime.first = scheduler.now() + seconds
+    chime.interval = interval
+    chime.ref = _weak(ch, chime)
+    untrack(chime)
     ch._set_external(True)
-    scheduler.set_alarm(alarm, first)
+    scheduler.set_alarm(chime, chime.first)
 
 
 def _silence(ch: channel[float]) -> bool:
-    """Stop the channel's alarm; says whether it was still to go off, or its value to be received."""
-    owner = ch._keep
+    """Stop what feeds the channel; says whether it was still to fire, or its value to be received."""
+    chime = cython.cast(Chime, ch._keep)
     with _turn:
-        alarm, owner.alarm = owner.alarm, None
-        if alarm is not None:
-            owner.scheduler.clear_alarm(alarm)
+        pending = chime.ref is not None
+        if pending:
+            chime.ref = None
+            chime.scheduler.clear_alarm(chime)
             ch._set_external(False)
         try:
-            return ch.try_receive() is not None or alarm is not None
+            return ch.try_receive() is not None or pending
         except ChannelClosed:
-            return alarm is not None
+            return pending
 
 
 class Timer:
@@ -126,8 +148,7 @@ class Timer:
 
     def __init__(self, seconds: float) -> None:
         number = _check_seconds(seconds, "a timer")
-        self.c: channel[float] = _time_channel(f"timer {seconds} s")
-        _start(self.c, number, 0)
+        self.c: channel[float] = _time_channel(f"timer {seconds} s", number, 0)
 
     def stop(self) -> bool:
         """Keep it from firing; says whether it did: False if its value was received, or it was stopped before."""
@@ -137,7 +158,7 @@ class Timer:
         """Let it fire once, after the seconds from now; says whether it had still been to fire."""
         number = _check_seconds(seconds, "a timer")
         pending = self.stop()
-        _start(self.c, number, 0)
+        _start(self.c._keep.scheduler, self.c, number, 0)
         return pending
 
 
@@ -160,8 +181,7 @@ class Ticker:
 
     def __init__(self, seconds: float) -> None:
         interval = _check_interval(seconds)
-        self.c: channel[float] = _time_channel(f"ticker {seconds} s")
-        _start(self.c, interval, interval)
+        self.c: channel[float] = _time_channel(f"ticker {seconds} s", interval, interval)
 
     def stop(self) -> None:
         """Send no more ticks; one that nobody has received is dropped. The channel stays open, as in Go."""
@@ -171,7 +191,7 @@ class Ticker:
         """Tick every so many seconds from now on. Raises as the constructor."""
         interval = _check_interval(seconds)
         self.stop()
-        _start(self.c, interval, interval)
+        _start(self.c._keep.scheduler, self.c, interval, interval)
 
 
 def _check_interval(seconds: Any) -> float:
@@ -191,9 +211,7 @@ def after(seconds: float) -> channel[float]:
     >>> ch, now = select(channel(), after(0.001))
     """
     number = _check_seconds(seconds, "after")
-    ch = _time_channel(f"after {seconds} s")
-    _start(ch, number, 0)
-    return ch
+    return _time_channel(f"after {seconds} s", number, 0)
 
 
 def tick(seconds: float) -> channel[float]:
@@ -203,9 +221,7 @@ def tick(seconds: float) -> channel[float]:
     >>> _ = ticks.receive()
     """
     interval = _check_interval(seconds)
-    ch = _time_channel(f"tick {seconds} s")
-    _start(ch, interval, interval)
-    return ch
+    return _time_channel(f"tick {seconds} s", interval, interval)
 
 
 def never() -> channel[Any]:
@@ -239,27 +255,35 @@ def idle() -> None:
     scheduler.sleep_until(scheduler.now())
 
 
-class Deferred:
+class Deferred(Alarm):
     """What ``after_func`` gives: a call that is still to be made."""
 
-    def __init__(self, seconds: float, func: Callable[..., Any], args: Any, kwargs: Any) -> None:
-        self._scheduler = current_scheduler()
-        self._context = contextvars.copy_context()
-        self._call = func, args, kwargs
-        self._alarm = Alarm(self._fire)
-        self._scheduler.hold()
-        self._scheduler.set_alarm(self._alarm, self._scheduler.now() + seconds)
+    scheduler: Any
+    context: Any
+    func: Any
+    args: Any
+    kwargs: Any
 
-    def _fire(self, now: float) -> None:
-        self._scheduler.release()
-        func, args, kwargs = self._call
-        go(self._context.run, func, *args, **kwargs)
+    def fire(self, now: float) -> object:
+        """The moment has come."""
+        track(self)
+        self.scheduler.release()
+        if self.context is None:
+            go(self.func, *self.args, **self.kwargs)
+        else:
+            go(self.context.run, self.func, *self.args, **self.kwargs)
+        return None
+
+    def end(self) -> None:
+        """The moment will not come any more."""
+        track(self)
 
     def stop(self) -> bool:
         """Keep the function from being called; says whether it did: False if it has started, or was stopped before."""
-        if not self._scheduler.clear_alarm(self._alarm):
+        if not self.scheduler.clear_alarm(self):
             return False
-        self._scheduler.release()
+        track(self)
+        self.scheduler.release()
         return True
 
 
@@ -276,4 +300,23 @@ def after_func(seconds: float, func: Callable[..., Any], /, *args: Any, **kwargs
     number = _check_seconds(seconds, "after_func")
     if not callable(func):
         raise TypeError(f"after_func needs a function to call, not {func!r}")
-    return Deferred(number, func, args, kwargs)
+    return _defer(here(), number, func, args, kwargs)
+
+
+def _defer(scheduler: Any, seconds: float, func: Any, args: Any, kwargs: Any) -> Deferred:
+    later = Deferred.__new__(Deferred)
+    later.scheduler = scheduler
+    later.context = copy_context()
+    later.func = func
+    later.args = args
+    later.kwargs = kwargs
+    untrack(later)
+    scheduler.hold()
+    scheduler.set_alarm(later, scheduler.now() + seconds)
+    return later
+
+
+if not cython.compiled:
+    from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
+
+    zeroed(Chime, Deferred)

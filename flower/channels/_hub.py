@@ -330,8 +330,8 @@ def drop_alarms(s: Scheduler) -> None:
     item = s.timers.first()
     while item is not None:
         s.timers.remove(item)
-        if isinstance(item, Alarm) and cython.cast(Alarm, item).drop is not None:
-            cython.cast(Alarm, item).drop()
+        if isinstance(item, Alarm):
+            cython.cast(Alarm, item).end()
         item = s.timers.first()
 
 

@@ -88,6 +88,8 @@ cdef class Scheduler:
     cpdef object post(self, object callback)
     cpdef object raise_in_main(self, object error)
     cpdef object recount(self, Task t, bint outside)
+    cpdef object hold(self)
+    cpdef object release(self)
     cpdef object set_alarm(self, Alarm alarm, double when)
     cpdef bint clear_alarm(self, Alarm alarm) except -1
     cpdef object sleep_until(self, double when)

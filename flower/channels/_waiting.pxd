@@ -8,12 +8,13 @@ cdef class Timed:
     cdef double when
     cdef Py_ssize_t slot
 
-    cdef object fire(self, double now)
+    cpdef object fire(self, double now)
 
-@cython.final
 cdef class Alarm(Timed):
-    cdef public object call
-    cdef public object drop
+    cdef object call
+
+    cpdef object fire(self, double now)
+    cpdef end(self)
 
 # A queue holds one reference to each of its members, and a member one to its queue; the links themselves are not
 # counted. The collector sees none of this: who waits is held by its scheduler as well, until it is taken out. The

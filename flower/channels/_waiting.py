@@ -44,19 +44,20 @@ class Timed:
 class Alarm(Timed):
     """A deadline that calls a function, on the hub, with the time by the scheduler's clock.
 
-    If the thread ends before, ``drop`` is called instead.
+    If the thread ends before, `end` is called instead.
     """
 
     call: Any
-    drop: Any
 
-    def __init__(self, call: Any, drop: Any = None) -> None:
+    def __init__(self, call: Any) -> None:
         self.call = call
-        self.drop = drop
 
     def fire(self, now: float) -> object:
         """Call the function, which may not block."""
         return self.call(now)
+
+    def end(self) -> None:
+        """It will never go off."""
 
 
 class Waiter(Timed):

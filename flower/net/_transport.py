@@ -17,8 +17,8 @@ Invariants
   nobody else's, so that no event can be taken for another's.
 - A transport is in ``Sockets.watched`` while ``_interest`` is not 0.
 - At most AT_A_TIME sockets are served, or so many that SERVING bytes have come, and then the tasklets run: what came
-  for them is still in the caches. Where others were found ready too, `Sockets.serve` says that there are more; if one of
-  them is not ready any more when it is its turn, nothing happens.
+  for them is still in the caches. Where others were found ready, too, `Sockets.serve` says that there are more; if one
+  of them is not ready any more when it is its turn, nothing happens.
 
 The methods that the loop calls raise nothing but what a protocol raises, and the protocols here raise nothing.
 """

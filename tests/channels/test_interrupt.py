@@ -403,3 +403,16 @@ def test_a_handler_that_raises_again_and_again_does_not_end_the_hub() -> None:
         print(alarms > 100)
     """
     assert output(code) == "True\n"
+
+
+def test_the_handler_is_looked_at_for_the_first_of_many_tasklets() -> None:
+    code = """
+        import signal, flower
+        looked, getsignal = [], signal.getsignal
+        signal.getsignal = lambda signum: looked.append(signum) or getsignal(signum)
+        for _ in range(1000):
+            flower.go(len, "")
+        print(len(looked), signal.getsignal(signal.SIGINT).__module__)
+        flower.run()
+    """
+    assert output(code) == "1 flower.channels._lifecycle\n"

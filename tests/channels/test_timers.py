@@ -53,10 +53,10 @@ def test_a_timer_that_is_over_could_wake_nobody(over: str) -> None:
 @pytest.mark.parametrize("make", [Timer, Ticker])
 def test_a_timer_stopped_in_another_thread_just_as_it_fires_leaves_no_value(make: Any) -> None:
     timer = make(60)
-    alarm, here = timer.c._keep.alarm, current_scheduler()
-    here.clear_alarm(alarm)  # as the hub does just before it fires
+    chime, here = timer.c._keep, current_scheduler()
+    here.clear_alarm(chime)  # as the hub does just before it fires
     assert in_thread(timer.stop) is (True if make is Timer else None)
-    alarm.call(here.now())
+    chime.fire(here.now())
     assert timer.c.try_receive() is None
     assert here.deadline() == math.inf
 
@@ -146,6 +146,34 @@ def test_an_unreferenced_timer_can_be_collected(make: Any) -> None:
     made = make(NEVER)
     ref = weakref.ref(made)
     del made
+    gc.collect()
+    assert ref() is None
+
+
+@pytest.mark.parametrize("make", [Timer, Ticker])
+def test_a_timer_that_is_reset_again_and_again_leaves_nothing_behind(make: Any) -> None:
+    timer = make(NEVER)
+    for _ in range(100):
+        timer.reset(NEVER)
+    assert weakref.getweakrefcount(timer.c) == 1
+    timer.stop()
+    assert weakref.getweakrefcount(timer.c) == 0
+    timer.reset(0.001)
+    timer.c.receive()
+    timer.stop()
+    assert weakref.getweakrefcount(timer.c) == 0
+
+
+def test_a_call_that_was_stopped_can_be_collected_with_what_refers_to_it() -> None:
+    class Owner:
+        pass
+
+    owner: Any = Owner()
+    owner.later = after_func(NEVER, print, owner)
+    gc.collect()
+    ref = weakref.ref(owner)
+    owner.later.stop()
+    del owner
     gc.collect()
     assert ref() is None
 
