@@ -39,7 +39,7 @@ cdef extern from *:
     ctypedef object (*start_function "flower_start_function")(object func, object args, object kwargs)
     object with_shortcut "flower_with_shortcut"(object general, start_function plain)
 
-@cython.locals(t=tasklet)
+@cython.locals(t=tasklet, s=Scheduler)
 cdef object start(object func, object args, object kwargs)
 
 cdef class tasklet(Task):

@@ -418,14 +418,22 @@ def go(func: Any, /, *args: Any, **kwargs: Any) -> tasklet:
 
 
 def start(func: Any, args: Any, kwargs: Any) -> tasklet:
-    """`go`, without the packing of arguments."""
+    """`go`, without the packing of arguments. As `launch`, for a tasklet that nobody knows yet, and that holds nothing."""
     if not callable(func):
         raise TypeError(f"a tasklet needs a function to run, not {func!r}")
+    s = here()
+    if s.closing or (s.hub is None and s.ready.count == 0):
+        _scheduler.cold.before_start(s)
+    context = copy_context()
     t = tasklet.__new__(tasklet)
-    t.sched = here()
+    t.sched = s
     t.func = func
+    t.args = args
+    t.kwargs = kwargs if kwargs else None
+    t.context = context
     t.label = ""
-    t.launch(args, kwargs)
+    untrack(t)
+    wake(t)
     return t
 
 
