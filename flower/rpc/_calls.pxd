@@ -11,6 +11,7 @@ cdef class Calls:
     cdef readonly object _session
     cdef Line _line
     cdef Serving _serving
+    cdef channel _next
     cdef list _spare
     cdef readonly dict pending
     cdef readonly Py_ssize_t made

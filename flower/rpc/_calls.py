@@ -6,7 +6,7 @@ Invariants
 
 - ``pending`` has a channel for each of our requests whose answer is outstanding, by id. An answer goes to its id's
   channel and nowhere else. Whoever stopped waiting leaves its channel there, so the id is not used again.
-- A channel in ``_spare`` is empty, and nobody knows it.
+- A channel in ``_spare``, or ``_next``, is empty, and nobody knows it.
 - A request that was packed is either sent whole, or taken back, and the ends of channels in it with it.
 """
 
@@ -56,6 +56,7 @@ class Calls:
         self._session: Any = session
         self._line: Line = session  # the same, for what is compiled
         self._serving = serving
+        self._next: channel[Any] | None = None  # the first of the spare ones: no list grows and shrinks for one at a time
         self._spare: list[channel[Any]] = []
         self.pending: dict[int, channel[Any]] = {}
         self.made = 0
@@ -72,7 +73,11 @@ class Calls:
     ) -> Any:
         """Call, and wait for the result."""
         spare = self._spare
-        if spare:
+        reply = self._next
+        if reply is not None:
+            self._next = None
+            reply.label = method
+        elif spare:
             reply = spare.pop()
             reply.label = method
         else:
@@ -88,7 +93,9 @@ class Calls:
                 raise
         else:
             result = self._call_within(reply, method, args, kwargs, timeout, meta)
-        if len(spare) < SPARE:
+        if self._next is None:
+            self._next = reply
+        elif len(spare) < SPARE:
             spare.append(reply)
         return result
 

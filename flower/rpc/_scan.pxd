@@ -2,7 +2,7 @@
 cimport cython
 
 cdef Py_ssize_t SLOT, NUMBER, TEXT, ARRAY, MAP, PAIR, EXT
-cdef int FIXED, BYTES, EXTENDED, LIST, DICT
+cdef int FIXED, BYTES, EXTENDED, LIST, DICT, MAX_DEPTH
 
 cdef class Scanner:
     cdef readonly object data
@@ -15,7 +15,8 @@ cdef class Scanner:
     cdef Py_ssize_t left
     cdef bint is_map
     cdef readonly bint keyed
-    cdef list outer
+    cdef Py_ssize_t outer[128]  # MAX_DEPTH
+    cdef int depth
     cdef readonly Py_ssize_t cost
     cdef public Py_ssize_t most
     cdef public Py_ssize_t most_cost
@@ -26,7 +27,7 @@ cdef class Scanner:
     cpdef bint find(self) except -1
     @cython.locals(p="const unsigned char *", at=Py_ssize_t, left=Py_ssize_t, is_map=bint, cost=Py_ssize_t,
                    start=Py_ssize_t, size=Py_ssize_t, first=int, count=Py_ssize_t, kind=int, width=int,
-                   after=Py_ssize_t, i=int)
+                   after=Py_ssize_t, i=int, depth=int)
     cdef int walk(self, object data) except -1
     cpdef bint is_between(self)
 

@@ -11,13 +11,18 @@ This file decodes nothing and knows no RPC. It is compiled: a step for each valu
 Invariants: the message that is looked at begins at ``start`` of ``data``, and its next header stands at ``at``
 (perhaps behind the end of ``data``: the value before is still coming). ``rest``, from ``rest_at`` on, comes behind
 ``data``, which then ends where a message does. ``left`` counts the values that the innermost container still lacks, and
-``outer`` those of the containers around it, each twice itself, plus one for a map: a key comes next when the count of a
-map is even.
+``outer`` those of the ``depth`` containers around it, each twice itself, plus one for a map: a key comes next when the
+count of a map is even.
 """
 
 from __future__ import annotations
 
 from typing import Any
+
+try:
+    import cython
+except ImportError:
+    from flower.channels import _nocython as cython
 
 # Nested containers. Neovim aborts at 40, msgpack's own decoder stops at 1024.
 MAX_DEPTH = 128
@@ -60,6 +65,7 @@ class Scanner:
     is_map: bool
     keyed: bool  # a map has a key of an ext type
     outer: Any
+    depth: int
     cost: int
     most: int
     most_cost: int
@@ -68,8 +74,9 @@ class Scanner:
     def __init__(self, most: int, most_cost: int) -> None:
         self.data = b""
         self.rest = None
-        self.outer = []
-        self.size = self.start = self.at = self.rest_at = self.cost = 0
+        if not cython.compiled:
+            self.outer = [0] * MAX_DEPTH
+        self.size = self.start = self.at = self.rest_at = self.cost = self.depth = 0
         self.left = 1
         self.whole = self.is_map = self.keyed = False
         self.most = most
@@ -132,6 +139,7 @@ class Scanner:
         left = self.left
         is_map = self.is_map
         cost = self.cost
+        depth = self.depth
         while True:
             if left == 0:  # that was the message's last value, but its bytes may still be coming
                 self.whole = at <= size
@@ -216,21 +224,24 @@ class Scanner:
                 break
             left -= 1
             if count and kind >= LIST:
-                if len(self.outer) >= MAX_DEPTH:
+                if depth >= MAX_DEPTH:
                     self.fault = f"a message nested more than {MAX_DEPTH} deep"
                     break
-                self.outer.append(left << 1 | is_map)
+                self.outer[depth] = left << 1 | is_map
+                depth += 1
                 is_map = kind == DICT
                 left = count << is_map
                 continue
-            while left == 0 and self.outer:
-                left = self.outer.pop()
+            while left == 0 and depth:
+                depth -= 1
+                left = self.outer[depth]
                 is_map = left & 1
                 left >>= 1
         self.at = at
         self.left = left
         self.is_map = is_map
         self.cost = cost
+        self.depth = depth
         return 0
 
     def is_between(self) -> bool:

@@ -5,7 +5,7 @@ from flower.rpc._line cimport Line
 from flower.rpc._outbox cimport Outbox, Source
 from flower.rpc._serving cimport Serving
 from flower.rpc._streams cimport Streams
-from flower.rpc._wire cimport Wire
+from flower.rpc._wire cimport _NOTIFICATION, _REQUEST, _RESPONSE, Wire
 
 cdef class Session(Line):
     cdef public object face

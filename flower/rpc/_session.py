@@ -28,6 +28,11 @@ from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import Any
 
+try:
+    import cython
+except ImportError:
+    from flower.channels import _nocython as cython
+
 from flower.channels import channel, schedule, tasklet
 from flower.channels._waiting import Alarm
 from flower.errors import AuthError, ChannelClosed, Disconnected, Overloaded, ProtocolError, Timeout
@@ -40,7 +45,10 @@ from flower.rpc._pulse import Pulse
 from flower.rpc._serving import ENOUGH, Flood, Serving, log, printable
 from flower.rpc._streams import Streams
 from flower.rpc._types import Codec
-from flower.rpc._wire import NOTIFICATION, REQUEST, RESPONSE, Wire
+from flower.rpc._wire import Wire
+
+if not cython.compiled:
+    from flower.rpc._wire import _NOTIFICATION, _REQUEST, _RESPONSE
 
 BYE = "$/bye"
 DEFAULTS = Settings()
@@ -286,17 +294,17 @@ class Session(Line):
 
     def _on_event(self, event: list[Any]) -> None:
         kind = event[0]
-        if kind == RESPONSE:
+        if kind == _RESPONSE:
             if self._hello_id and event[1] == self._hello_id:
                 self._on_hello_answer(event)
             else:
                 self.calls.answered(event)
-        elif kind == REQUEST:
+        elif kind == _REQUEST:
             if event[2] == HELLO:
                 self._on_hello(event)
             else:
                 self.serving.on_request(event)
-        elif kind == NOTIFICATION:
+        elif kind == _NOTIFICATION:
             if self.is_locked:
                 return
             method = event[1]

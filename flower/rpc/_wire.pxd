@@ -3,6 +3,22 @@ cimport cython
 from flower.rpc._scan cimport Scanner, measure
 from flower.rpc._types cimport Codec
 
+cdef extern from *:
+    """
+    static long long flower_whole(PyObject *value) {
+        int overflow;
+        long long number;
+        if (!PyLong_CheckExact(value)) return -1;
+        number = PyLong_AsLongLongAndOverflow(value, &overflow);
+        return overflow || number < 0 || number > 4294967295LL ? -1 : number;
+    }
+    """
+    long long whole "flower_whole"(object value)
+    bint discard "PySet_Discard"(set numbers, object value) except -1
+
+cdef long long _LAST_ID
+cdef int _REQUEST, _RESPONSE, _NOTIFICATION
+
 @cython.final
 cdef class Unmade:
     cdef readonly object error
@@ -35,11 +51,12 @@ cdef class Wire:
     cpdef list end(self)
     @cython.locals(tools=_Tools, codec=Codec)
     cdef object _decode(self, object data, Py_ssize_t cost, bint keyed)
-    @cython.locals(scanner=Scanner, size=Py_ssize_t, event=list, length=Py_ssize_t, at=Py_ssize_t)
+    @cython.locals(scanner=Scanner, size=Py_ssize_t, event=list, length=Py_ssize_t, at=Py_ssize_t, kind="long long",
+                   served=Py_ssize_t)
     cdef list _read(self)
     cdef int _check_response(self, list event) except -1
     cdef list _violated(self, object reason)
-    @cython.locals(data=bytes, msgid="long long")
+    @cython.locals(data=bytes, number="long long", msgid=object)
     cpdef tuple call(self, object method, object params)
     cpdef take_back(self, object msgid)
     @cython.locals(data=bytes)

@@ -31,6 +31,11 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+try:
+    import cython
+except ImportError:
+    from flower.channels import _nocython as cython
+
 import msgpack
 
 from flower.rpc._scan import Scanner, measure
@@ -44,6 +49,8 @@ VIOLATION = -1
 
 # Ids are unsigned 32-bit integers. We never use 0: pynvim answers a message that it could not read with id 0.
 MAX_ID = 2**32 - 1
+# The same, in C.
+_LAST_ID, _REQUEST, _RESPONSE, _NOTIFICATION = MAX_ID, REQUEST, RESPONSE, NOTIFICATION
 
 # Bytes in one message, sent or received; 16 MiB, four times gRPC's, which its users meet in production.
 MAX_MESSAGE = 16 * 1024 * 1024
@@ -67,6 +74,18 @@ _NEXT = {
 }
 
 Event = list[Any]
+
+if not cython.compiled:
+
+    def whole(value: Any) -> int:
+        """The value, if it is an integer from 0 to MAX_ID, and no bool; else -1."""
+        return value if type(value) is int and 0 <= value <= MAX_ID else -1
+
+    def discard(numbers: set[int], value: int) -> bool:
+        """Take the value out of the set; says whether it was in there."""
+        found = value in numbers
+        numbers.discard(value)
+        return found
 
 
 class Unmade:
@@ -180,42 +199,43 @@ class Wire:
         if type(message) is not list or not message:
             raise _Broken(f"a message is an array with a type, not {short(message)}")
         event: Event = message
-        kind = event[0]
-        if type(kind) is not int or not 0 <= kind <= 2:
-            raise _Broken(f"{short(kind)} is no message type")
-        length = 3 if kind == NOTIFICATION else 4
+        kind = whole(event[0])
+        if not 0 <= kind <= 2:
+            raise _Broken(f"{short(event[0])} is no message type")
+        length = 3 if kind == _NOTIFICATION else 4
         if len(event) != length:
             raise _Broken(f"a message of type {kind} has {length} elements, not {len(event)}")
-        if kind == RESPONSE:
+        if kind == _RESPONSE:
             self._check_response(event)
         else:
             at = length - 2  # of the method
             if type(event[at]) is bytes:  # pynvim sends its first
                 event[at] = event[at].decode("utf-8", "surrogateescape")
-            if kind == REQUEST:
+            if kind == _REQUEST:
                 _check_id(event[1])
             if type(event[at]) is not str:
                 raise _Broken(f"a method's name is a string, not {short(event[at])}")
             if type(event[at + 1]) is not list:
                 raise _Broken(f"params are an array, not {short(event[at + 1])}")
-            if kind == REQUEST:
-                if event[1] in self._serving:
-                    raise _Broken(f"id {event[1]} is in use by a request that has no answer yet")
+            if kind == _REQUEST:
+                served = len(self._serving)
                 self._serving.add(event[1])
+                if len(self._serving) == served:
+                    raise _Broken(f"id {event[1]} is in use by a request that has no answer yet")
         if self.codec.problem is not None:
             problem, self.codec.problem = self.codec.problem, None
             event[length - 1] = Unmade(problem, event[length - 1])
-        event += (scanner.most_cost - self.codec.budget, size)
+        event.append(scanner.most_cost - self.codec.budget)
+        event.append(size)
         return event
 
     def _check_response(self, event: Event) -> None:
         msgid = event[1]
         _check_id(msgid)
-        if msgid not in self._calls:
+        if not discard(self._calls, msgid):
             error = event[2]
             told = f": {short(error)}" if error is not None else ""
             raise _Broken(f"an answer to id {msgid}, which was not asked{told}")
-        self._calls.discard(msgid)
 
     def _violated(self, reason: str) -> Event:
         self.state = _NEXT[self.state, "violation"]
@@ -229,16 +249,17 @@ class Wire:
         ``params`` is a list, or a tuple. Raises TypeError or ValueError for what MessagePack can't carry, and for
         what a peer of this kind could not read; then nothing has changed.
         """
-        msgid = self._last_id
+        number = self._last_id
         while True:
-            msgid = msgid + 1 if msgid < MAX_ID else 1
+            number = number + 1 if number < _LAST_ID else 1
+            msgid = number
             if msgid not in self._calls:
                 break
         if type(method) is not str:
             _check_method(method)
         params = list(params)
         data = self._pack([REQUEST, msgid, method, params], params, MAX_MESSAGE)
-        self._last_id = msgid
+        self._last_id = number
         self._calls.add(msgid)
         return msgid, data
 
@@ -334,7 +355,7 @@ def _are_plain(values: Any) -> bool:
 
 
 def _check_id(msgid: Any) -> None:
-    if type(msgid) is not int or not 0 <= msgid <= MAX_ID:
+    if whole(msgid) < 0:
         raise _Broken(f"an id is an unsigned 32-bit integer, not {short(msgid)}")
 
 
