@@ -418,7 +418,7 @@ def go(func: Any, /, *args: Any, **kwargs: Any) -> tasklet:
 
 
 def start(func: Any, args: Any, kwargs: Any) -> tasklet:
-    """`go`, without the packing of arguments. As `launch`, for a tasklet that nobody knows yet, and that holds nothing."""
+    """`go`, without the packing of arguments: `launch` for a tasklet that nobody knows yet, and that holds nothing."""
     if not callable(func):
         raise TypeError(f"a tasklet needs a function to run, not {func!r}")
     s = here()

@@ -56,7 +56,9 @@ class Calls:
         self._session: Any = session
         self._line: Line = session  # the same, for what is compiled
         self._serving = serving
-        self._next: channel[Any] | None = None  # the first of the spare ones: no list grows and shrinks for one at a time
+        self._next: channel[Any] | None = (
+            None  # the first of the spare ones: no list grows and shrinks for one at a time
+        )
         self._spare: list[channel[Any]] = []
         self.pending: dict[int, channel[Any]] = {}
         self.made = 0

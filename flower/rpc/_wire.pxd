@@ -1,5 +1,6 @@
 # cython: language_level=3
 cimport cython
+from flower.rpc._plain cimport pack_plain, unpack_plain
 from flower.rpc._scan cimport Scanner, measure
 from flower.rpc._types cimport Codec
 
@@ -17,6 +18,7 @@ cdef extern from *:
     bint discard "PySet_Discard"(set numbers, object value) except -1
 
 cdef long long _LAST_ID
+cdef Py_ssize_t FEW, ROOMY
 cdef int _REQUEST, _RESPONSE, _NOTIFICATION
 
 @cython.final
@@ -52,7 +54,7 @@ cdef class Wire:
     @cython.locals(tools=_Tools, codec=Codec)
     cdef object _decode(self, object data, Py_ssize_t cost, bint keyed)
     @cython.locals(scanner=Scanner, size=Py_ssize_t, event=list, length=Py_ssize_t, at=Py_ssize_t, kind="long long",
-                   served=Py_ssize_t)
+                   served=Py_ssize_t, cost=Py_ssize_t)
     cdef list _read(self)
     cdef int _check_response(self, list event) except -1
     cdef list _violated(self, object reason)
@@ -69,7 +71,7 @@ cdef class Wire:
     @cython.locals(codec=Codec, scanner=Scanner)
     cpdef object unpack_value(self, bytes data)
     cdef bytes _pack(self, list message, object values, Py_ssize_t most)
-    @cython.locals(tools=_Tools, data=bytes)
+    @cython.locals(tools=_Tools, data=bytes, plain=bytes)
     cdef bytes _packed(self, list message, object values, Py_ssize_t most)
 
 cdef int _check_id(object msgid) except -1

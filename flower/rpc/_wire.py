@@ -62,6 +62,11 @@ FED = 4 * 1024
 # A buffer that has grown beyond this many bytes is given back.
 KEPT_BUFFER = 64 * 1024
 
+# A peer that takes messages of so many bytes has room for all that `pack_plain` makes.
+ROOMY = 8 * 1024
+# Values whose cost is not looked at.
+FEW = 16
+
 # States.
 OPEN = "open"
 ENDED = "ended"
@@ -76,6 +81,12 @@ _NEXT = {
 Event = list[Any]
 
 if not cython.compiled:
+
+    def pack_plain(message: list[Any]) -> bytes | None:
+        """The message packed, if it is short and holds plain values. Uncompiled, all is the library's."""
+
+    def unpack_plain(data: Any, start: int, end: int) -> Any:
+        """The message in ``data[start:end]``, if it holds plain values. Uncompiled, all is the library's."""
 
     def whole(value: Any) -> int:
         """The value, if it is an integer from 0 to MAX_ID, and no bool; else -1."""
@@ -192,10 +203,14 @@ class Wire:
         """The message that the scanner has found."""
         scanner = self._scanner
         size = scanner.at - scanner.start
-        data = scanner.data
-        if size != len(data):
-            data = memoryview(data)[scanner.start : scanner.at]
-        message = self._decode(data, scanner.cost, scanner.keyed)
+        cost = scanner.cost
+        message = unpack_plain(scanner.data, scanner.start, scanner.at)
+        if message is None:
+            data = scanner.data
+            if size != len(data):
+                data = memoryview(data)[scanner.start : scanner.at]
+            message = self._decode(data, cost, scanner.keyed)
+            cost = scanner.most_cost - self.codec.budget
         if type(message) is not list or not message:
             raise _Broken(f"a message is an array with a type, not {short(message)}")
         event: Event = message
@@ -225,7 +240,7 @@ class Wire:
         if self.codec.problem is not None:
             problem, self.codec.problem = self.codec.problem, None
             event[length - 1] = Unmade(problem, event[length - 1])
-        event.append(scanner.most_cost - self.codec.budget)
+        event.append(cost)
         event.append(size)
         return event
 
@@ -321,23 +336,27 @@ class Wire:
             raise
 
     def _packed(self, message: list[Any], values: Any, most: int) -> bytes:
-        tools = self._tools
-        tools.codec = self.codec
-        try:
-            data: bytes = tools.pack(message)
-        except BaseException as error:
-            tools.renew()  # the old one may hold half a message
-            if isinstance(error, OverflowError):  # an integer of more than 64 bits
-                raise ValueError(f"MessagePack can't carry this: {error}") from None
-            if isinstance(error, NotPlain) or not isinstance(error, TypeError):
-                raise
-            raise TypeError(str(error)) from None
-        if len(data) > KEPT_BUFFER:
-            tools.renew()  # the old one would keep its large buffer
         most = min(most, self.most_sent)
+        plain = pack_plain(message)
+        if plain is not None:
+            data: bytes = plain
+        else:
+            tools = self._tools
+            tools.codec = self.codec
+            try:
+                data = tools.pack(message)
+            except BaseException as error:
+                tools.renew()  # the old one may hold half a message
+                if isinstance(error, OverflowError):  # an integer of more than 64 bits
+                    raise ValueError(f"MessagePack can't carry this: {error}") from None
+                if isinstance(error, NotPlain) or not isinstance(error, TypeError):
+                    raise
+                raise TypeError(str(error)) from None
+            if len(data) > KEPT_BUFFER:
+                tools.renew()  # the old one would keep its large buffer
         if len(data) > most:
             raise ValueError(f"a message of {len(data)} bytes; {max(most, 0)} is the most")
-        if len(data) > KEPT_BUFFER or not _are_plain(values):
+        if (plain is None or self.most_sent < ROOMY) and (len(data) > KEPT_BUFFER or not _are_plain(values)):
             try:
                 measure(data, self.most_sent, MEMORY_FACTOR * self.most_sent)
             except ValueError as error:  # the encoder lets pass what no peer takes, which would cost us the connection
@@ -346,7 +365,9 @@ class Wire:
 
 
 def _are_plain(values: Any) -> bool:
-    """Whether the values are of types that any peer can read. The others may hold what it can't."""
+    """Whether the values are few, and of types that any peer can read. The others may hold what it can't."""
+    if len(values) > FEW:
+        return False
     for value in values:
         kind = type(value)
         if not (kind is str or kind is int or value is None or kind is bytes or kind is bool or kind is float):

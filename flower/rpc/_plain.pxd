@@ -1,0 +1,155 @@
+# cython: language_level=3
+# Messages of plain values, from and to MessagePack, in a few hundred instructions where the library needs thousands:
+# most messages are a few numbers and strings, and it is for them that a call costs what it costs. What is not plain, or
+# longer, is the library's: both functions give None then. The format: https://github.com/msgpack/msgpack/blob/master/spec.md
+#
+# Both read and write what the library would with the options that `_wire` gives it. Nothing of Python's runs meanwhile.
+cdef extern from *:
+    """
+    #define FLOWER_ROOM 512   /* bytes of a message that is packed here */
+    #define FLOWER_NESTED 8   /* arrays in each other that are read here */
+
+    static int flower_put_head(unsigned char **at, unsigned char *end, Py_ssize_t size, int little, int most_little,
+                               int one, int two) {
+        if (end - *at < size + 3 || size > 0xffff) return -1;
+        if (size <= most_little) {
+            *(*at)++ = (unsigned char)(little | size);
+        } else if (one && size <= 0xff) {
+            *(*at)++ = (unsigned char)one;
+            *(*at)++ = (unsigned char)size;
+        } else {
+            *(*at)++ = (unsigned char)two;
+            *(*at)++ = (unsigned char)(size >> 8);
+            *(*at)++ = (unsigned char)size;
+        }
+        return 0;
+    }
+
+    /* 0: written. -1: it is not plain, or there is no room. */
+    static int flower_put(unsigned char **at, unsigned char *end, PyObject *value) {
+        unsigned char *p = *at;
+        if (end - p < 9) return -1;
+        if (value == Py_None || value == Py_False || value == Py_True) {
+            *p++ = value == Py_None ? 0xc0 : value == Py_False ? 0xc2 : 0xc3;
+        } else if (PyLong_CheckExact(value)) {
+            int overflow, width = 0;
+            long long n = PyLong_AsLongLongAndOverflow(value, &overflow);
+            if (overflow) return -1;
+            if (-32 <= n && n < 128) {
+                *p++ = (unsigned char)n;
+            } else if (n >= 0) {
+                while (width < 3 && n >> (8 << width)) width++;
+                *p++ = (unsigned char)(0xcc + width);
+            } else {
+                while (width < 3 && n < -(1LL << ((8 << width) - 1))) width++;
+                *p++ = (unsigned char)(0xd0 + width);
+            }
+            if (p[-1] >= 0xcc && p[-1] < 0xe0)
+                for (int shift = (8 << width) - 8; shift >= 0; shift -= 8) *p++ = (unsigned char)(n >> shift);
+        } else if (PyUnicode_CheckExact(value) && PyUnicode_IS_COMPACT_ASCII(value)) {
+            Py_ssize_t size = PyUnicode_GET_LENGTH(value);
+            if (flower_put_head(&p, end, size, 0xa0, 31, 0xd9, 0xda) < 0) return -1;
+            memcpy(p, PyUnicode_1BYTE_DATA(value), (size_t)size);
+            p += size;
+        } else if (PyBytes_CheckExact(value)) {
+            Py_ssize_t size = PyBytes_GET_SIZE(value);
+            if (flower_put_head(&p, end, size, 0, -1, 0xc4, 0xc5) < 0) return -1;
+            memcpy(p, PyBytes_AS_STRING(value), (size_t)size);
+            p += size;
+        } else if (PyFloat_CheckExact(value)) {
+            *p++ = 0xcb;
+            if (PyFloat_Pack8(PyFloat_AS_DOUBLE(value), (char *)p, 0) < 0) {
+                PyErr_Clear();
+                return -1;
+            }
+            p += 8;
+        } else {
+            return -1;
+        }
+        *at = p;
+        return 0;
+    }
+
+    static PyObject *flower_pack_plain(PyObject *message) {
+        unsigned char room[FLOWER_ROOM], *p = room, *end = room + FLOWER_ROOM;
+        if (flower_put_head(&p, end, PyList_GET_SIZE(message), 0x90, 15, 0, 0xdc) < 0) Py_RETURN_NONE;
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(message); i++) {
+            PyObject *value = PyList_GET_ITEM(message, i);
+            if (PyList_CheckExact(value)) {
+                if (flower_put_head(&p, end, PyList_GET_SIZE(value), 0x90, 15, 0, 0xdc) < 0) Py_RETURN_NONE;
+                for (Py_ssize_t j = 0; j < PyList_GET_SIZE(value); j++)
+                    if (flower_put(&p, end, PyList_GET_ITEM(value, j)) < 0) Py_RETURN_NONE;
+            } else if (flower_put(&p, end, value) < 0) {
+                Py_RETURN_NONE;
+            }
+        }
+        return PyBytes_FromStringAndSize((char *)room, p - room);
+    }
+
+    /* NULL without an error: it is not plain. */
+    static PyObject *flower_get(const unsigned char **at, const unsigned char *end, int nested) {
+        enum { NUMBER, TEXT, BINARY, ARRAY } kind = NUMBER;
+        const unsigned char *p = *at;
+        int first, width = 0, wide = 0;
+        unsigned long long n = 0;
+        PyObject *value;
+        if (p >= end) return NULL;
+        first = *p++;
+        *at = p;
+        if (first < 0x80) return PyLong_FromLong(first);
+        if (first >= 0xe0) return PyLong_FromLong(first - 0x100);
+        if (first == 0xc0) return Py_NewRef(Py_None);
+        if (first == 0xc2 || first == 0xc3) return PyBool_FromLong(first & 1);
+        if (first == 0xcb) {
+            double d;
+            if (end - p < 8) return NULL;
+            d = PyFloat_Unpack8((const char *)p, 0);
+            if (d == -1.0 && PyErr_Occurred()) return NULL;
+            *at = p + 8;
+            return PyFloat_FromDouble(d);
+        }
+        if (first >= 0x90 && first < 0xa0) { kind = ARRAY; n = first & 15; }
+        else if (first >= 0xa0 && first < 0xc0) { kind = TEXT; n = first & 31; }
+        else if (first >= 0xc4 && first < 0xc7) { kind = BINARY; width = 1 << (first - 0xc4); }
+        else if (first >= 0xcc && first < 0xd0) { wide = width = 1 << (first - 0xcc); }
+        else if (first >= 0xd0 && first < 0xd4) { wide = width = 1 << (first - 0xd0); }
+        else if (first >= 0xd9 && first < 0xdc) { kind = TEXT; width = 1 << (first - 0xd9); }
+        else if (first == 0xdc || first == 0xdd) { kind = ARRAY; width = 2 << (first - 0xdc); }
+        else return NULL;
+        if (end - p < width) return NULL;
+        for (int i = 0; i < width; i++) n = n << 8 | *p++;
+        *at = p;
+        if (kind == NUMBER) {
+            if (first < 0xd0) return PyLong_FromUnsignedLongLong(n);
+            if (wide == 1) return PyLong_FromLong((signed char)n);
+            if (wide == 2) return PyLong_FromLong((short)n);
+            return PyLong_FromLongLong(wide == 4 ? (long long)(int)n : (long long)n);
+        }
+        if (n > (unsigned long long)(end - p)) return NULL;  /* of an array: each value has a byte at least */
+        if (kind != ARRAY) {
+            *at = p + n;
+            return kind == TEXT ? PyUnicode_DecodeUTF8((const char *)p, (Py_ssize_t)n, "surrogateescape")
+                                : PyBytes_FromStringAndSize((const char *)p, (Py_ssize_t)n);
+        }
+        if (nested >= FLOWER_NESTED) return NULL;
+        value = PyList_New((Py_ssize_t)n);
+        for (Py_ssize_t i = 0; value != NULL && i < (Py_ssize_t)n; i++) {
+            PyObject *item = flower_get(at, end, nested + 1);
+            if (item == NULL) Py_CLEAR(value);
+            else PyList_SET_ITEM(value, i, item);
+        }
+        return value;
+    }
+
+    static PyObject *flower_unpack_plain(PyObject *data, Py_ssize_t start, Py_ssize_t end) {
+        const char *bytes = PyBytes_Check(data) ? PyBytes_AS_STRING(data) : PyByteArray_AS_STRING(data);
+        const unsigned char *p = (const unsigned char *)bytes + start, *stop = (const unsigned char *)bytes + end;
+        PyObject *message = flower_get(&p, stop, 0);
+        if (message != NULL && p == stop) return message;
+        if (message == NULL && PyErr_Occurred()) return NULL;
+        Py_XDECREF(message);
+        Py_RETURN_NONE;
+    }
+    """
+    object pack_plain "flower_pack_plain"(list message)
+    object unpack_plain "flower_unpack_plain"(object data, Py_ssize_t start, Py_ssize_t end)

@@ -1,0 +1,107 @@
+"""Messages of plain values, which are packed and unpacked without the library, are what the library would make."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from flower.rpc._wire import NOTIFICATION, REQUEST, RESPONSE, VIOLATION, Wire
+
+_AROUND = {
+    sign * 2**bits + near for bits in (5, 7, 8, 15, 16, 31, 32, 63, 64) for near in (-1, 0, 1) for sign in (1, -1)
+}
+EDGES = sorted(number for number in _AROUND if -(2**63) <= number < 2**64)
+INTEGERS = st.one_of(st.sampled_from(EDGES), st.integers(-(2**63), 2**64 - 1))
+SCALARS = st.one_of(st.none(), st.booleans(), INTEGERS, st.floats(), st.text(), st.binary())
+LISTS = st.lists(SCALARS, max_size=40)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)), max_leaves=20
+)
+LIMITS = 10**6
+
+
+def packed(message: Any) -> bytes:
+    """By the library."""
+    data: bytes = msgpack.packb(message, use_bin_type=True, strict_types=True, unicode_errors="surrogateescape")
+    return data
+
+
+def unpacked(data: bytes) -> Any:
+    """By the library, which may fail."""
+    return msgpack.unpackb(data, raw=False, strict_map_key=False, unicode_errors="surrogateescape")
+
+
+def same(a: Any, b: Any) -> bool:
+    return repr(a) == repr(b)  # of the same types; and a NaN is one
+
+
+@given(LISTS)
+@example(EDGES[:20])
+@example(EDGES[20:])
+@example([0.0, -0.0, math.inf, math.nan, True, False, None, "", b"", "x" * 31, "x" * 32, b"x" * 255, "x" * 256])
+@example(["\xe9", "\udc80", "\U0001f33a"])
+@example(["x"] * 15)
+@example(["x"] * 16)
+@example(["x" * 500])
+@example([b"x" * 70_000])
+def test_what_is_sent_and_what_comes_of_it(params: list[Any]) -> None:
+    ours, theirs = Wire(), Wire()
+    msgid, data = ours.call("method", params)
+    assert data == packed([REQUEST, msgid, "method", params])
+    [event] = theirs.feed(data)
+    assert same(event[:4], [REQUEST, msgid, "method", params])
+    assert event[5] == len(data)
+    answer = theirs.reply(msgid, params)
+    assert answer == packed([RESPONSE, msgid, None, params])
+    [event] = ours.feed(answer)
+    assert same(event[:4], [RESPONSE, msgid, None, params])
+    assert ours.notify("method", params) == packed([NOTIFICATION, "method", params])
+
+
+@pytest.mark.slow
+@given(VALUES)
+@example([[[[[[[[[[1]]]]]]]]]])
+@example({"a": [1, {"b": []}]})
+def test_any_value_comes_as_the_library_reads_it(value: Any) -> None:
+    data = packed([NOTIFICATION, "method", [value]])
+    [event] = Wire(LIMITS).feed(data)
+    assert same(event[:3], unpacked(data))
+
+
+@given(st.binary(max_size=60), st.integers(0, 3))
+@example(b"\xc1", 0)
+@example(b"\xdd\xff\xff\xff\xff", 0)
+@example(b"\xdb\x00\x00\x00\x05ab", 0)
+@example(b"\xca\x3f\x80\x00\x00", 0)
+@example(b"\xd4\x01a", 0)
+@example(struct.pack(">BQ", 0xCF, 2**64 - 1), 0)
+@example(struct.pack(">Bq", 0xD3, -(2**63)), 0)
+@example(b"\xa2\xff\xfe", 0)
+def test_whatever_bytes_stand_for_a_value_are_read_as_the_library_reads_them(data: bytes, before: int) -> None:
+    message = b"\x93\x02\xa1m" + bytes([0x91 + before]) + b"\x05" * before + data
+    try:
+        expected = unpacked(message)
+    except Exception:  # of several kinds
+        expected = None
+    event = next(Wire(LIMITS).feed(message), [VIOLATION])
+    if event[0] != VIOLATION and event[-1] == len(message):
+        assert expected is not None
+        assert same(event[:3], expected)
+
+
+def test_a_peer_with_little_room_is_sent_nothing_that_takes_it_more() -> None:
+    """Empty strings take 57 times their bytes; a peer lets a message take 8 times what it may have."""
+    wire = Wire()
+    for most, count in ((1_000, 400), (100_000, 60_000)):
+        wire.most_sent = most
+        with pytest.raises(ValueError, match="no peer could read this"):
+            wire.call("method", [""] * count)
+        with pytest.raises(ValueError, match="no peer could read this"):
+            wire.notify("method", [""] * count)
+    wire.call("method", [""] * 4)
