@@ -1,4 +1,5 @@
 # cython: language_level=3
+cimport cython
 
 cdef class Context:
     cdef object __weakref__
@@ -11,7 +12,8 @@ cdef class Context:
     cdef readonly object _scope
     cdef readonly object _task
     cdef object _alarm
-    # The request that it is for.
+    # The request that it is for, and who serves it.
+    cdef object _serving
     cdef object _msgid
     cdef object _function
     cdef list _args
@@ -20,3 +22,6 @@ cdef class Context:
 
     cpdef _cancel(self, object reason)
     cdef _calm(self)
+
+@cython.locals(context=Context)
+cdef Context new_context(object session, object method, object meta)

@@ -7,6 +7,11 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+try:
+    import cython
+except ImportError:
+    from flower.channels import _nocython as cython
+
 from flower.channels import move_on
 from flower.channels._scheduler import current_scheduler
 
@@ -22,22 +27,22 @@ class Context:
     None. Calls that the method makes in turn inherit the deadline.
     """
 
-    def __init__(self, session: Session, method: str, meta: dict[str, Any] | None) -> None:
-        self.session = session
-        self.method = method
-        self._meta = meta
-        self.deadline: float | None = None
-        self._reason: str | None = None  # "cancelled" or "deadline", once it is that
-        self._ended = False
-        self._scope: Any = None
-        self._task: Any = None
-        self._alarm: Any = None
-        # The request that it is for.
-        self._msgid: Any = None
-        self._function: Any = None
-        self._args: Any = None
-        self._kwargs: Any = None
-        self._cost = 0
+    session: Session
+    method: str
+    deadline: float | None
+    _meta: dict[str, Any] | None
+    _reason: str | None  # "cancelled" or "deadline", once it is that
+    _ended: bool
+    _scope: Any
+    _task: Any
+    _alarm: Any
+    # The request that it is for, and who serves it.
+    _serving: Any
+    _msgid: Any
+    _function: Any
+    _args: Any
+    _kwargs: Any
+    _cost: int
 
     @property
     def meta(self) -> dict[str, Any]:
@@ -117,6 +122,15 @@ class Context:
         return f"<Context of {self.method}, called by {self.session.name}>"
 
 
+def new_context(session: Any, method: Any, meta: Any) -> Context:
+    """The context of a call. (To make one by its class costs as much as to serve it.)"""
+    context = Context.__new__(Context)
+    context.session = session
+    context.method = method
+    context._meta = meta
+    return context
+
+
 _current: ContextVar[Context | None] = ContextVar("flower.rpc.context", default=None)
 
 
@@ -128,3 +142,9 @@ def context() -> Context | None:
     ...         return rpc.context().address
     """
     return _current.get()
+
+
+if not cython.compiled:
+    from flower.channels._uncompiled import zeroed
+
+    zeroed(Context)

@@ -12,10 +12,11 @@ cdef class Line:
     cdef readonly object conn
     cdef Conn direct
     cdef readonly object name
-    cdef readonly object exports
+    cdef readonly dict exports
     cdef readonly object settings
     cdef Py_ssize_t max_inflight
     cdef public bint daemon
+    cdef readonly bint is_locked
     cdef public object fault
     cdef public bint early
     cdef public bint draining

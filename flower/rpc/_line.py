@@ -8,7 +8,7 @@ so without a look into a dict, which is why it is a class of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -40,7 +40,7 @@ class Line:
     wire: Wire
     outbox: Outbox
 
-    def __init__(self, conn: Any, name: str, exports: Mapping[str, Callable[..., Any]], settings: Settings) -> None:
+    def __init__(self, conn: Any, name: str, exports: dict[str, Any], settings: Settings) -> None:
         self.conn = conn
         self.direct: Conn | None = conn if type(conn) is Conn else None  # the same, for those who are compiled
         self.name = name
@@ -48,6 +48,7 @@ class Line:
         self.settings = settings
         self.max_inflight = settings.max_inflight
         self.daemon = True
+        self.is_locked = False  # the peer has still to prove who it is
         self.fault: BaseException | None = None
         self.early = False
         self.draining = False  # we have said bye

@@ -321,7 +321,7 @@ def configure(url: str, settings: Settings, options: dict[str, Any]) -> tuple[Se
 
 
 def _opener(
-    url: str, table: Mapping[str, Method], settings: Settings, tls: dict[str, Any], daemon: bool
+    url: str, table: dict[str, Method], settings: Settings, tls: dict[str, Any], daemon: bool
 ) -> Callable[..., Session]:
     """A function that connects, and gives the session, which has begun."""
     proto, address = parse(url)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from flower.channels import group, tasklet
@@ -20,7 +20,7 @@ from flower.rpc._url import parse, unparse
 class Server:
     """A service that is being served. Made by `serve`; closed by `close`, or as a context manager."""
 
-    def __init__(self, listener: Listener, proto: str, table: Mapping[str, Method], settings: Settings) -> None:
+    def __init__(self, listener: Listener, proto: str, table: dict[str, Method], settings: Settings) -> None:
         self._listener = listener
         self._proto = proto
         self._table = table

@@ -1,7 +1,9 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._channel cimport channel
-from flower.rpc._context cimport Context
+from flower.channels._task cimport Task
+from flower.channels._tasklet cimport start
+from flower.rpc._context cimport Context, new_context
 from flower.rpc._line cimport Line
 from flower.rpc._service cimport Method
 from flower.rpc._wire cimport Unmade
@@ -24,11 +26,11 @@ cdef class Serving:
     cdef readonly channel proceed
     cdef readonly channel room
 
-    @cython.locals(session=Line, cost=Py_ssize_t, limit=Py_ssize_t, context=Context)
+    @cython.locals(session=Line, cost=Py_ssize_t, limit=Py_ssize_t, context=Context, t=Task)
     cdef on_request(self, list event)
     cdef _set_deadline(self, Context context, dict meta)
     @cython.locals(session=Line)
-    cpdef _serve(self, Context context)
+    cdef _serve(self, Context context)
     @cython.locals(session=Line, data=bytes)
     cdef _answer(self, Context context)
     cdef _stream(self, object values, channel stream, Context context)
@@ -44,3 +46,5 @@ cdef class Serving:
     cpdef cancel(self, object msgid, object reason)
     cpdef hold_back(self)
     cpdef refuse(self, object msgid, object kind, object text)
+
+cpdef _serve(Context context)

@@ -47,6 +47,8 @@ from flower.rpc._wire import MAX_MESSAGE, Unmade
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
+    from flower.channels._tasklet import start
+    from flower.rpc._context import new_context
 
 if TYPE_CHECKING:
     from flower.rpc._session import Session
@@ -148,7 +150,8 @@ class Serving:
             self.inflight += 1
             self.unbegun += 1
             self.asked += cost + MESSAGE_COST
-            context = Context(session, method, meta)
+            context = new_context(session, method, meta)
+            context._serving = self
             context._msgid = msgid
             context._function = function
             context._args = args
@@ -157,7 +160,9 @@ class Serving:
             self.running[msgid] = context
             if meta:
                 self._set_deadline(context, meta)
-            tasklet(cython.cast(object, self)._serve, method, session.daemon)(context)
+            t = start(_serve, (context,), None)
+            t.label = method
+            t.daemon = session.daemon
 
     def cancel(self, msgid: int, reason: str) -> None:
         """The peer does not want this answer any more. It gets one all the same."""
@@ -394,7 +399,7 @@ class Serving:
 
     def _notice(self, method: str, args: Any, kwargs: Any, meta: Any, cost: int) -> None:
         session = self.session
-        _set_current(Context(session, method, meta))
+        _set_current(new_context(session, method, meta))
         try:
             function: Any = session.exports[method]
             if type(function) is Method:
@@ -435,8 +440,13 @@ class Serving:
         self._wake(self.room)
 
     def _wake(self, waiting: channel[None]) -> None:
-        if waiting.balance < 0:
+        if waiting.receivers.count:  # type: ignore[attr-defined]
             waiting.try_send(None)
+
+
+def _serve(context: Context) -> None:
+    """What the tasklet of a request runs."""
+    cython.cast(Serving, context._serving)._serve(context)
 
 
 def _extended(params: Any) -> tuple[Any, Any, Any, Any]:

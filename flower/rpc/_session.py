@@ -24,7 +24,7 @@ Invariants
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from threading import get_ident
 from typing import Any
 
@@ -69,7 +69,7 @@ class Session(Line):
     def __init__(
         self,
         conn: Any,
-        exports: Mapping[str, Callable[..., Any]],
+        exports: dict[str, Any],
         on_end: Callable[[Session], object],
         *,
         dialed: bool = False,
@@ -81,6 +81,7 @@ class Session(Line):
         self.on_leaving: Callable[[Session], object] | None = None
         self.began = time.monotonic()
         self.handshake = Handshake(settings, dialed, authenticated)
+        self.is_locked = self.handshake.state is LOCKED
         self.streams = Streams(self, dialed)
         self.codec = Codec(self.streams)
         self.wire = Wire(LOCKED_MESSAGE if self.is_locked else settings.max_message, self.codec)
@@ -122,11 +123,6 @@ class Session(Line):
     def peer_is(self) -> str | None:
         """ "flower" or "plain"; None while that is not known."""
         return None if self._hello_id else "plain" if self.theirs is None else "flower"
-
-    @property
-    def is_locked(self) -> bool:
-        """Whether the peer has still to prove who it is."""
-        return self.handshake.state is LOCKED
 
     @property
     def identity(self) -> Any:
@@ -361,6 +357,7 @@ class Session(Line):
 
     def _let_in(self) -> None:
         """The peer may go on: it has said who it is."""
+        self.is_locked = False
         self.wire.limit(self.settings.max_message)
         self._clear_alarm()
 
