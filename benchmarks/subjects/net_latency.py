@@ -8,9 +8,9 @@ from benchmarks.registry import Stopwatch, Subject
 from benchmarks.subjects import _servers
 from benchmarks.subjects._net import measured
 
-SUBJECT = Subject("net_latency", "Latency of an echo at half load, 99th percentile", "ms", "request", rounds=3)
+SUBJECT = Subject("net_latency", "Latency of an echo at half load, 99th percentile", "ms", "request")
 
-N = 20_000
+N = 10_000
 
 
 def _add(library: str, serve: Any) -> None:

@@ -3,6 +3,8 @@ cimport cython
 from flower.channels._scheduler cimport Scheduler
 from flower.net._transport cimport Sockets
 
+cdef double NEVER, LONGEST_SLEEP, TIMER_GRAIN
+
 cdef class Turns:
     cdef readonly object loop
     cdef readonly Scheduler scheduler
@@ -24,6 +26,7 @@ cdef class Turns:
     cpdef wake(self)
     @cython.locals(more=bint)
     cpdef _on_sockets(self)
+    @cython.locals(delay=double)
     cpdef _on_turn(self)
     cpdef show(self)
     cpdef let_out(self)

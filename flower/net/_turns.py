@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 TIMER_GRAIN = 0.001  # seconds: libuv counts whole milliseconds; a shorter wait is rounded up to one
+NEVER = math.inf
 LONGEST_SLEEP = 86_400.0  # seconds: one timer waits at most this long, and is then armed again
 
 
@@ -44,7 +45,7 @@ class Turns:
         self._hidden = False  # asyncio was told that the loop does not run
         self._failure: BaseException | None = None
         self._timer: Any = None
-        self._armed = math.inf
+        self._armed = NEVER
 
     def ready(self) -> None:
         if not self._due:
@@ -108,7 +109,7 @@ class Turns:
         elif delay < 0.0:
             self._leaving = True
             self.loop.stop()
-        elif delay != math.inf:
+        elif delay != NEVER:
             self._arm(delay)
 
     def show(self) -> None:
@@ -135,11 +136,11 @@ class Turns:
 
     def _on_timer(self) -> None:
         self._timer = None
-        self._armed = math.inf
+        self._armed = NEVER
         self.ready()
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-            self._armed = math.inf
+            self._armed = NEVER
