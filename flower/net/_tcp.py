@@ -148,7 +148,7 @@ async def connect_first(
             settings.apply(sock)
             if ours:
                 bind_like(sock, ours)
-            await poller.loop.sock_connect(sock, where)
+            await connected(poller.loop, sock, where)
         except BaseException as error:
             if sock is not None:
                 sock.close()
@@ -159,11 +159,33 @@ async def connect_first(
 
     infos = in_turn(theirs)
     try:
+        if len(infos) == 1:  # nobody to race with
+            return await attempt(infos[0])
         return await _Race(poller, [lambda info=info: attempt(info) for info in infos]).run()  # type: ignore[misc]
     except OSError:
         tried = ", ".join(format_address(info[4]) for info in infos)
         more += f" (tried {tried})" if len(infos) > 1 else ""
         raise explain(failures[0], "can't connect to", proto, address, more) from None
+
+
+async def connected(loop: Any, sock: socket.socket, where: Any) -> None:
+    """Connect the socket. (The loop's own sock_connect has the address resolved once more, by uvloop in a thread.)"""
+    error = sock.connect_ex(where)
+    if error in (errno.EINPROGRESS, errno.EWOULDBLOCK, errno.EINTR):
+        try:
+            sock.getpeername()  # on the same machine it is connected by now
+            return
+        except OSError:
+            pass
+        answered = loop.create_future()
+        loop.add_writer(sock, lambda: answered.done() or answered.set_result(None))
+        try:
+            await answered
+        finally:
+            loop.remove_writer(sock)
+        error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error:
+        raise OSError(error, os.strerror(error))
 
 
 def in_turn(infos: list[Info]) -> list[Info]:
