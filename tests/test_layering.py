@@ -124,6 +124,8 @@ def judge(importer: str, imported: str, by_name: bool) -> str | None:
     if imported.split(".")[0] != "flower":
         return None
     here, there = part_of(importer), part_of(imported)
+    if importer in WIRE_MODULES and imported == "flower.channels._nocython":
+        return None  # what stands for Cython's module where that is not installed
     if importer in WIRE_MODULES and there != "errors" and imported not in WIRE_MODULES:
         return f"the wire protocol may not import {imported}"
     if here == there or (by_name and (here, imported) in LOADED_BY_NAME):

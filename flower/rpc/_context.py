@@ -145,6 +145,7 @@ def context() -> Context | None:
 
 
 if not cython.compiled:
-    from flower.channels._uncompiled import zeroed
-
-    zeroed(Context)
+    for _field in Context.__annotations__:
+        setattr(Context, _field, None)
+    Context._ended = False
+    Context._cost = 0

@@ -59,11 +59,12 @@ class Calc:
 def served(
     service: object = None, settings: Settings = DEFAULTS, ours: Settings = DEFAULTS
 ) -> Iterator[tuple[rpc.Server, rpc.Peer]]:
-    """A server, with settings, and a peer that is connected to it."""
+    """A server, with settings, and a peer that is connected to it, and that it has accepted."""
     with (
         rpc.serve(URL, service if service is not None else Calc(), settings=settings) as server,
         rpc.connect(server.url, settings=ours) as peer,
     ):
+        until(lambda: bool(server._sessions) or peer._session.fault is not None)
         yield server, peer
     settle()
 
