@@ -204,7 +204,7 @@ FAULTS = [
     Fault(
         "a stopped timer fires nevertheless",
         "_clock",
-        "            chime.ref = None\n            chime.scheduler.clear_alarm(chime)\n",
+        "            chime.ref = None\n            track(chime)\n            chime.scheduler.clear_alarm(chime)\n",
         "",
     ),
     Fault(

@@ -18,6 +18,7 @@ cdef class Chime(Alarm):
     cpdef end(self)
 
 cdef class Deferred(Alarm):
+    cdef object __weakref__
     cdef Scheduler scheduler
     cdef object context
     cdef object func

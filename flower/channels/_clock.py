@@ -6,7 +6,7 @@ Invariants
     A channel of times keeps its `Chime`, that of the last start, which refers to the channel weakly: what nobody holds
     any more does not fire. While it is to fire, and only then, ``ref`` is set, and the scheduler holds it, too.
     ``ref`` calls the chime when the channel goes: so the two hold each other, until ``ref`` is dropped.
-    While one is pending, its scheduler holds it, and the garbage collector need not look; nor at a `Chime` after that.
+    While one is pending, its scheduler holds it, and the garbage collector need not look.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class Chime(Alarm):
         """The channel has gone."""
         if self.ref is not None:
             self.ref = None
+            track(self)
             self.scheduler.clear_alarm(self)
 
     def fire(self, now: float) -> object:
@@ -82,6 +83,7 @@ class Chime(Alarm):
                 self.scheduler.set_alarm(self, max(due, math.nextafter(now, math.inf)))
             else:
                 self.ref = None
+                track(self)
                 ch._set_external(False)
             ch.try_send(now)
         return None
@@ -90,6 +92,7 @@ class Chime(Alarm):
         """No time will ever come, and whoever waits for it, in another thread, is to know."""
         target = None if self.ref is None else self.ref()
         self.ref = None
+        track(self)
         if target is not None:
             target._set_external(False)
             target.close()
@@ -125,6 +128,7 @@ def _silence(ch: channel[float]) -> bool:
         pending = chime.ref is not None
         if pending:
             chime.ref = None
+            track(chime)
             chime.scheduler.clear_alarm(chime)
             ch._set_external(False)
         try:

@@ -67,7 +67,7 @@ class Turns:
     def _on_sockets(self) -> None:
         """Read and write, and then run the tasklets, without the way through the loop's queue."""
         more = True
-        while more and not self._leaving:
+        while more and (self._turn is None or not self._leaving):  # without a turn the loop runs for the last bytes
             self._serving = not (self._due or self.scheduler.main_ran)
             try:
                 more = self._sockets.serve()

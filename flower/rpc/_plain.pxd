@@ -3,7 +3,7 @@
 # most messages are a few numbers and strings, and it is for them that a call costs what it costs. What is not plain, or
 # longer, is the library's: both functions give None then. The format: https://github.com/msgpack/msgpack/blob/master/spec.md
 #
-# Both read and write what the library would with the options that `_wire` gives it. Nothing of Python's runs meanwhile.
+# Both read and write what the library would with the options that `_wire` gives it.
 cdef extern from *:
     """
     #define FLOWER_ROOM 512   /* bytes of a message that is packed here */

@@ -164,6 +164,31 @@ def test_a_timer_that_is_reset_again_and_again_leaves_nothing_behind(make: Any) 
     assert weakref.getweakrefcount(timer.c) == 0
 
 
+@pytest.mark.parametrize("how", ["pending", "stopped", "fired"])
+def test_a_timer_keeps_no_thread_that_has_ended(how: str) -> None:
+    schedulers = []
+
+    def body() -> None:
+        timer = Timer(0.001 if how == "fired" else NEVER)
+        if how == "stopped":
+            timer.stop()
+        elif how == "fired":
+            timer.c.receive()
+        flower.set_schedule_callback(lambda before, after: timer)
+        schedulers.append(weakref.ref(current_scheduler()))
+
+    for _ in range(5):
+        in_thread(body)
+    gc.collect()
+    assert sum(ref() is not None for ref in schedulers) <= 1  # the last one's greenlets may be yet to be freed
+
+
+def test_a_call_that_is_pending_can_be_referred_to_weakly() -> None:
+    later = after_func(NEVER, print)
+    assert weakref.ref(later)() is later
+    later.stop()
+
+
 def test_a_call_that_was_stopped_can_be_collected_with_what_refers_to_it() -> None:
     class Owner:
         pass

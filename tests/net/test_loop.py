@@ -6,6 +6,7 @@ import asyncio
 import math
 import os
 import signal
+import socket
 import threading
 import time
 from typing import Any
@@ -28,6 +29,7 @@ from tests.net.support import (
     listening,
     output,
     plain_peer,
+    receive_all,
     rounds,
     until,
 )
@@ -338,6 +340,31 @@ def test_blocking_in_a_callback_is_refused() -> None:
 
     poller().loop.call_soon(callback)
     until(lambda: len(caught) == 2)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_what_was_sent_before_a_thread_ends_reaches_a_reader_that_comes_late(closed: bool) -> None:
+    size = 8_000_000  # more than the kernel holds
+    with socket.create_server((HOME, 0)) as server:
+
+        def client() -> None:
+            conn = Dial("tcp", server.getsockname())
+            conn.send(b"x" * size)
+            sent.set()
+            if closed:
+                conn.close()
+            else:
+                kept.append(conn)
+
+        sent = threading.Event()
+        kept: list[Any] = []
+        finish = in_thread(client)
+        sock, _ = server.accept()
+        with sock:
+            sock.settimeout(NEVER)
+            assert sent.wait(NEVER)
+            assert len(receive_all(sock)) == size
+        finish()
 
 
 # -- Waiting for coroutines
