@@ -15,6 +15,7 @@ class channel(Generic[T]):
     label: str
     preference: Literal[-1, 0, 1]
     schedule_all: bool
+    receivers: Any
     held: int  # for compiled modules, as is _obtain
     _external: bool
     _on_wait: Callable[[], object] | None

@@ -56,9 +56,8 @@ class Calls:
         self._session: Any = session
         self._line: Line = session  # the same, for what is compiled
         self._serving = serving
-        self._next: channel[Any] | None = (
-            None  # the first of the spare ones: no list grows and shrinks for one at a time
-        )
+        # The first of the spare ones: with one call at a time, no list grows and shrinks.
+        self._next: channel[Any] | None = None
         self._spare: list[channel[Any]] = []
         self.pending: dict[int, channel[Any]] = {}
         self.made = 0

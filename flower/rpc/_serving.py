@@ -440,7 +440,7 @@ class Serving:
         self._wake(self.room)
 
     def _wake(self, waiting: channel[None]) -> None:
-        if waiting.receivers.count:  # type: ignore[attr-defined]
+        if waiting.receivers.count:
             waiting.try_send(None)
 
 
