@@ -140,19 +140,18 @@ def run_ready(s: Scheduler) -> int:
                 s.tell(s.last, t)
                 s.last = None
         down = 0
-        carrier = t.carrier
-        if carrier is None:
+        if t.carrier is None:
             if s.idle:
-                carrier = s.idle.pop()
-                s.spare = min(s.spare, len(s.idle))
+                s.employ(t)
             else:
                 s.starting = t  # should this raise, the next turn goes on with t
                 carrier = make_carrier(s)  # may run finalizers: t is not current yet, so that they can't block
                 s.starting = None
                 down = ROOM + s.lane * LANE_BYTES
-            t.carrier = carrier
-            s.enlist(t)
+                t.carrier = carrier
+                s.enlist(t)
         s.current = t
+        carrier = t.carrier
         t = None
         if down:
             start_below(carrier, down)

@@ -64,6 +64,7 @@ else:
         is_here,
         set_here,
         switch_to,
+        take_last,
         track,
     )
     from flower.channels._waiting import NEVER
@@ -228,13 +229,18 @@ class Scheduler:
                 self.current = None
                 self.enter_hub()
                 return 0
-            t.carrier = self.idle.pop()
-            self.spare = min(self.spare, len(self.idle))
-            self.enlist(t)
+            self.employ(t)
         self.current = t
         carrier = t.carrier
         t = None  # who is switched away from keeps nobody else alive
         switch_to(carrier)
+        return 0
+
+    def employ(self, t: Task) -> int:
+        """Give the task an idle carrier, of which there is one."""
+        t.carrier = take_last(self.idle)
+        self.spare = min(self.spare, len(self.idle))
+        self.enlist(t)
         return 0
 
     def enter_hub(self) -> int:
