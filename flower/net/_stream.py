@@ -20,6 +20,8 @@ Invariants
   gathered. But it is not set after a turn in which more was written (``_busy``): the answer (``_answered``) and more,
   or several pieces that were gathered.
 - ``incoming`` is closed when no more will come. A failure is put into it as bombs before that, one for each who waits.
+- ``tap``, where there is one, is offered what comes while a tasklet waits for it; what the tap has not dealt with is
+  then that tasklet's business: it is woken with nothing.
 - ``_transport`` is a `Transport`, or a `TlsLayer` around one, which behaves like it. None once it is gone.
 
 The methods that the loop calls (`connection_made` to `connection_lost`) run on the hub: they never block,
@@ -64,6 +66,14 @@ PLENTY = 1 << 62  # the outbox's credit while there is room: there is no countin
 RESET = struct.pack("ii", 1, 0)  # for SO_LINGER: end with a reset
 
 
+class Tap:
+    """Takes what comes on the hub, which saves a switch to the tasklet that waits for it."""
+
+    def take(self, data: bytes) -> bool:
+        """Deal with it. False: there is more to do, and the tasklet must do it. Never blocks, nor runs users' code."""
+        raise NotImplementedError
+
+
 class Stream(Link):
     """One stream connection, as the event loop's protocol object."""
 
@@ -77,6 +87,7 @@ class Stream(Link):
         self.remote: Any = None
         self.incoming: channel[bytes] = channel(math.inf, "connection")
         self.incoming._external = True
+        self.tap: Tap | None = None
         self.tls: Any = None  # the ssl.SSLObject, which knows what was agreed on
         self.at_eof = False  # the peer has said that it sends no more
         self.shut = False  # closed here
@@ -120,6 +131,10 @@ class Stream(Link):
         self._answered = False
         try:
             incoming = self.incoming
+            if self.tap is not None and incoming.receivers.count and not self._scheduler.closing:
+                if self.tap.take(data):
+                    return
+                data = b""
             incoming.try_send(data)
             count = incoming.held
             if count:  # nobody was waiting for it

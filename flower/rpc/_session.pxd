@@ -28,7 +28,10 @@ cdef class Session(Line):
     cdef object _settled
     cdef object _idle
     cdef bint _last_answers
+    cdef object _left
 
+    @cython.locals(kind=int, event=list, wire=Wire, serving=Serving)
+    cpdef bint take(self, bytes data) except -1
     @cython.locals(kind=int)
     cdef _on_event(self, list event)
 

@@ -137,6 +137,7 @@ class Wire:
         self._calls: set[int] = set()
         self._serving: set[int] = set()
         self._last_id = 0
+        self._found = False  # a message that was found is still to be read
         self._scanner = Scanner(max_message, MEMORY_FACTOR * max_message)
         self._tools = _tools_of_thread()
 
@@ -161,12 +162,33 @@ class Wire:
         if self.state is not OPEN:
             return None
         scanner = self._scanner
-        if scanner.find():
+        if self._found or scanner.find():
+            self._found = False
             try:
                 return self._read()
             except _Broken as broken:
                 return self._violated(str(broken))
         return None if scanner.fault is None else self._violated(scanner.fault)
+
+    def next_plain(self) -> Any:
+        """The next event, if it is made of plain values, which runs no code of others. None: see `has_more`."""
+        if self.state is not OPEN or self._found:
+            return None
+        scanner = self._scanner
+        if not scanner.find():
+            return None
+        message = unpack_plain(scanner.data, scanner.start, scanner.at)
+        if message is None:
+            self._found = True
+            return None
+        try:
+            return self._checked(message, scanner.cost)
+        except _Broken as broken:
+            return self._violated(str(broken))
+
+    def has_more(self) -> bool:
+        """Whether `next_event` has something to give, after `next_plain` had nothing."""
+        return self._found or self._scanner.fault is not None
 
     def feed(self, data: bytes) -> Iterator[Event]:
         """`take`, and then every `next_event`."""
@@ -202,15 +224,18 @@ class Wire:
     def _read(self) -> Event:
         """The message that the scanner has found."""
         scanner = self._scanner
-        size = scanner.at - scanner.start
         cost = scanner.cost
         message = unpack_plain(scanner.data, scanner.start, scanner.at)
         if message is None:
             data = scanner.data
-            if size != len(data):
+            if scanner.at - scanner.start != len(data):
                 data = memoryview(data)[scanner.start : scanner.at]
             message = self._decode(data, cost, scanner.keyed)
             cost = scanner.most_cost - self.codec.budget
+        return self._checked(message, cost)
+
+    def _checked(self, message: Any, cost: int) -> Event:
+        """The message as an event, if it is one that may stand."""
         if type(message) is not list or not message:
             raise _Broken(f"a message is an array with a type, not {short(message)}")
         event: Event = message
@@ -241,7 +266,7 @@ class Wire:
             problem, self.codec.problem = self.codec.problem, None
             event[length - 1] = Unmade(problem, event[length - 1])
         event.append(cost)
-        event.append(size)
+        event.append(self._scanner.at - self._scanner.start)
         return event
 
     def _check_response(self, event: Event) -> None:

@@ -19,10 +19,9 @@ _AROUND = {
 EDGES = sorted(number for number in _AROUND if -(2**63) <= number < 2**64)
 INTEGERS = st.one_of(st.sampled_from(EDGES), st.integers(-(2**63), 2**64 - 1))
 SCALARS = st.one_of(st.none(), st.booleans(), INTEGERS, st.floats(), st.text(), st.binary())
-LISTS = st.lists(SCALARS, max_size=40)
-VALUES = st.recursive(
-    SCALARS, lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)), max_leaves=20
-)
+KEYS = st.one_of(st.none(), st.booleans(), INTEGERS, st.text(), st.binary())
+VALUES = st.recursive(SCALARS, lambda inner: st.one_of(st.lists(inner), st.dictionaries(KEYS, inner)), max_leaves=20)
+LISTS = st.one_of(st.lists(SCALARS, max_size=40), st.lists(VALUES, max_size=4))
 LIMITS = 10**6
 
 
@@ -50,6 +49,10 @@ def same(a: Any, b: Any) -> bool:
 @example(["x"] * 16)
 @example(["x" * 500])
 @example([b"x" * 70_000])
+@example(["name", [1, 2], {}, {"dl": 5001}])
+@example([{i: str(i) for i in range(15)}])
+@example([{i: str(i) for i in range(16)}])
+@example([[[[[[[[[1]]]]]]]], {"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": 1}}}}}}}}])
 def test_what_is_sent_and_what_comes_of_it(params: list[Any]) -> None:
     ours, theirs = Wire(), Wire()
     msgid, data = ours.call("method", params)
