@@ -1,6 +1,9 @@
 # cython: language_level=3
 cimport cython
 
+from cpython.bytearray cimport PyByteArray_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING
+
 cdef extern from *:
     """
     #ifdef MS_WINDOWS
@@ -92,6 +95,9 @@ cdef inline object receive(object sock, int fd, Py_ssize_t size):
 
 cdef inline Py_ssize_t give(object sock, int fd, object data) except -1:
     return flower_give(fd, data)
+
+cdef inline bytearray behind(bytes data, Py_ssize_t count):
+    return PyByteArray_FromStringAndSize(PyBytes_AS_STRING(data) + count, len(data) - count)
 
 cdef int FULL_READS
 

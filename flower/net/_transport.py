@@ -62,6 +62,10 @@ if not cython.compiled:
         except (BlockingIOError, InterruptedError):
             return 0
 
+    def behind(data: bytes, count: int) -> bytearray:
+        """What comes after so many bytes. Runs no finalizers, which could write or cut the connection."""
+        return bytearray(data[count:])
+
     def poll(sockets: Sockets) -> int:
         """See which are ready, AT_A_TIME at most; how many there are."""
         sockets.ready = sockets._set.poll(0, AT_A_TIME)
@@ -274,10 +278,8 @@ class Transport(Link):
             count = self._give(data)
             if count < 0 or count == len(data):
                 return
-            self._unsent = unsent = bytearray(data)
-            del unsent[:count]  # which may run finalizers that write here, or cut the connection
-            if not self._lost:
-                self._watch(self._interest | OUT)
+            self._unsent = behind(data, count)
+            self._watch(self._interest | OUT)
         else:
             self._unsent += data
         self._pause_if_full()

@@ -99,6 +99,7 @@ class Outbound(Source):
         self.streams = streams
         self.session: Line = streams.session
         self.id = number
+        self._packed_id: bytes | None = None
         self.here = here
         self.ref = weakref.ref(ch, self._dropped)
         self.hold: channel[Any] | None = None
@@ -154,7 +155,7 @@ class Outbound(Source):
     def _cut(self, data: bytes, fresh: Any) -> None:
         """A value longer than a frame: it goes in pieces, between which others may go."""
         session = self.session
-        value = memoryview(data)[len(_VALUE_HEAD) + len(session.wire.pack_value(self.id)) :]
+        value = memoryview(data)[len(_VALUE_HEAD) + len(self._number()) :]
         step = session.max_frame
         for at in range(0, len(value), step):
             more = at + step < len(value)
@@ -164,8 +165,12 @@ class Outbound(Source):
 
     def _frame(self, head: bytes, value: Any, tail: bytes) -> bytes:
         """A message with bytes in it, which are copied once: msgpack's packer does so three times."""
-        number = self.session.wire.pack_value(self.id)
-        return b"".join((head, number, b"\xc6", len(value).to_bytes(4, "big"), value, tail))
+        return b"".join((head, self._number(), b"\xc6", len(value).to_bytes(4, "big"), value, tail))
+
+    def _number(self) -> bytes:
+        if self._packed_id is None:
+            self._packed_id = self.session.wire.pack_value(self.id)
+        return self._packed_id
 
     def _take_later(self, value: Any) -> None:
         """From another thread: there is no saying here whether the value can be sent, and the credit may be gone."""

@@ -87,10 +87,14 @@ cdef extern from *:
         return PyBytes_FromStringAndSize((char *)room, p - room);
     }
 
+    /* What is to be read goes up to the end, and on in a tail, if there is one: the last value of a message may be long,
+       and come in two pieces. */
+    typedef struct { const unsigned char *end, *tail; Py_ssize_t more; } flower_source;
+
     /* NULL without an error: it is not plain. */
-    static PyObject *flower_get(const unsigned char **at, const unsigned char *end, int nested) {
+    static PyObject *flower_get(const unsigned char **at, flower_source *from, int nested) {
         enum { NUMBER, TEXT, BINARY, ARRAY, MAP } kind = NUMBER;
-        const unsigned char *p = *at;
+        const unsigned char *p = *at, *end = from->end;
         int first, width = 0, wide = 0;
         unsigned long long n = 0;
         PyObject *value;
@@ -127,6 +131,15 @@ cdef extern from *:
             if (wide == 2) return PyLong_FromLong((short)n);
             return PyLong_FromLongLong(wide == 4 ? (long long)(int)n : (long long)n);
         }
+        if (kind == BINARY && from->more && n == (unsigned long long)(end - p + from->more)) {
+            value = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)n);
+            if (value == NULL) return NULL;
+            memcpy(PyBytes_AS_STRING(value), p, (size_t)(end - p));
+            memcpy(PyBytes_AS_STRING(value) + (end - p), from->tail, (size_t)from->more);
+            from->more = 0;
+            *at = end;
+            return value;
+        }
         if (n > (unsigned long long)(end - p)) return NULL;  /* of an array: each value has a byte at least */
         if (kind < ARRAY) {
             *at = p + n;
@@ -137,8 +150,8 @@ cdef extern from *:
         if (kind == MAP) {
             value = PyDict_New();
             for (; value != NULL && n > 0; n--) {
-                PyObject *key = flower_get(at, end, nested + 1);
-                PyObject *item = key == NULL ? NULL : flower_get(at, end, nested + 1);
+                PyObject *key = flower_get(at, from, nested + 1);
+                PyObject *item = key == NULL ? NULL : flower_get(at, from, nested + 1);
                 if (item == NULL || PyDict_SetItem(value, key, item) < 0) Py_CLEAR(value);
                 Py_XDECREF(key);
                 Py_XDECREF(item);
@@ -148,22 +161,29 @@ cdef extern from *:
         value = PyList_New((Py_ssize_t)n + (nested ? 0 : FLOWER_MORE));
         if (value != NULL) Py_SET_SIZE(value, (Py_ssize_t)n);
         for (Py_ssize_t i = 0; value != NULL && i < (Py_ssize_t)n; i++) {
-            PyObject *item = flower_get(at, end, nested + 1);
+            PyObject *item = flower_get(at, from, nested + 1);
             if (item == NULL) Py_CLEAR(value);
             else PyList_SET_ITEM(value, i, item);
         }
         return value;
     }
 
-    static PyObject *flower_unpack_plain(PyObject *data, Py_ssize_t start, Py_ssize_t end) {
+    static PyObject *flower_unpack_plain(PyObject *data, Py_ssize_t start, Py_ssize_t end, PyObject *tail) {
         const char *bytes = PyBytes_Check(data) ? PyBytes_AS_STRING(data) : PyByteArray_AS_STRING(data);
-        const unsigned char *p = (const unsigned char *)bytes + start, *stop = (const unsigned char *)bytes + end;
-        PyObject *message = flower_get(&p, stop, 0);
-        if (message != NULL && p == stop) return message;
+        const unsigned char *p = (const unsigned char *)bytes + start;
+        flower_source from = {(const unsigned char *)bytes + end, NULL, 0};
+        PyObject *message;
+        if (tail != Py_None) {
+            from.more = end - Py_SIZE(data);
+            from.end -= from.more;
+            from.tail = (const unsigned char *)PyBytes_AS_STRING(tail);
+        }
+        message = flower_get(&p, &from, 0);
+        if (message != NULL && p == from.end && !from.more) return message;
         if (message == NULL && PyErr_Occurred()) return NULL;
         Py_XDECREF(message);
         Py_RETURN_NONE;
     }
     """
     object pack_plain "flower_pack_plain"(list message)
-    object unpack_plain "flower_unpack_plain"(object data, Py_ssize_t start, Py_ssize_t end)
+    object unpack_plain "flower_unpack_plain"(object data, Py_ssize_t start, Py_ssize_t end, object tail)

@@ -15,7 +15,7 @@ Invariants
 
 - `_finish` runs once, when the reader ends, for whatever reason. After that ``fault`` is set, nothing is pending,
   every call fails at once, and every channel that went through here is broken.
-- ``_left`` is a message that was read on the hub and is for the reader, which has been woken.
+- ``_left`` is a message that was read on the hub, or the error of one, and is for the reader, which has been woken.
 - ``early`` is true while we wait for the answer to our hello: the peer's limits, and whether it is a Flower peer, are
   not known. Without an answer in time they are not either: then nobody waits for it any more, and what only a Flower
   peer could read is not sent. It counts whenever it comes.
@@ -260,6 +260,12 @@ class Session(Line):
             kind = event[0]
             if kind == _RESPONSE and event[1] != self._hello_id:
                 self.calls.answered(event)
+            elif kind == _NOTIFICATION and event[1] == DATA and len(event[2]) == 2 and self.theirs is not None:
+                try:
+                    self._on_event(event)
+                except Exception as error:
+                    self._left = error
+                    return False
             elif kind != _REQUEST or not serving.begin(event):
                 self._left = event
                 return False
@@ -281,6 +287,8 @@ class Session(Line):
                 event, self._left = self._left, None
                 if event is None:
                     event = wire.next_event()
+                elif isinstance(event, Exception):
+                    raise event
                 while event is not None:
                     if self.fault is not None:  # closed here, while others had their turn
                         return

@@ -85,8 +85,11 @@ if not cython.compiled:
     def pack_plain(message: list[Any]) -> bytes | None:
         """The message packed, if it is short and holds plain values. Uncompiled, all is the library's."""
 
-    def unpack_plain(data: Any, start: int, end: int) -> Any:
-        """The message in ``data[start:end]``, if it holds plain values. Uncompiled, all is the library's."""
+    def unpack_plain(data: Any, start: int, end: int, tail: Any) -> Any:
+        """The message in ``data[start:end]``, which may end in the tail, if it holds plain values.
+
+        Uncompiled, all is the library's.
+        """
 
     def whole(value: Any) -> int:
         """The value, if it is an integer from 0 to MAX_ID, and no bool; else -1."""
@@ -177,7 +180,7 @@ class Wire:
         scanner = self._scanner
         if not scanner.find():
             return None
-        message = unpack_plain(scanner.data, scanner.start, scanner.at)
+        message = unpack_plain(scanner.data, scanner.start, scanner.at, scanner.tail)
         if message is None:
             self._found = True
             return None
@@ -225,12 +228,9 @@ class Wire:
         """The message that the scanner has found."""
         scanner = self._scanner
         cost = scanner.cost
-        message = unpack_plain(scanner.data, scanner.start, scanner.at)
+        message = unpack_plain(scanner.data, scanner.start, scanner.at, scanner.tail)
         if message is None:
-            data = scanner.data
-            if scanner.at - scanner.start != len(data):
-                data = memoryview(data)[scanner.start : scanner.at]
-            message = self._decode(data, cost, scanner.keyed)
+            message = self._decode(scanner.message(), cost, scanner.keyed)
             cost = scanner.most_cost - self.codec.budget
         return self._checked(message, cost)
 

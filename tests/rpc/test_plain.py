@@ -98,6 +98,19 @@ def test_whatever_bytes_stand_for_a_value_are_read_as_the_library_reads_them(dat
         assert same(event[:3], expected)
 
 
+@pytest.mark.parametrize("last", [b"long" * 30, "long" * 30, [b"long" * 30], {"key": b"long" * 30}, [b"long" * 30, 1]])
+@pytest.mark.parametrize("behind", [b"", b"\x93", packed([NOTIFICATION, "another", [b"x" * 30]])])
+def test_a_message_in_two_pieces_is_read_as_the_library_reads_it(last: Any, behind: bytes) -> None:
+    message = [NOTIFICATION, "method", [1, last]]
+    data = packed([NOTIFICATION, "first", []]) + packed(message)
+    for at in range(1, len(data)):
+        wire = Wire(LIMITS)
+        events = [*wire.feed(data[:at]), *wire.feed(data[at:] + behind)]
+        assert same(events[1][:3], message)
+        assert events[1][4] == len(packed(message))
+        assert len(events) == (3 if len(behind) > 1 else 2)
+
+
 def test_a_peer_with_little_room_is_sent_nothing_that_takes_it_more() -> None:
     """Empty strings take 57 times their bytes; a peer lets a message take 8 times what it may have."""
     wire = Wire()

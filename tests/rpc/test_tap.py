@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any
@@ -18,24 +19,41 @@ from tests.rpc.support import PLAIN, URL, Calc, raw_client, raw_server, served, 
 who: ContextVar[str] = ContextVar("who", default="nobody")
 
 
-def readers_that_ran(peer: rpc.Peer, *args: Any) -> list[str]:
-    """Make a call; the labels of the readers that had a turn, of either side."""
+def readers_that_ran(do: Callable[[], object]) -> list[str]:
+    """The labels of the readers that had a turn meanwhile."""
     seen: list[str] = []
     flower.set_schedule_callback(lambda _, t: seen.append(str(t.label)) if t is not None else None)
     try:
-        peer.call("echo", *args)
+        do()
     finally:
         flower.set_schedule_callback(None)
-    return [label for label in seen if label.startswith("rpc ")]
+    return [label for label in seen if label.startswith("rpc peer")]
 
 
 @pytest.mark.compiled
 def test_a_plain_call_wakes_no_reader() -> None:
     with served() as (_, peer):
         peer.call("echo", 0)
-        assert readers_that_ran(peer, 1) == []
-        assert readers_that_ran(peer, "text") == []
-        assert len(readers_that_ran(peer, {1, 2})) == 2  # a set travels in an ext type
+        assert readers_that_ran(lambda: peer.call("echo", 1)) == []
+        assert readers_that_ran(lambda: peer.call("echo", {"a": [1, "text", None]}, timeout=NEVER)) == []
+        assert readers_that_ran(lambda: peer.call("add", a=1, b=2.5)) == []
+        assert len(readers_that_ran(lambda: peer.call("echo", {1, 2}))) == 2  # a set travels in an ext type
+
+
+@pytest.mark.compiled
+def test_the_plain_values_of_a_stream_wake_no_reader() -> None:
+    source: flower.channel[Any] = flower.channel()
+    received: list[Any] = []
+    with served({"values": lambda: (value for value in source)}) as (_, peer):
+        stream = peer.stream("values")
+        reader = f"rpc {peer._session.name}"
+        for value in (1, "text", b"x" * 100_000, [{}]):  # the long one comes in pieces, which are for the reader
+            source.send(value)
+            ran = readers_that_ran(lambda: received.append(stream.receive(NEVER)))
+            assert (reader in ran) == (type(value) is bytes)
+        source.close()
+        assert list(stream) == []
+    assert received == [1, "text", b"x" * 100_000, [{}]]
 
 
 def test_a_method_sees_the_variables_of_who_serves() -> None:
