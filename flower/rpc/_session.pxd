@@ -30,8 +30,10 @@ cdef class Session(Line):
     cdef bint _last_answers
     cdef object _left
 
-    @cython.locals(kind=int, event=list, wire=Wire, serving=Serving)
+    @cython.locals(event=list, wire=Wire)
     cpdef bint take(self, bytes data) except -1
+    @cython.locals(kind=int)
+    cdef bint _take(self, list event) except -1
     @cython.locals(kind=int)
     cdef _on_event(self, list event)
 

@@ -252,25 +252,33 @@ class Session(Line):
     # -- Reading
 
     def take(self, data: bytes) -> bool:
-        wire, serving = self.wire, self.serving
+        wire = self.wire
         self.heard += 1
-        wire.take(data)
-        event = wire.next_plain()
-        while event is not None:
-            kind = event[0]
-            if kind == _RESPONSE and event[1] != self._hello_id:
-                self.calls.answered(event)
-            elif kind == _NOTIFICATION and event[1] == DATA and len(event[2]) == 2 and self.theirs is not None:
-                try:
-                    self._on_event(event)
-                except Exception as error:
-                    self._left = error
-                    return False
-            elif kind != _REQUEST or not serving.begin(event):
-                self._left = event
-                return False
+        try:
+            wire.take(data)
             event = wire.next_plain()
+            while event is not None:
+                if not self._take(event):
+                    self._left = event
+                    return False
+                event = wire.next_plain()
+        except Exception as error:
+            self._left = error
+            return False
         return not wire.has_more()
+
+    def _take(self, event: list[Any]) -> bool:
+        """Deal with it on the hub. False: that would run code of the user's, or may block."""
+        kind = event[0]
+        if kind == _REQUEST:
+            return self.serving.begin(event)
+        if kind == _RESPONSE and event[1] != self._hello_id:
+            self.calls.answered(event)
+        elif kind == _NOTIFICATION and event[1] == DATA and len(event[2]) == 2 and self.theirs is not None:
+            self._on_event(event)
+        else:
+            return False
+        return True
 
     def _read(self) -> None:
         fault: BaseException | None = None
