@@ -8,6 +8,8 @@ cdef extern from "pythread.h":
     unsigned long get_ident "PyThread_get_thread_ident"()
 
 cdef class Tap:
+    cdef readonly object reader
+
     cpdef bint take(self, bytes data) except -1
 
 cdef class Stream(Link):

@@ -20,8 +20,8 @@ Invariants
   gathered. But it is not set after a turn in which more was written (``_busy``): the answer (``_answered``) and more,
   or several pieces that were gathered.
 - ``incoming`` is closed when no more will come. A failure is put into it as bombs before that, one for each who waits.
-- ``tap``, where there is one, is offered what comes while a tasklet waits for it; what the tap has not dealt with is
-  then that tasklet's business: it is woken with nothing.
+- ``tap``, where there is one, is offered what comes while its reader is the first who waits; what the tap has not dealt
+  with is then the reader's business, which is woken with nothing.
 - ``_transport`` is a `Transport`, or a `TlsLayer` around one, which behaves like it. None once it is gone.
 
 The methods that the loop calls (`connection_made` to `connection_lost`) run on the hub: they never block,
@@ -67,10 +67,12 @@ RESET = struct.pack("ii", 1, 0)  # for SO_LINGER: end with a reset
 
 
 class Tap:
-    """Takes what comes on the hub, which saves a switch to the tasklet that waits for it."""
+    """Takes what comes on the hub, which saves a switch to the reader, the tasklet that waits for it."""
+
+    reader: Any  # None before it has begun, and after its end
 
     def take(self, data: bytes) -> bool:
-        """Deal with it. False: there is more to do, and the tasklet must do it. Never blocks, nor runs users' code."""
+        """Deal with it. False: there is more to do, and the reader must do it. Never blocks, nor runs users' code."""
         raise NotImplementedError
 
 
@@ -130,11 +132,12 @@ class Stream(Link):
         self._prompt = not self._busy
         self._answered = False
         try:
-            incoming = self.incoming
-            if self.tap is not None and incoming.receivers.count and not self._scheduler.closing:
-                if self.tap.take(data):
-                    return
-                data = b""
+            incoming, tap = self.incoming, self.tap
+            if tap is not None and incoming.receivers.count and not self._scheduler.closing:
+                if incoming.receivers.head() is tap.reader:
+                    if tap.take(data):
+                        return
+                    data = b""
             incoming.try_send(data)
             count = incoming.held
             if count:  # nobody was waiting for it

@@ -190,16 +190,20 @@ class Calls:
 
     def answered(self, event: list[Any]) -> None:
         """An answer has come."""
-        found = self.pending.pop(event[1], None)
+        msgid = event[1]
+        found = self.pending.get(msgid)
         if found is None:
             return
         reply: channel[Any] = found
         error = event[2]
         result = event[3]
         if error is not None:
-            result = bomb(rebuild(error))
+            result = bomb(rebuild(error))  # which may run users' code
+            if self.pending.get(msgid) is not found:
+                return
         elif type(result) is Unmade:
             result = bomb(TypeError(f"{self._session.name}: the answer holds {result.error}"))
+        del self.pending[msgid]
         if reply._feeder is not None:
             reply._feeder.answered(reply, result)
         else:

@@ -57,6 +57,7 @@ class Line(Tap):
         self.theirs: Hello | None = None
         self.awaited = False  # somebody waits for the end of the calls that are served
         self.max_frame = 64 * 1024  # of the peer's
+        self.reader = None
         self.context: Any = None  # the reader's, for the methods that are called
         self.fresh: list[Any] = []  # the ends of channels in the message that is being packed
         self.scheduler = current_scheduler()

@@ -186,6 +186,8 @@ class Serving:
         self.inflight += 1
         self.unbegun += 1
         self.asked += cost + MESSAGE_COST
+        if session.fault is not None:  # a finalizer has closed it, before this one was among those that are served
+            context._cancel("cancelled")
         if meta:
             self._set_deadline(context, meta)
 
@@ -198,7 +200,8 @@ class Serving:
     def abandon(self) -> None:
         """Nobody waits for any answer any more."""
         for context in list(self.running.values()):
-            if context._task is not self.session.scheduler.current:  # the one that hangs up may end as it likes
+            task = context._task
+            if task is None or task is not self.session.scheduler.current:  # the one that hangs up may end as it likes
                 context._cancel("cancelled")
 
     def _set_deadline(self, context: Context, meta: dict[str, Any]) -> None:

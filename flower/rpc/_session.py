@@ -82,6 +82,8 @@ class Session(Line):
         authenticated: bool = False,
     ) -> None:
         Line.__init__(self, conn, _name(conn), exports, settings)
+        if self.direct is not None and self.direct._stream._thread != self.thread:
+            raise RuntimeError(f"{self.name}: its connection belongs to another thread, and so must the peer")
         self.face: Any = None  # what a method sees as its caller
         self.on_leaving: Callable[[Session], object] | None = None
         self.began = time.monotonic()
@@ -121,8 +123,9 @@ class Session(Line):
             self.scheduler.set_alarm(self._alarm, self.scheduler.now() + self.settings.handshake_timeout)
         if self.settings.heartbeat is not None:
             self._pulse = Pulse(self, self.settings.heartbeat)
-        tasklet(self._read, label=f"rpc {self.name}", daemon=daemon)()
+        reader = tasklet(self._read, label=f"rpc {self.name}", daemon=daemon)()
         if self.direct is not None:
+            self.reader = reader
             self.direct._stream.tap = self
 
     # -- For those who call
@@ -258,11 +261,11 @@ class Session(Line):
             wire.take(data)
             event = wire.next_plain()
             while event is not None:
-                if not self._take(event):
+                if self.fault is not None or not self._take(event):  # closed by a finalizer, in between
                     self._left = event
                     return False
                 event = wire.next_plain()
-        except Exception as error:
+        except BaseException as error:
             self._left = error
             return False
         return not wire.has_more()
@@ -272,13 +275,16 @@ class Session(Line):
         kind = event[0]
         if kind == _REQUEST:
             return self.serving.begin(event)
-        if kind == _RESPONSE and event[1] != self._hello_id:
+        if kind == _RESPONSE:
+            if event[2] is not None or event[1] == self._hello_id:
+                return False
             self.calls.answered(event)
-        elif kind == _NOTIFICATION and event[1] == DATA and len(event[2]) == 2 and self.theirs is not None:
-            self._on_event(event)
-        else:
-            return False
-        return True
+            return True
+        if kind == _NOTIFICATION and self.theirs is not None:
+            if event[1] == CANCEL or (event[1] == DATA and len(event[2]) == 2):
+                self._on_event(event)
+                return True
+        return False
 
     def _read(self) -> None:
         fault: BaseException | None = None
@@ -295,7 +301,7 @@ class Session(Line):
                 event, self._left = self._left, None
                 if event is None:
                     event = wire.next_event()
-                elif isinstance(event, Exception):
+                elif isinstance(event, BaseException):
                     raise event
                 while event is not None:
                     if self.fault is not None:  # closed here, while others had their turn
@@ -454,7 +460,7 @@ class Session(Line):
     # -- The end
 
     def _finish(self, fault: BaseException | None) -> None:
-        self.context = self._left = None
+        self.context = self.reader = self._left = None
         if self.direct is not None:
             self.direct._stream.tap = None
         if self.fault is None:

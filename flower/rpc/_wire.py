@@ -165,7 +165,7 @@ class Wire:
         if self.state is not OPEN:
             return None
         scanner = self._scanner
-        if self._found or scanner.find():
+        if self._found or (scanner.fault is None and scanner.find()):
             self._found = False
             try:
                 return self._read()

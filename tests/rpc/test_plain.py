@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flower.rpc._wire import NOTIFICATION, REQUEST, RESPONSE, VIOLATION, Wire
+from flower.rpc._wire import NOTIFICATION, OPEN, REQUEST, RESPONSE, VIOLATION, Wire
 
 _AROUND = {
     sign * 2**bits + near for bits in (5, 7, 8, 15, 16, 31, 32, 63, 64) for near in (-1, 0, 1) for sign in (1, -1)
@@ -109,6 +109,39 @@ def test_a_message_in_two_pieces_is_read_as_the_library_reads_it(last: Any, behi
         assert same(events[1][:3], message)
         assert events[1][4] == len(packed(message))
         assert len(events) == (3 if len(behind) > 1 else 2)
+
+
+def with_a_tap(wire: Wire, pieces: list[bytes]) -> list[Any]:
+    """The events, read as a session reads them: what is plain first, and then the rest."""
+    events: list[Any] = []
+    for piece in pieces:
+        if wire.state != OPEN:
+            break
+        wire.take(piece)
+        while (event := wire.next_plain()) is not None:
+            events.append(event)
+        more = wire.has_more()
+        while (event := wire.next_event()) is not None:
+            assert more
+            events.append(event)
+    return events
+
+
+@given(st.one_of(st.binary(max_size=60), VALUES.map(packed)), st.integers(0, 80))
+@example(b"\x91" * 130, 0)
+@example(b"\xdd\x7f\xff\xff\xff", 0)
+@example(b"\xc1", 0)
+@example(b"\x81\x90\x01", 0)
+@example(packed([RESPONSE, 7, None, None]), 0)
+def test_what_is_plain_is_read_first_and_nothing_else_changes(data: bytes, at: int) -> None:
+    whole = packed([NOTIFICATION, "before", [1]]) + b"\x93\x02\xa1m\x91" + data + packed([REQUEST, 1, "after", []])
+    pieces = [piece for piece in (whole[:at], whole[at:]) if piece]
+    expected: list[Any] = []
+    wire = Wire(10_000)
+    for piece in pieces:
+        if wire.state == OPEN:
+            expected += wire.feed(piece)
+    assert same(with_a_tap(Wire(10_000), pieces), expected)
 
 
 def test_a_peer_with_little_room_is_sent_nothing_that_takes_it_more() -> None:

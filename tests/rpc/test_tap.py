@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from contextvars import ContextVar
 from itertools import pairwise
@@ -13,7 +14,7 @@ import pytest
 import flower
 from flower import rpc
 from flower.rpc import Settings
-from tests.net.support import NEVER, until
+from tests.net.support import NEVER, connected, in_thread, until
 from tests.rpc.support import PLAIN, URL, Calc, raw_client, raw_server, served, settle
 
 who: ContextVar[str] = ContextVar("who", default="nobody")
@@ -200,3 +201,97 @@ def test_a_session_that_is_closed_between_two_messages_of_a_piece() -> None:
         raw.send([0, 1, "stop", []], [0, 2, "stop", [{}]], [0, 3, "stop", []])
         raw.receive()
         assert begun == [1]
+
+
+class Strange(ValueError):
+    """Its subclasses, which an error from afar is made one of, give way as they are made."""
+
+    def __init_subclass__(cls) -> None:
+        flower.schedule()
+
+
+def test_what_an_error_is_made_of_may_block() -> None:
+    def fail() -> None:
+        raise Strange("from afar")
+
+    rpc.register(Strange)
+    with served({"fail": fail}) as (_, peer):
+        for _ in range(2):
+            with pytest.raises(Strange, match="from afar"):
+                peer.call("fail")
+
+
+class Closes:
+    """Garbage in a circle, which calls the function when it is collected."""
+
+    def __init__(self, function: Callable[[], object]) -> None:
+        self.me = self
+        self.function = function
+
+    def __del__(self) -> None:
+        self.function()
+
+
+@pytest.mark.parametrize("threshold", range(10, 200, 10))
+def test_a_session_that_a_finalizer_closes_serves_nothing_more(threshold: int) -> None:
+    ended = []
+
+    def method(number: int) -> None:
+        begun.append(number)
+        try:
+            flower.channel().receive()
+        finally:
+            ended.append(number)
+
+    begun: list[int] = []
+    before = gc.get_threshold()
+    with raw_server({"method": method, "ready": int}, PLAIN) as (peer, raw):
+        raw.send([0, 1, "ready", []])
+        raw.receive()
+        gc.collect()
+        gc.disable()
+        Closes(peer.close)
+        raw.send(*([0, msgid, "method", [msgid]] for msgid in range(2, 60)))
+        try:
+            gc.set_threshold(threshold, 1000, 1000)
+            gc.enable()
+            until(lambda: peer.closed or len(begun) == 58)
+        finally:
+            gc.set_threshold(*before)
+            gc.collect()
+        until(lambda: peer.closed and peer._session.inflight == 0)
+    assert ended == begun
+
+
+def test_a_request_that_is_cancelled_in_the_same_piece_is_not_begun() -> None:
+    begun: list[int] = []
+    with rpc.serve(URL, {"method": begun.append}) as server, raw_client(server) as raw:
+        raw.send([0, 1, "$/hello", [{"v": 1}]])
+        assert raw.receive()[2] is None
+        raw.send([0, 2, "method", [2]], [2, "$/cancel", [2, "cancelled"]], [0, 3, "method", [3]])
+        answers = [raw.receive() for _ in range(2)]
+        assert sorted(answer[1] for answer in answers) == [2, 3]
+    assert begun == [3]
+
+
+def test_a_peer_is_of_the_thread_of_its_connection() -> None:
+    def refused(conn: Any) -> None:
+        with pytest.raises(RuntimeError, match="belongs to another thread"):
+            rpc.Peer(conn, {"method": int})
+
+    with connected() as (near, far):
+        in_thread(refused, far)()
+        with rpc.Peer(far, {"method": int}), rpc.Peer(near) as peer:
+            assert peer.call("method") == 0
+    settle()
+
+
+def test_who_receives_from_a_connection_that_is_a_peers_gets_no_empty_piece() -> None:
+    with connected() as (near, far):
+        first = flower.go(far.receive)
+        flower.schedule()
+        with rpc.Peer(far, {"method": int}):
+            near.send(msgpack.packb([0, 1, "method", []]))
+            assert first.join(NEVER) == msgpack.packb([0, 1, "method", []])
+            near.send(msgpack.packb([0, 2, "method", []]))
+            assert near.receive(NEVER) == msgpack.packb([1, 2, None, 0])
