@@ -71,7 +71,8 @@ _PIECE_HEAD = b"\x93\x02\xa3$/d\x93"
 
 # Bytes that a message has beside a value of ``max_frame`` bytes, or a piece of one.
 FRAME_HEAD = 32
-# Bytes of a value that is worth to be packed without the general packer.
+# Bytes of a value that is worth to be packed without the general packer, and to leave at once, while it is in the
+# caches, rather than in a batch.
 LONG = 4 * 1024
 
 # How many times the settings' credit is given at most, where a receiver keeps up and the way is long: by default 1024
@@ -139,11 +140,12 @@ class Outbound(Source):
             self._cut(data, fresh)
         else:
             self.sent_bytes += len(data)
-            self.queue.append((data, fresh))
+            if len(data) < LONG or fresh is not None or not session.outbox.send_now(data):
+                self.queue.append((data, fresh))
         self.sent += 1
         if self.here:
             self.kept.append(value)
-        if not self.listed:
+        if self.queue and not self.listed:
             session.outbox.offer(self)
         self._set_credit()
 
