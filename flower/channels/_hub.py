@@ -58,6 +58,7 @@ CROWD = 16_384
 TRIMMED_PER_TURN = 256
 
 _modules: dict[str, Any] = sys.modules
+_running_loop: Any = None  # asyncio's function, once it has been imported
 
 
 # -- the hub
@@ -197,8 +198,13 @@ def idle_for(s: Scheduler) -> float:
 
 def foreign_loop_runs() -> bool:
     """Whether an event loop of somebody else runs in this thread: to wait here would stop that loop."""
-    events = _modules.get("asyncio.events")
-    return events is not None and events._get_running_loop() is not None
+    global _running_loop
+    if _running_loop is None:
+        events = _modules.get("asyncio.events")
+        if events is None:
+            return False
+        _running_loop = events._get_running_loop
+    return _running_loop() is not None
 
 
 # -- the carriers

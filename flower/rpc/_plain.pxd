@@ -81,9 +81,20 @@ cdef extern from *:
         return 0;
     }
 
-    static PyObject *flower_pack_plain(PyObject *message) {
-        unsigned char room[FLOWER_ROOM], *p = room;
-        if (flower_put(&p, room + FLOWER_ROOM, message, 0) < 0) Py_RETURN_NONE;
+    /* A request or a notification (2) of a method and its parameters, or an answer: an error and a result. */
+    static PyObject *flower_pack_plain(int kind, PyObject *msgid, PyObject *first, PyObject *second) {
+        unsigned char room[FLOWER_ROOM], *p = room, *end = room + FLOWER_ROOM;
+        *p++ = kind == 2 ? 0x93 : 0x94;
+        *p++ = (unsigned char)kind;
+        if (kind != 2 && flower_put(&p, end, msgid, 0) < 0) Py_RETURN_NONE;
+        if (flower_put(&p, end, first, 1) < 0) Py_RETURN_NONE;
+        if (kind != 1 && PyTuple_CheckExact(second)) {
+            if (flower_put_head(&p, end, PyTuple_GET_SIZE(second), 0x90, 15, 0, 0xdc) < 0) Py_RETURN_NONE;
+            for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(second); i++)
+                if (flower_put(&p, end, PyTuple_GET_ITEM(second, i), 2) < 0) Py_RETURN_NONE;
+        } else if ((kind != 1 && !PyList_CheckExact(second)) || flower_put(&p, end, second, 1) < 0) {
+            Py_RETURN_NONE;
+        }
         return PyBytes_FromStringAndSize((char *)room, p - room);
     }
 
@@ -185,5 +196,5 @@ cdef extern from *:
         Py_RETURN_NONE;
     }
     """
-    object pack_plain "flower_pack_plain"(list message)
+    object pack_plain "flower_pack_plain"(int kind, object msgid, object first, object second)
     object unpack_plain "flower_unpack_plain"(object data, Py_ssize_t start, Py_ssize_t end, object tail)

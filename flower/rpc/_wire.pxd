@@ -75,8 +75,9 @@ cdef class Wire:
     cpdef bytes pack_value(self, object value)
     @cython.locals(codec=Codec, scanner=Scanner)
     cpdef object unpack_value(self, bytes data)
-    cdef bytes _pack(self, list message, object values, Py_ssize_t most)
-    @cython.locals(tools=_Tools, data=bytes, plain=bytes)
+    @cython.locals(plain=bytes)
+    cdef bytes _pack(self, int kind, object msgid, object first, object second, Py_ssize_t most)
+    @cython.locals(tools=_Tools, data=bytes)
     cdef bytes _packed(self, list message, object values, Py_ssize_t most)
 
 cdef int _check_id(object msgid) except -1

@@ -82,8 +82,8 @@ Event = list[Any]
 
 if not cython.compiled:
 
-    def pack_plain(message: list[Any]) -> bytes | None:
-        """The message packed, if it is short and holds plain values. Uncompiled, all is the library's."""
+    def pack_plain(kind: int, msgid: Any, first: Any, second: Any) -> bytes | None:
+        """A message packed, if it is short and holds plain values. Uncompiled, all is the library's."""
 
     def unpack_plain(data: Any, start: int, end: int, tail: Any) -> Any:
         """The message in ``data[start:end]``, which may end in the tail, if it holds plain values.
@@ -297,8 +297,7 @@ class Wire:
                 break
         if type(method) is not str:
             _check_method(method)
-        params = list(params)
-        data = self._pack([REQUEST, msgid, method, params], params, MAX_MESSAGE)
+        data = self._pack(REQUEST, msgid, method, params, MAX_MESSAGE)
         self._last_id = number
         self._calls.add(msgid)
         return msgid, data
@@ -311,8 +310,7 @@ class Wire:
         """A notification. Raises as `call` does."""
         if type(method) is not str:
             _check_method(method)
-        params = list(params)
-        return self._pack([NOTIFICATION, method, params], params, MAX_MESSAGE)
+        return self._pack(NOTIFICATION, None, method, params, MAX_MESSAGE)
 
     def reply(self, msgid: int, result: Any, most: int = MAX_MESSAGE) -> bytes:
         """The answer to the peer's request of this id. Raises as `call` does; ValueError without one.
@@ -330,7 +328,7 @@ class Wire:
     def _answer(self, msgid: int, error: Any, result: Any, most: int) -> bytes:
         if msgid not in self._serving:
             raise ValueError(f"id {msgid} is of no request that waits for an answer")
-        data = self._pack([RESPONSE, msgid, error, result], (error, result), most)
+        data = self._pack(RESPONSE, msgid, error, result, most)
         self._serving.discard(msgid)
         return data
 
@@ -352,9 +350,17 @@ class Wire:
             return Unmade(problem, value)
         return value
 
-    def _pack(self, message: list[Any], values: Any, most: int) -> bytes:
+    def _pack(self, kind: int, msgid: Any, first: Any, second: Any, most: int) -> bytes:
+        if self.most_sent >= ROOMY:
+            plain = pack_plain(kind, msgid, first, second)
+            if plain is not None and len(plain) <= most:
+                return plain
         try:
-            return self._packed(message, values, most)
+            if kind == RESPONSE:
+                return self._packed([kind, msgid, first, second], (first, second), most)
+            params = list(second)
+            message = [kind, first, params] if kind == NOTIFICATION else [kind, msgid, first, params]
+            return self._packed(message, params, most)
         except BaseException:
             if self.codec.ends is not None:
                 self.codec.ends.undo_fresh()
@@ -362,26 +368,22 @@ class Wire:
 
     def _packed(self, message: list[Any], values: Any, most: int) -> bytes:
         most = min(most, self.most_sent)
-        plain = pack_plain(message)
-        if plain is not None:
-            data: bytes = plain
-        else:
-            tools = self._tools
-            tools.codec = self.codec
-            try:
-                data = tools.pack(message)
-            except BaseException as error:
-                tools.renew()  # the old one may hold half a message
-                if isinstance(error, OverflowError):  # an integer of more than 64 bits
-                    raise ValueError(f"MessagePack can't carry this: {error}") from None
-                if isinstance(error, NotPlain) or not isinstance(error, TypeError):
-                    raise
-                raise TypeError(str(error)) from None
-            if len(data) > KEPT_BUFFER:
-                tools.renew()  # the old one would keep its large buffer
+        tools = self._tools
+        tools.codec = self.codec
+        try:
+            data: bytes = tools.pack(message)
+        except BaseException as error:
+            tools.renew()  # the old one may hold half a message
+            if isinstance(error, OverflowError):  # an integer of more than 64 bits
+                raise ValueError(f"MessagePack can't carry this: {error}") from None
+            if isinstance(error, NotPlain) or not isinstance(error, TypeError):
+                raise
+            raise TypeError(str(error)) from None
+        if len(data) > KEPT_BUFFER:
+            tools.renew()  # the old one would keep its large buffer
         if len(data) > most:
             raise ValueError(f"a message of {len(data)} bytes; {max(most, 0)} is the most")
-        if (plain is None or self.most_sent < ROOMY) and (len(data) > KEPT_BUFFER or not _are_plain(values)):
+        if len(data) > KEPT_BUFFER or not _are_plain(values):
             try:
                 measure(data, self.most_sent, MEMORY_FACTOR * self.most_sent)
             except ValueError as error:  # the encoder lets pass what no peer takes, which would cost us the connection
