@@ -52,7 +52,6 @@ cdef class Scheduler:
     cdef public Py_ssize_t holds
     cdef public Py_ssize_t watches
     cdef public list gathered
-    cdef public bint main_ran
     cdef public int traps
     cdef public list main_errors
     cdef public object posts

@@ -145,7 +145,6 @@ class Scheduler:
         self.holds: int = 0
         self.watches: int = 0
         self.gathered: list[Any] = []
-        self.main_ran: bool = False  # since the poller has set this to False
         self.traps: int = 0
         self.main_errors: list[BaseException] = []
         self.posts: Any = deque()
@@ -181,10 +180,8 @@ class Scheduler:
                 return None
             self.budget = SWITCHES_PER_TURN
         t = cython.cast(Task, self.ready.first)
-        if t is self.main:
-            if self.gathered:
-                return None
-            self.main_ran = True
+        if t is self.main and self.gathered:
+            return None
         self.ready.remove(t)
         return t
 
