@@ -1,7 +1,8 @@
 # cython: language_level=3
 # Messages of plain values, from and to MessagePack, in a few hundred instructions where the library needs thousands:
 # most messages are a few numbers and strings, and it is for them that a call costs what it costs. Lists and dicts of them
-# are plain, too. What is not, or is longer, is the library's: both functions give None then. The format: https://github.com/msgpack/msgpack/blob/master/spec.md
+# are plain, too. What is not, or is longer, is the library's: both functions give None then.
+# The format: https://github.com/msgpack/msgpack/blob/master/spec.md
 #
 # Both read and write what the library would with the options that `_wire` gives it.
 cdef extern from *:
