@@ -38,8 +38,6 @@ PATIENCE = 30.0
 FIRST_PAUSE = 0.05
 # ... up to this. Each is shortened at random by up to half, so that a thousand clients do not come back at once.
 LONGEST_PAUSE = 5.0
-# Seconds between two looks whether a session has ended.
-MOMENT = 0.001
 # Seconds after which a session that is lost counts as one that worked: the pauses begin anew.
 STEADY = 1.0
 
@@ -245,7 +243,6 @@ class Pool:
             except Disconnected as error:
                 if not error.not_run:
                     raise
-                self._await_end(session, error, until)
 
     def begin(self, *args: Any, **options: Any) -> Any:
         """`Session.begin` on the least loaded session."""
@@ -269,14 +266,6 @@ class Pool:
             except Disconnected as error:
                 if not error.not_run:
                     raise
-                self._await_end(session, error, until)
-
-    def _await_end(self, session: Session, error: Disconnected, until: float) -> None:
-        """The session can send no more. Wait until its reader has seen that, too, so that it is not chosen again."""
-        while session.fault is None:
-            if _now() >= until:
-                raise error
-            sleep(MOMENT)
 
     @property
     def outstanding(self) -> int:

@@ -298,24 +298,3 @@ def test_a_service_can_be_called_back_over_each_connection() -> None:
         everywhere(peer, 2)
         until(lambda: all(server.peers for server in serving))
         assert [server.peers[0].call("who") for server in serving] == ["me", "me"]
-
-
-def test_a_call_between_the_end_of_a_connection_and_its_readers_turn() -> None:
-    """A tasklet that never waits sees the connection end before the session does: it gives way to the reader."""
-
-    def work() -> Any:
-        while not session.conn._stream.ended:
-            flower.schedule()
-        assert session.fault is None
-        return peer.call("echo", 1), peer.notify("note", 2)
-
-    calc = Calc()
-    with rpc.serve(URL, calc) as server, rpc.connect(server.url, reconnect=True) as peer:
-        peer.call("echo", 0)
-        (session,) = peer._session._sessions
-        t = flower.go(work)
-        for served in list(server._sessions):
-            served.conn.abort()
-        assert t.join(NEVER) == (1, None)
-        until(lambda: calc.log == [2])
-    settle()
