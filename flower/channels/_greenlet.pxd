@@ -123,6 +123,14 @@ cdef extern from *:
         return error;
     }
 
+    /* The last element, out of the list, which keeps its room: a list of few would give it back and ask for it at every
+       pop and append. */
+    CYTHON_UNUSED static PyObject *flower_take_last(PyObject *list) {
+        Py_ssize_t last = PyList_GET_SIZE(list) - 1;
+        Py_SET_SIZE(list, last);
+        return PyList_GET_ITEM(list, last);
+    }
+
     /* A context for a new tasklet: None where the creator's is untouched or empty, else a copy. */
     CYTHON_UNUSED static PyObject *flower_copy_context(void) {
         PyObject *context = PyThreadState_Get()->context;
@@ -130,6 +138,13 @@ cdef extern from *:
             Py_RETURN_NONE;
         }
         return PyContext_CopyCurrent();
+    }
+    /* The same, of a context that is not the present one. */
+    CYTHON_UNUSED static PyObject *flower_copy_of(PyObject *context) {
+        if (context == Py_None || PyObject_Size(context) == 0) {
+            Py_RETURN_NONE;
+        }
+        return PyContext_Copy(context);
     }
     CYTHON_UNUSED static void flower_set_context(PyObject *context) {
         PyThreadState *ts = PyThreadState_Get();
@@ -156,5 +171,7 @@ cdef extern from *:
     double coarse "flower_coarse"()
     object call "flower_call"(object func, object args, object kwargs)
     object take_caught "flower_take_caught"()
+    greenlet take_last "flower_take_last"(list full)
     object copy_context "flower_copy_context"()
+    object copy_of "flower_copy_of"(object context)
     void set_context "flower_set_context"(object context)

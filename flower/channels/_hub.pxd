@@ -9,6 +9,7 @@ from flower.channels._waiting cimport NEVER, Alarm, Timed
 
 cdef double KEPT
 cdef dict _modules
+cdef object _running_loop
 cdef Py_ssize_t CROWD, IDLE_CARRIERS, LANES, LANE_BYTES, ROOM, TRIMMED_PER_TURN
 
 cpdef object live(Scheduler s)

@@ -58,6 +58,7 @@ CROWD = 16_384
 TRIMMED_PER_TURN = 256
 
 _modules: dict[str, Any] = sys.modules
+_running_loop: Any = None  # asyncio's function, once it has been imported
 
 
 # -- the hub
@@ -140,19 +141,18 @@ def run_ready(s: Scheduler) -> int:
                 s.tell(s.last, t)
                 s.last = None
         down = 0
-        carrier = t.carrier
-        if carrier is None:
+        if t.carrier is None:
             if s.idle:
-                carrier = s.idle.pop()
-                s.spare = min(s.spare, len(s.idle))
+                s.employ(t)
             else:
                 s.starting = t  # should this raise, the next turn goes on with t
                 carrier = make_carrier(s)  # may run finalizers: t is not current yet, so that they can't block
                 s.starting = None
                 down = ROOM + s.lane * LANE_BYTES
-            t.carrier = carrier
-            s.enlist(t)
+                t.carrier = carrier
+                s.enlist(t)
         s.current = t
+        carrier = t.carrier
         t = None
         if down:
             start_below(carrier, down)
@@ -198,8 +198,13 @@ def idle_for(s: Scheduler) -> float:
 
 def foreign_loop_runs() -> bool:
     """Whether an event loop of somebody else runs in this thread: to wait here would stop that loop."""
-    events = _modules.get("asyncio.events")
-    return events is not None and events._get_running_loop() is not None
+    global _running_loop
+    if _running_loop is None:
+        events = _modules.get("asyncio.events")
+        if events is None:
+            return False
+        _running_loop = events._get_running_loop
+    return _running_loop() is not None
 
 
 # -- the carriers

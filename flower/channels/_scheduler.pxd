@@ -1,6 +1,8 @@
 # cython: language_level=3
 cimport cython
-from flower.channels._greenlet cimport coarse, deepen, greenlet, import_greenlet, is_here, set_here, switch_to, track
+from flower.channels._greenlet cimport (
+    coarse, deepen, greenlet, import_greenlet, is_here, set_here, switch_to, take_last, track,
+)
 from flower.channels._task cimport (
     BLOCKED, ERRORS, KILL, PAUSED, READY, RUN, RUNNING, SLEEP, Task, members, withdraw,
 )
@@ -52,7 +54,6 @@ cdef class Scheduler:
     cdef public Py_ssize_t holds
     cdef public Py_ssize_t watches
     cdef public list gathered
-    cdef public bint main_ran
     cdef public int traps
     cdef public list main_errors
     cdef public object posts
@@ -74,6 +75,7 @@ cdef class Scheduler:
     cpdef double now(self) except? -1.0
     @cython.locals(t=Task, carrier=greenlet)
     cdef int switch(self) except -1
+    cdef int employ(self, Task t) except -1
     cdef int enter_hub(self) except -1
     cdef int forget_wait(self, Task t) except -1
     @cython.locals(before=Task)

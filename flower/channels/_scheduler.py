@@ -64,6 +64,7 @@ else:
         is_here,
         set_here,
         switch_to,
+        take_last,
         track,
     )
     from flower.channels._waiting import NEVER
@@ -144,7 +145,6 @@ class Scheduler:
         self.holds: int = 0
         self.watches: int = 0
         self.gathered: list[Any] = []
-        self.main_ran: bool = False  # since the poller has set this to False
         self.traps: int = 0
         self.main_errors: list[BaseException] = []
         self.posts: Any = deque()
@@ -180,10 +180,8 @@ class Scheduler:
                 return None
             self.budget = SWITCHES_PER_TURN
         t = cython.cast(Task, self.ready.first)
-        if t is self.main:
-            if self.gathered:
-                return None
-            self.main_ran = True
+        if t is self.main and self.gathered:
+            return None
         self.ready.remove(t)
         return t
 
@@ -228,13 +226,18 @@ class Scheduler:
                 self.current = None
                 self.enter_hub()
                 return 0
-            t.carrier = self.idle.pop()
-            self.spare = min(self.spare, len(self.idle))
-            self.enlist(t)
+            self.employ(t)
         self.current = t
         carrier = t.carrier
         t = None  # who is switched away from keeps nobody else alive
         switch_to(carrier)
+        return 0
+
+    def employ(self, t: Task) -> int:
+        """Give the task an idle carrier, of which there is one."""
+        t.carrier = take_last(self.idle)
+        self.spare = min(self.spare, len(self.idle))
+        self.enlist(t)
         return 0
 
     def enter_hub(self) -> int:

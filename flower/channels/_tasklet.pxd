@@ -1,6 +1,6 @@
 # cython: language_level=3
 cimport cython
-from flower.channels._greenlet cimport copy_context, track, untrack
+from flower.channels._greenlet cimport copy_context, copy_of, track, untrack
 from flower.channels._scheduler cimport Scheduler, check_switch, here, park, wake
 from flower.channels._task cimport (
     BLOCKED, DEAD, JOIN, PAUSED, READY, REMOVED, RUNNING, SEND, TRAP, Task, check_timeout,
@@ -39,8 +39,10 @@ cdef extern from *:
     ctypedef object (*start_function "flower_start_function")(object func, object args, object kwargs)
     object with_shortcut "flower_with_shortcut"(object general, start_function plain)
 
-@cython.locals(t=tasklet, s=Scheduler)
 cdef object start(object func, object args, object kwargs)
+cdef tasklet start_in(object context, object func, object args, object kwargs)
+@cython.locals(t=tasklet, s=Scheduler)
+cdef tasklet begin(object func, object args, object kwargs, object context)
 
 cdef class tasklet(Task):
     cdef object __weakref__

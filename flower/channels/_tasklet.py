@@ -27,7 +27,7 @@ if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
     from flower.channels._scheduler import check_switch, here, park
     from flower.channels._task import BLOCKED, DEAD, JOIN, PAUSED, READY, REMOVED, RUNNING, SEND, TRAP
-    from flower.channels._uncompiled import copy_context, guarded, hold, track, untrack, zeroed
+    from flower.channels._uncompiled import copy_context, copy_of, guarded, hold, track, untrack, zeroed
 
 
 class tasklet(Task):
@@ -418,13 +418,22 @@ def go(func: Any, /, *args: Any, **kwargs: Any) -> tasklet:
 
 
 def start(func: Any, args: Any, kwargs: Any) -> tasklet:
-    """`go`, without the packing of arguments: `launch` for a tasklet that nobody knows yet, and that holds nothing."""
+    """`go`, without the packing of arguments."""
+    return begin(func, args, kwargs, copy_context())
+
+
+def start_in(context: Any, func: Any, args: Any, kwargs: Any) -> tasklet:
+    """`start`, with a copy of this context."""
+    return begin(func, args, kwargs, copy_of(context))
+
+
+def begin(func: Any, args: Any, kwargs: Any, context: Any) -> tasklet:
+    """`launch` for a tasklet that nobody knows yet, and that holds nothing."""
     if not callable(func):
         raise TypeError(f"a tasklet needs a function to run, not {func!r}")
     s = here()
     if s.closing or (s.hub is None and s.ready.count == 0):
         _scheduler.cold.before_start(s)
-    context = copy_context()
     t = tasklet.__new__(tasklet)
     t.sched = s
     t.func = func

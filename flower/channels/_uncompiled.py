@@ -120,10 +120,18 @@ def take_caught() -> Any:
     return error
 
 
+take_last = list.pop
+
+
 def copy_context() -> Any:
     """A context for a new tasklet: None where the creator's is empty."""
     context = contextvars.copy_context()
     return context if len(context) else None
+
+
+def copy_of(context: Any) -> Any:
+    """The same, of a context that is not the present one."""
+    return context.copy() if context is not None and len(context) else None
 
 
 def set_context(context: Any) -> None:

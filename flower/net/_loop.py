@@ -18,12 +18,15 @@ What may not live here: anything that knows what a connection is.
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 import math
 import os
 import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
@@ -91,8 +94,11 @@ class LoopPoller(Turns):
                     self.scheduler.interrupt_main()
                     self._due = False  # it may have been the turn that was hit, as it began
                     self.ready()
-                except SystemExit:  # asyncio's tasks pass it on; whoever awaits the task has it too
-                    pass
+                except SystemExit as error:  # asyncio's tasks pass it on; whoever awaits the task has it too
+                    if not _went_through_a_coroutine(error):  # a callback's, or a signal handler's, as above
+                        self.scheduler.post(functools.partial(self.scheduler.raise_in_main, error))
+                        self._due = False
+                        self.ready()
         finally:
             if self._signals is not None:
                 self._signals.stop()
@@ -192,6 +198,10 @@ class LoopPoller(Turns):
         if self._turn is not None:  # else run() asks for one
             self.ready()
         loop.default_exception_handler(context)
+
+
+def _went_through_a_coroutine(error: BaseException) -> bool:
+    return any(frame.f_code.co_flags & inspect.CO_COROUTINE for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 class _SignalWake:

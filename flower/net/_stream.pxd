@@ -7,6 +7,11 @@ from flower.net._transport cimport Link
 cdef extern from "pythread.h":
     unsigned long get_ident "PyThread_get_thread_ident"()
 
+cdef class Tap:
+    cdef readonly object reader
+
+    cpdef bint take(self, bytes data) except -1
+
 cdef class Stream(Link):
     cdef object __weakref__
     cdef readonly object poller
@@ -15,6 +20,7 @@ cdef class Stream(Link):
     cdef public object local
     cdef public object remote
     cdef readonly Channel incoming
+    cdef public Tap tap
     cdef public object tls
     cdef readonly Link _transport
     cdef list _gathered

@@ -20,6 +20,8 @@ Invariants
   gathered. But it is not set after a turn in which more was written (``_busy``): the answer (``_answered``) and more,
   or several pieces that were gathered.
 - ``incoming`` is closed when no more will come. A failure is put into it as bombs before that, one for each who waits.
+- ``tap``, where there is one, is offered what comes while its reader is the first who waits; what the tap has not dealt
+  with is then the reader's business, which is woken with nothing.
 - ``_transport`` is a `Transport`, or a `TlsLayer` around one, which behaves like it. None once it is gone.
 
 The methods that the loop calls (`connection_made` to `connection_lost`) run on the hub: they never block,
@@ -64,6 +66,16 @@ PLENTY = 1 << 62  # the outbox's credit while there is room: there is no countin
 RESET = struct.pack("ii", 1, 0)  # for SO_LINGER: end with a reset
 
 
+class Tap:
+    """Takes what comes on the hub, which saves a switch to the reader, the tasklet that waits for it."""
+
+    reader: Any  # None before it has begun, and after its end
+
+    def take(self, data: bytes) -> bool:
+        """Deal with it. False: there is more to do, and the reader must do it. Never blocks, nor runs users' code."""
+        raise NotImplementedError
+
+
 class Stream(Link):
     """One stream connection, as the event loop's protocol object."""
 
@@ -77,6 +89,7 @@ class Stream(Link):
         self.remote: Any = None
         self.incoming: channel[bytes] = channel(math.inf, "connection")
         self.incoming._external = True
+        self.tap: Tap | None = None
         self.tls: Any = None  # the ssl.SSLObject, which knows what was agreed on
         self.at_eof = False  # the peer has said that it sends no more
         self.shut = False  # closed here
@@ -119,7 +132,12 @@ class Stream(Link):
         self._prompt = not self._busy
         self._answered = False
         try:
-            incoming = self.incoming
+            incoming, tap = self.incoming, self.tap
+            if tap is not None and incoming.receivers.count and not self._scheduler.closing:
+                if incoming.receivers.head() is tap.reader:
+                    if tap.take(data):
+                        return
+                    data = b""
             incoming.try_send(data)
             count = incoming.held
             if count:  # nobody was waiting for it

@@ -1,6 +1,9 @@
 # cython: language_level=3
 cimport cython
 
+from cpython.bytearray cimport PyByteArray_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING
+
 cdef extern from *:
     """
     #ifdef MS_WINDOWS
@@ -10,7 +13,6 @@ cdef extern from *:
     #define FLOWER_FAILED() PyErr_SetExcFromWindowsErr(PyExc_OSError, WSAGetLastError())
     #else
     #include <errno.h>
-    #include <sys/ioctl.h>
     #include <sys/socket.h>
     #define FLOWER_AGAIN (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR)
     #define FLOWER_FAILED() PyErr_SetFromErrno(PyExc_OSError)
@@ -28,14 +30,39 @@ cdef extern from *:
     #endif
 
     enum { FLOWER_AT_A_TIME = 32, FLOWER_SERVING = 64 * 1024, FLOWER_IN = 1, FLOWER_OUT = 4 };
-    enum { FLOWER_SMALL = 32 * 1024, FLOWER_LARGE = 64 * 1024, FLOWER_BULK = 256 * 1024 };
+    enum { FLOWER_SMALL = 32 * 1024, FLOWER_LARGE = 64 * 1024, FLOWER_BULK = 256 * 1024, FLOWER_KEPT = 3 };
 
     /* The GIL is kept: none of these calls waits, and to get it back from a busy thread takes milliseconds. */
 
+    #if defined(__GNUC__)
+    #pragma GCC diagnostic push
+    #pragma GCC diagnostic ignored "-Wdeprecated-declarations"  /* of ob_shash */
+    #endif
+    static void flower_refill(PyObject *data, Py_ssize_t count) {
+        Py_SET_SIZE(data, count);
+        ((PyBytesObject *)data)->ob_shash = -1;
+        PyBytes_AS_STRING(data)[count] = 0;
+    }
+    #if defined(__GNUC__)
+    #pragma GCC diagnostic pop
+    #endif
+
+    /* A bytes object with room for so many, of those that are kept: one that nobody else has any more, if there is one.
+       Fresh memory would be cold, and the system would have to hand it out page by page, each time. */
+    static PyObject *flower_block(PyObject *kept, Py_ssize_t size) {
+        PyObject *data;
+        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(kept); i++)
+            if (Py_REFCNT(data = PyList_GET_ITEM(kept, i)) == 1) return Py_NewRef(data);
+        data = PyBytes_FromStringAndSize(NULL, size);
+        if (data != NULL && (PyList_GET_SIZE(kept) < FLOWER_KEPT ? PyList_Append(kept, data)
+                                                                 : PyList_SetItem(kept, 0, Py_NewRef(data))) < 0)
+            Py_CLEAR(data);
+        return data;
+    }
+
     /* A small read goes over the stack, so that what is allocated is as long as what has come. A large one goes
-       straight into the bytes object that the reader gets. Before one of much it is asked how much there is: a large
-       block of which most is given back costs several system calls. */
-    static CYTHON_INLINE PyObject *flower_receive(int fd, Py_ssize_t size) {
+       straight into the bytes object that the reader gets, unless that would be half empty. */
+    static CYTHON_INLINE PyObject *flower_receive(PyObject *kept, int fd, Py_ssize_t size) {
         PyObject *data;
         char small[FLOWER_SMALL];
         Py_ssize_t count;
@@ -43,19 +70,15 @@ cdef extern from *:
             count = recv(fd, small, size, 0);
             if (count >= 0) return PyBytes_FromStringAndSize(small, count);
         } else {
-    #if defined(FIONREAD) && !defined(MS_WINDOWS)
-            int there;
-            if (size > FLOWER_LARGE && ioctl(fd, FIONREAD, &there) == 0 && there < size)
-                size = there > FLOWER_LARGE ? there : FLOWER_LARGE;
-    #endif
-            data = PyBytes_FromStringAndSize(NULL, size);
+            data = flower_block(kept, size);
             if (data == NULL) return NULL;
             count = recv(fd, PyBytes_AS_STRING(data), size, 0);
-            if (count >= 0) {
-                if (count < size) _PyBytes_Resize(&data, count);
+            if (count >= size / 2) {
+                flower_refill(data, count);
                 return data;
             }
-            { int e = errno; Py_DECREF(data); errno = e; }
+            Py_DECREF(data);  /* it is kept: nothing is freed, which could change errno */
+            if (count >= 0) return PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), count);
         }
         if (FLOWER_AGAIN) Py_RETURN_NONE;
         return FLOWER_FAILED();
@@ -84,14 +107,17 @@ cdef extern from *:
         int events
         flower_data data
     int epoll_wait(int set, flower_event *into, int most, int timeout)
-    object flower_receive(int fd, Py_ssize_t size)
+    object flower_receive(list kept, int fd, Py_ssize_t size)
     Py_ssize_t flower_give(int fd, object data) except -1
 
-cdef inline object receive(object sock, int fd, Py_ssize_t size):
-    return flower_receive(fd, size)
+cdef inline object receive(Sockets sockets, object sock, int fd, Py_ssize_t size):
+    return flower_receive(sockets._bulk if size == BULK else sockets._large, fd, size)
 
 cdef inline Py_ssize_t give(object sock, int fd, object data) except -1:
     return flower_give(fd, data)
+
+cdef inline bytearray behind(bytes data, Py_ssize_t count):
+    return PyByteArray_FromStringAndSize(PyBytes_AS_STRING(data) + count, len(data) - count)
 
 cdef int FULL_READS
 
@@ -119,6 +145,8 @@ cdef class Sockets:
     cdef int _found
     cdef int _served
     cdef Py_ssize_t brought
+    cdef list _large
+    cdef list _bulk
     cdef flower_event _events[AT_A_TIME]
 
     @cython.locals(transport=Transport, i=int)

@@ -48,7 +48,7 @@ if not cython.compiled:
     LARGE = 64 * 1024
     BULK = 256 * 1024
 
-    def receive(sock: socket.socket, fd: int, size: int) -> bytes | None:
+    def receive(sockets: Sockets, sock: socket.socket, fd: int, size: int) -> bytes | None:
         """The next bytes, so many at most; none at the end, and None where there are none yet."""
         try:
             return sock.recv(size)
@@ -61,6 +61,10 @@ if not cython.compiled:
             return sock.send(data)
         except (BlockingIOError, InterruptedError):
             return 0
+
+    def behind(data: bytes, count: int) -> bytearray:
+        """What comes after so many bytes. Runs no finalizers, which could write or cut the connection."""
+        return bytearray(data[count:])
 
     def poll(sockets: Sockets) -> int:
         """See which are ready, AT_A_TIME at most; how many there are."""
@@ -109,6 +113,8 @@ class Sockets:
         self._found = 0  # so many,
         self._served = 0  # and so many of them were served
         self.brought = 0  # bytes that have come since `serve` was called
+        self._large: list[bytes] = []  # what was read into, LARGE bytes or BULK, to be used again
+        self._bulk: list[bytes] = []
         self._set: Any = None
         self._set_fd = -1
         if _epoll is not None:  # now, and not for the first connection, which a lack of descriptors would cost
@@ -225,7 +231,7 @@ class Transport(Link):
 
     def _read(self) -> None:
         try:
-            data = receive(self._sock, self._fd, self._size)
+            data = receive(self._sockets, self._sock, self._fd, self._size)
         except OSError as error:
             self._lose(error)
             return
@@ -274,10 +280,8 @@ class Transport(Link):
             count = self._give(data)
             if count < 0 or count == len(data):
                 return
-            self._unsent = unsent = bytearray(data)
-            del unsent[:count]  # which may run finalizers that write here, or cut the connection
-            if not self._lost:
-                self._watch(self._interest | OUT)
+            self._unsent = behind(data, count)
+            self._watch(self._interest | OUT)
         else:
             self._unsent += data
         self._pause_if_full()
@@ -370,7 +374,7 @@ class Transport(Link):
         if error is not None:  # what came before the failure comes first; a writer may have been the first to see it
             try:
                 for _ in range(LAST_READS):
-                    data = receive(self._sock, self._fd, LARGE)
+                    data = receive(self._sockets, self._sock, self._fd, LARGE)
                     if not data:
                         break
                     protocol.data_received(data)

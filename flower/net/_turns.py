@@ -4,9 +4,8 @@ Invariants
 
 - Tasklets run in `Turns._on_turn` alone, a callback of the loop: at most one is queued (``_due``),
   however many callbacks made tasklets runnable. Callbacks put into channels and never switch. After sockets were
-  served it is called at once: the loop's queue and its next round cost as much as all else that a message costs. But
-  not where main was among those who ran the last time, as in a client: to switch to it, all of the hub's stack must be
-  copied, and there libuv has 12 KiB more on it.
+  served it is called at once: the loop's queue and its next round cost as much as all else that a message costs, and
+  more than the copy of the hub's stack that a switch to main takes, though libuv has 12 KiB more on it there.
 - Tasklets see no running loop: ``asyncio`` is told so before the turn, so that libraries don't take their code for a
   coroutine's. After it, asyncio is told that the loop runs if it has ``guests``: what runs in it is not Flower's alone.
   (It is not told at each turn, as it asks the system for the process's number each time.)
@@ -68,7 +67,7 @@ class Turns:
         """Read and write, and then run the tasklets, without the way through the loop's queue."""
         more = True
         while more and (self._turn is None or not self._leaving):  # without a turn the loop runs for the last bytes
-            self._serving = not (self._due or self.scheduler.main_ran)
+            self._serving = not self._due
             try:
                 more = self._sockets.serve()
             except BaseException:  # a signal handler's
@@ -90,7 +89,6 @@ class Turns:
         if not self._hidden:
             self._hidden = True
             self._set_running_loop(None)
-        self.scheduler.main_ran = False
         try:
             delay = turn()
         except KeyboardInterrupt:  # of a signal handler that ran between two tasklets

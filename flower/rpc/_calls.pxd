@@ -20,6 +20,7 @@ cdef class Calls:
 
     @cython.locals(reply=channel, spare=list)
     cpdef call(self, object method, object args=*, object kwargs=*, object timeout=*, object meta=*)
+    @cython.locals(line=Line)
     cdef _call_within(self, channel reply, object method, object args, object kwargs, object timeout, object meta)
     @cython.locals(line=Line, data=bytes)
     cpdef notify(self, object method, object args=*, object kwargs=*, object meta=*)
@@ -27,6 +28,8 @@ cdef class Calls:
     cdef answered(self, list event)
     @cython.locals(line=Line, serving=Serving, data=bytes)
     cdef object _send(self, channel reply, object method, object args, object kwargs, object deadline, object meta)
+    @cython.locals(own=double)
+    cdef tuple _deadline(self, object timeout)
     cdef _unsent(self, object error, object fresh)
     cpdef _give_up(self, object msgid, object error)
     cdef channel _new_reply(self, object method)

@@ -101,17 +101,18 @@ class Calls:
         return result
 
     def _call_within(self, reply: channel[Any], method: str, args: Any, kwargs: Any, timeout: Any, meta: Any) -> Any:
-        deadline, whose = _deadline(timeout)
+        line = self._line
+        deadline, timeout = self._deadline(timeout)
         msgid = None
         try:
             msgid = self._send(reply, method, args, kwargs, deadline, meta)
-            return reply.receive(left(deadline))
+            return reply._obtain(line.left(deadline))
         except RemoteError:
             raise
         except Timeout as error:
             if msgid is not None:
                 self._give_up(msgid, error)
-            raise Timeout(f"{self._session.name}: {method} gave no answer within {whose}") from None
+            raise Timeout(_unanswered(line.name, method, timeout)) from None
         except BaseException as error:
             if msgid is not None:
                 self._give_up(msgid, error)
@@ -126,10 +127,10 @@ class Calls:
         meta: Mapping[str, Any] | None = None,
     ) -> channel[Any]:
         """Call, and give the channel on which the answer comes. Its receiver's close cancels the call."""
-        deadline, whose = _deadline(timeout)
+        deadline, timeout = self._deadline(timeout)
         reply = self._new_reply(method)
         msgid = self._send(reply, method, args, kwargs, deadline, meta)
-        started = _Started(self, msgid, f"{method} gave no answer within {whose}")
+        started = _Started(self, msgid, method, timeout)
         reply._feeder = started
         if deadline is not None and msgid in self.pending:
             started.watch(deadline)
@@ -189,16 +190,20 @@ class Calls:
 
     def answered(self, event: list[Any]) -> None:
         """An answer has come."""
-        found = self.pending.pop(event[1], None)
+        msgid = event[1]
+        found = self.pending.get(msgid)
         if found is None:
             return
         reply: channel[Any] = found
         error = event[2]
         result = event[3]
         if error is not None:
-            result = bomb(rebuild(error))
+            result = bomb(rebuild(error))  # which may run users' code
+            if self.pending.get(msgid) is not found:
+                return
         elif type(result) is Unmade:
             result = bomb(TypeError(f"{self._session.name}: the answer holds {result.error}"))
+        del self.pending[msgid]
         if reply._feeder is not None:
             reply._feeder.answered(reply, result)
         else:
@@ -227,9 +232,14 @@ class Calls:
             name: str = method
             params: Any = args
             if kwargs or meta or deadline is not None:
-                if session.await_hello(f"{method} with keyword arguments or metadata", deadline, kwargs or meta):
+                if line.theirs is not None or session.await_hello(
+                    f"{method} with keyword arguments or metadata", deadline, kwargs or meta
+                ):
+                    told = dict(meta) if meta else {}
+                    if deadline is not None:
+                        told["dl"] = int(1000 * (line.left(deadline) or 0.0)) + 1  # milliseconds, rounded up
                     name = CALL
-                    params = [method, list(args), dict(kwargs or {}), _with_deadline(meta, deadline)]
+                    params = [method, list(args), dict(kwargs) if kwargs else {}, told]
             try:
                 msgid, data = line.wire.call(name, params)
                 break
@@ -239,13 +249,10 @@ class Calls:
         fresh = line.take_fresh() if line.fresh else None
         try:
             if line.early and len(data) > EARLY:
-                session.await_settled(left(deadline))
+                session.await_settled(line.left(deadline))
             if serving.backlog > ENOUGH or serving.unsent > ENOUGH:
                 serving.go_on()  # the answer may be behind what holds the reader back
-            if deadline is None:
-                line.put(data)
-            else:
-                line.conn.send(data, left(deadline))
+            line.put(data, line.left(deadline))
         except BaseException as error:  # then not a byte of it was taken
             if self.pending.pop(msgid, None) is not None:
                 line.wire.take_back(msgid)
@@ -257,6 +264,18 @@ class Calls:
             session.streams.commit(fresh)
         self.made += 1
         return msgid
+
+    def _deadline(self, timeout: float | None) -> tuple[float | None, float | None]:
+        """When the call is over, on the scheduler's clock; and the timeout, None where our own caller's is sooner."""
+        timeout = check_timeout(timeout)
+        context = _get_current()
+        inherited = None if context is None else context.deadline
+        if timeout is None:
+            return inherited, None
+        own = self._line.scheduler.now() + timeout
+        if inherited is not None and inherited < own:
+            return inherited, None
+        return own, timeout
 
     def _unsent(self, error: BaseException, fresh: Any) -> BaseException | None:
         """A message did not leave: what is to be raised in place of the error, if anything is."""
@@ -294,10 +313,11 @@ class Calls:
 class _Started:
     """Behind the reply of a call that was begun: when it is closed by its receiver, or its time is over."""
 
-    def __init__(self, calls: Calls, msgid: int, text: str) -> None:
+    def __init__(self, calls: Calls, msgid: int, method: str, timeout: float | None) -> None:
         self._calls = calls
         self._msgid = msgid
-        self._text = text
+        self._method = method
+        self._timeout = timeout
         self._alarm: Alarm | None = None
 
     def watch(self, deadline: float) -> None:
@@ -325,31 +345,12 @@ class _Started:
         calls = self._calls
         reply = calls.pending.get(self._msgid)
         if reply is not None and not reply.closing:
-            error = Timeout(f"{calls._session.name}: {self._text}")
+            error = Timeout(_unanswered(calls._session.name, self._method, self._timeout))
             calls._give_up(self._msgid, error)
             reply.try_send(bomb(error))
             reply.close()
 
 
-def _deadline(timeout: float | None) -> tuple[float | None, str]:
-    """When the call is over, on the scheduler's clock, and whose limit that is."""
-    timeout = check_timeout(timeout)
-    context = _current.get()
-    inherited = None if context is None else context.deadline
-    if timeout is None:
-        return inherited, "the time that our own caller gave"
-    own = current_scheduler().now() + timeout
-    if inherited is not None and inherited < own:
-        return inherited, "the time that our own caller gave"
-    return own, f"{timeout} s"
-
-
-def left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(0.0, deadline - current_scheduler().now())
-
-
-def _with_deadline(meta: Mapping[str, Any] | None, deadline: float | None) -> dict[str, Any]:
-    told = dict(meta or {})
-    if deadline is not None:
-        told["dl"] = int(1000 * (left(deadline) or 0.0)) + 1  # milliseconds, rounded up
-    return told
+def _unanswered(name: str, method: str, timeout: float | None) -> str:
+    limit = "the time that our own caller gave" if timeout is None else f"{timeout} s"
+    return f"{name}: {method} gave no answer within {limit}"

@@ -22,6 +22,7 @@ cdef class Outbound(Source):
     cdef readonly Py_ssize_t sent_bytes
     cdef readonly Py_ssize_t taken
     cdef public bint over
+    cdef object _packed_id
     cdef object kept
     cdef readonly list followers
     cdef object _later
@@ -31,6 +32,7 @@ cdef class Outbound(Source):
     @cython.locals(session=Line)
     cdef _cut(self, bytes data, object fresh)
     cdef bytes _frame(self, bytes head, object value, bytes tail)
+    cdef object _number(self)
     cdef Py_ssize_t _room(self)
     @cython.locals(ch=channel)
     cdef _set_credit(self)

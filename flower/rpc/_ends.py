@@ -71,7 +71,8 @@ _PIECE_HEAD = b"\x93\x02\xa3$/d\x93"
 
 # Bytes that a message has beside a value of ``max_frame`` bytes, or a piece of one.
 FRAME_HEAD = 32
-# Bytes of a value that is worth to be packed without the general packer.
+# Bytes of a value that is worth to be packed without the general packer, and to leave at once, while it is in the
+# caches, rather than in a batch.
 LONG = 4 * 1024
 
 # How many times the settings' credit is given at most, where a receiver keeps up and the way is long: by default 1024
@@ -99,6 +100,7 @@ class Outbound(Source):
         self.streams = streams
         self.session: Line = streams.session
         self.id = number
+        self._packed_id: bytes | None = None
         self.here = here
         self.ref = weakref.ref(ch, self._dropped)
         self.hold: channel[Any] | None = None
@@ -138,11 +140,12 @@ class Outbound(Source):
             self._cut(data, fresh)
         else:
             self.sent_bytes += len(data)
-            self.queue.append((data, fresh))
+            if len(data) < LONG or fresh is not None or not session.outbox.send_now(data):
+                self.queue.append((data, fresh))
         self.sent += 1
         if self.here:
             self.kept.append(value)
-        if not self.listed:
+        if self.queue and not self.listed:
             session.outbox.offer(self)
         self._set_credit()
 
@@ -154,7 +157,7 @@ class Outbound(Source):
     def _cut(self, data: bytes, fresh: Any) -> None:
         """A value longer than a frame: it goes in pieces, between which others may go."""
         session = self.session
-        value = memoryview(data)[len(_VALUE_HEAD) + len(session.wire.pack_value(self.id)) :]
+        value = memoryview(data)[len(_VALUE_HEAD) + len(self._number()) :]
         step = session.max_frame
         for at in range(0, len(value), step):
             more = at + step < len(value)
@@ -164,8 +167,12 @@ class Outbound(Source):
 
     def _frame(self, head: bytes, value: Any, tail: bytes) -> bytes:
         """A message with bytes in it, which are copied once: msgpack's packer does so three times."""
-        number = self.session.wire.pack_value(self.id)
-        return b"".join((head, number, b"\xc6", len(value).to_bytes(4, "big"), value, tail))
+        return b"".join((head, self._number(), b"\xc6", len(value).to_bytes(4, "big"), value, tail))
+
+    def _number(self) -> bytes:
+        if self._packed_id is None:
+            self._packed_id = self.session.wire.pack_value(self.id)
+        return self._packed_id
 
     def _take_later(self, value: Any) -> None:
         """From another thread: there is no saying here whether the value can be sent, and the credit may be gone."""
@@ -467,7 +474,7 @@ class Inbound:
             self.granted_bytes = max(self.granted_bytes, size)
             self._told = taken
             self.streams.post(CREDIT, [self.id, self.granted, self.granted_bytes, taken])
-        elif not self.here and self._bytes >= self.granted_bytes:
+        if not self.here and self._bytes >= self.granted_bytes:  # still: a long value has gone beyond it
             ch._low = max(1, len(ch))  # nothing more comes before this: look again as soon as one is taken
 
     def on_low(self) -> None:

@@ -1,13 +1,15 @@
 # cython: language_level=3
+cimport cython
 from flower.channels._scheduler cimport Scheduler
 from flower.net._conn cimport Conn
+from flower.net._stream cimport Tap
 from flower.rpc._outbox cimport Outbox
 from flower.rpc._wire cimport Wire
 
 cdef extern from "pythread.h":
     unsigned long get_ident "PyThread_get_thread_ident"()
 
-cdef class Line:
+cdef class Line(Tap):
     cdef object __weakref__
     cdef readonly object conn
     cdef Conn direct
@@ -24,6 +26,7 @@ cdef class Line:
     cdef public bint awaited
     cdef public object theirs
     cdef public Py_ssize_t max_frame
+    cdef readonly object context
     cdef public list fresh
     cdef readonly Scheduler scheduler
     cdef readonly unsigned long thread
@@ -31,5 +34,7 @@ cdef class Line:
     cdef readonly Outbox outbox
 
     cdef bint is_free(self)
-    cdef int put(self, bytes data) except -1
+    @cython.locals(seconds=double)
+    cpdef object left(self, object deadline)
+    cdef int put(self, bytes data, object timeout=*) except -1
     cpdef object take_fresh(self)

@@ -18,6 +18,7 @@ except ImportError:
 
 from flower.channels._scheduler import current_scheduler
 from flower.net._conn import Conn
+from flower.net._stream import Tap
 
 if TYPE_CHECKING:
     from flower.rpc._hello import Hello, Settings
@@ -34,7 +35,7 @@ CANCEL = "$/cancel"
 DATA = "$/d"
 
 
-class Line:
+class Line(Tap):
     """One connection, as the parts of its session see it."""
 
     wire: Wire
@@ -56,6 +57,8 @@ class Line:
         self.theirs: Hello | None = None
         self.awaited = False  # somebody waits for the end of the calls that are served
         self.max_frame = 64 * 1024  # of the peer's
+        self.reader = None
+        self.context: Any = None  # the reader's, for the methods that are called
         self.fresh: list[Any] = []  # the ends of channels in the message that is being packed
         self.scheduler = current_scheduler()
         self.thread = get_ident()
@@ -64,12 +67,19 @@ class Line:
         """Whether nothing keeps the present tasklet from a call. If something does, `Session.check` says what."""
         return self.fault is None and not self.early and not self.leaving and get_ident() == self.thread
 
-    def put(self, data: bytes) -> None:
+    def left(self, deadline: float | None) -> float | None:
+        """The seconds until then."""
+        if deadline is None:
+            return None
+        seconds = deadline - self.scheduler.now()
+        return seconds if seconds > 0.0 else 0.0
+
+    def put(self, data: bytes, timeout: float | None = None) -> None:
         """Hand bytes to the connection. Blocks while there is no room, and raises what says that they did not leave."""
         if self.direct is not None:
-            self.direct.send(data)
+            self.direct.send(data, timeout)
         else:
-            self.conn.send(data)
+            self.conn.send(data, timeout)
 
     def take_fresh(self) -> Any:
         """The ends of channels in the message that was packed just now; `Streams.commit` or `roll_back` is next."""

@@ -22,6 +22,7 @@ cdef class Outbox:
     cdef public object on_sent
 
     cpdef post(self, bytes data)
+    cpdef bint send_now(self, bytes data) except -1
     cpdef offer(self, Source source)
     cdef _wake(self)
     cpdef close(self)

@@ -57,12 +57,14 @@ class Outbox:
 
     def post(self, data: bytes) -> None:
         """Send a control frame as soon as there is room. In the connection's own thread."""
-        if not self.closed:
-            if self._direct is not None and not self.writing and self._direct._stream.offer(data):
-                return
+        if not self.closed and not self.send_now(data):
             self._control.append(data)
             self.bytes += len(data)
             self._wake()
+
+    def send_now(self, data: bytes) -> bool:
+        """Send it if nothing waits, and there is room; says whether that was so."""
+        return self._direct is not None and not self.writing and self._direct._stream.offer(data)
 
     def offer(self, source: Source) -> None:
         """The source has frames to send."""

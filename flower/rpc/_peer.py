@@ -29,7 +29,7 @@ class Peer:
     the peer may call its methods (see `serve`), and the connection keeps `flower.run` going until it ends;
     without one it does not, and dropping the last reference closes it. ``middleware`` is put around each call
     of the peer's methods, ``settings`` are limits and the like: see `connect`. A peer belongs to the thread
-    that made it: a call from another raises RuntimeError.
+    that made it, as its connection must: a call from another raises RuntimeError, and so does ``Peer(conn)``.
 
     Peers are equal when they are faces of the same connection, and may be keys of a dict.
 

@@ -1,13 +1,15 @@
 # cython: language_level=3
 # Messages of plain values, from and to MessagePack, in a few hundred instructions where the library needs thousands:
-# most messages are a few numbers and strings, and it is for them that a call costs what it costs. What is not plain, or
-# longer, is the library's: both functions give None then. The format: https://github.com/msgpack/msgpack/blob/master/spec.md
+# most messages are a few numbers and strings, and it is for them that a call costs what it costs. Lists and dicts of them
+# are plain, too. What is not, or is longer, is the library's: both functions give None then.
+# The format: https://github.com/msgpack/msgpack/blob/master/spec.md
 #
 # Both read and write what the library would with the options that `_wire` gives it.
 cdef extern from *:
     """
     #define FLOWER_ROOM 512   /* bytes of a message that is packed here */
-    #define FLOWER_NESTED 8   /* arrays in each other that are read here */
+    #define FLOWER_NESTED 8   /* arrays and maps in each other */
+    #define FLOWER_MORE 2     /* elements that a message has room for: what an event has behind it */
 
     static int flower_put_head(unsigned char **at, unsigned char *end, Py_ssize_t size, int little, int most_little,
                                int one, int two) {
@@ -26,7 +28,7 @@ cdef extern from *:
     }
 
     /* 0: written. -1: it is not plain, or there is no room. */
-    static int flower_put(unsigned char **at, unsigned char *end, PyObject *value) {
+    static int flower_put(unsigned char **at, unsigned char *end, PyObject *value, int nested) {
         unsigned char *p = *at;
         if (end - p < 9) return -1;
         if (value == Py_None || value == Py_False || value == Py_True) {
@@ -63,6 +65,16 @@ cdef extern from *:
                 return -1;
             }
             p += 8;
+        } else if (nested < FLOWER_NESTED && PyList_CheckExact(value)) {
+            if (flower_put_head(&p, end, PyList_GET_SIZE(value), 0x90, 15, 0, 0xdc) < 0) return -1;
+            for (Py_ssize_t i = 0; i < PyList_GET_SIZE(value); i++)
+                if (flower_put(&p, end, PyList_GET_ITEM(value, i), nested + 1) < 0) return -1;
+        } else if (nested < FLOWER_NESTED && PyDict_CheckExact(value)) {
+            PyObject *key, *item;
+            Py_ssize_t i = 0;
+            if (flower_put_head(&p, end, PyDict_GET_SIZE(value), 0x80, 15, 0, 0xde) < 0) return -1;
+            while (PyDict_Next(value, &i, &key, &item))
+                if (flower_put(&p, end, key, nested + 1) < 0 || flower_put(&p, end, item, nested + 1) < 0) return -1;
         } else {
             return -1;
         }
@@ -70,26 +82,31 @@ cdef extern from *:
         return 0;
     }
 
-    static PyObject *flower_pack_plain(PyObject *message) {
+    /* A request or a notification (2) of a method and its parameters, or an answer: an error and a result. */
+    static PyObject *flower_pack_plain(int kind, PyObject *msgid, PyObject *first, PyObject *second) {
         unsigned char room[FLOWER_ROOM], *p = room, *end = room + FLOWER_ROOM;
-        if (flower_put_head(&p, end, PyList_GET_SIZE(message), 0x90, 15, 0, 0xdc) < 0) Py_RETURN_NONE;
-        for (Py_ssize_t i = 0; i < PyList_GET_SIZE(message); i++) {
-            PyObject *value = PyList_GET_ITEM(message, i);
-            if (PyList_CheckExact(value)) {
-                if (flower_put_head(&p, end, PyList_GET_SIZE(value), 0x90, 15, 0, 0xdc) < 0) Py_RETURN_NONE;
-                for (Py_ssize_t j = 0; j < PyList_GET_SIZE(value); j++)
-                    if (flower_put(&p, end, PyList_GET_ITEM(value, j)) < 0) Py_RETURN_NONE;
-            } else if (flower_put(&p, end, value) < 0) {
-                Py_RETURN_NONE;
-            }
+        *p++ = kind == 2 ? 0x93 : 0x94;
+        *p++ = (unsigned char)kind;
+        if (kind != 2 && flower_put(&p, end, msgid, 0) < 0) Py_RETURN_NONE;
+        if (flower_put(&p, end, first, 1) < 0) Py_RETURN_NONE;
+        if (kind != 1 && PyTuple_CheckExact(second)) {
+            if (flower_put_head(&p, end, PyTuple_GET_SIZE(second), 0x90, 15, 0, 0xdc) < 0) Py_RETURN_NONE;
+            for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(second); i++)
+                if (flower_put(&p, end, PyTuple_GET_ITEM(second, i), 2) < 0) Py_RETURN_NONE;
+        } else if ((kind != 1 && !PyList_CheckExact(second)) || flower_put(&p, end, second, 1) < 0) {
+            Py_RETURN_NONE;
         }
         return PyBytes_FromStringAndSize((char *)room, p - room);
     }
 
+    /* What is to be read goes up to the end, and on in a tail, if there is one: the last value of a message may be long,
+       and come in two pieces. */
+    typedef struct { const unsigned char *end, *tail; Py_ssize_t more; } flower_source;
+
     /* NULL without an error: it is not plain. */
-    static PyObject *flower_get(const unsigned char **at, const unsigned char *end, int nested) {
-        enum { NUMBER, TEXT, BINARY, ARRAY } kind = NUMBER;
-        const unsigned char *p = *at;
+    static PyObject *flower_get(const unsigned char **at, flower_source *from, int nested) {
+        enum { NUMBER, TEXT, BINARY, ARRAY, MAP } kind = NUMBER;
+        const unsigned char *p = *at, *end = from->end;
         int first, width = 0, wide = 0;
         unsigned long long n = 0;
         PyObject *value;
@@ -108,13 +125,14 @@ cdef extern from *:
             *at = p + 8;
             return PyFloat_FromDouble(d);
         }
-        if (first >= 0x90 && first < 0xa0) { kind = ARRAY; n = first & 15; }
+        if (first < 0x90) { kind = MAP; n = first & 15; }
+        else if (first < 0xa0) { kind = ARRAY; n = first & 15; }
         else if (first >= 0xa0 && first < 0xc0) { kind = TEXT; n = first & 31; }
         else if (first >= 0xc4 && first < 0xc7) { kind = BINARY; width = 1 << (first - 0xc4); }
         else if (first >= 0xcc && first < 0xd0) { wide = width = 1 << (first - 0xcc); }
         else if (first >= 0xd0 && first < 0xd4) { wide = width = 1 << (first - 0xd0); }
         else if (first >= 0xd9 && first < 0xdc) { kind = TEXT; width = 1 << (first - 0xd9); }
-        else if (first == 0xdc || first == 0xdd) { kind = ARRAY; width = 2 << (first - 0xdc); }
+        else if (first >= 0xdc && first < 0xe0) { kind = first < 0xde ? ARRAY : MAP; width = 2 << ((first - 0xdc) & 1); }
         else return NULL;
         if (end - p < width) return NULL;
         for (int i = 0; i < width; i++) n = n << 8 | *p++;
@@ -125,31 +143,59 @@ cdef extern from *:
             if (wide == 2) return PyLong_FromLong((short)n);
             return PyLong_FromLongLong(wide == 4 ? (long long)(int)n : (long long)n);
         }
+        if (kind == BINARY && from->more && n == (unsigned long long)(end - p + from->more)) {
+            value = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)n);
+            if (value == NULL) return NULL;
+            memcpy(PyBytes_AS_STRING(value), p, (size_t)(end - p));
+            memcpy(PyBytes_AS_STRING(value) + (end - p), from->tail, (size_t)from->more);
+            from->more = 0;
+            *at = end;
+            return value;
+        }
         if (n > (unsigned long long)(end - p)) return NULL;  /* of an array: each value has a byte at least */
-        if (kind != ARRAY) {
+        if (kind < ARRAY) {
             *at = p + n;
             return kind == TEXT ? PyUnicode_DecodeUTF8((const char *)p, (Py_ssize_t)n, "surrogateescape")
                                 : PyBytes_FromStringAndSize((const char *)p, (Py_ssize_t)n);
         }
         if (nested >= FLOWER_NESTED) return NULL;
-        value = PyList_New((Py_ssize_t)n);
+        if (kind == MAP) {
+            value = PyDict_New();
+            for (; value != NULL && n > 0; n--) {
+                PyObject *key = flower_get(at, from, nested + 1);
+                PyObject *item = key == NULL ? NULL : flower_get(at, from, nested + 1);
+                if (item == NULL || PyDict_SetItem(value, key, item) < 0) Py_CLEAR(value);
+                Py_XDECREF(key);
+                Py_XDECREF(item);
+            }
+            return value;
+        }
+        value = PyList_New((Py_ssize_t)n + (nested ? 0 : FLOWER_MORE));
+        if (value != NULL) Py_SET_SIZE(value, (Py_ssize_t)n);
         for (Py_ssize_t i = 0; value != NULL && i < (Py_ssize_t)n; i++) {
-            PyObject *item = flower_get(at, end, nested + 1);
+            PyObject *item = flower_get(at, from, nested + 1);
             if (item == NULL) Py_CLEAR(value);
             else PyList_SET_ITEM(value, i, item);
         }
         return value;
     }
 
-    static PyObject *flower_unpack_plain(PyObject *data, Py_ssize_t start, Py_ssize_t end) {
+    static PyObject *flower_unpack_plain(PyObject *data, Py_ssize_t start, Py_ssize_t end, PyObject *tail) {
         const char *bytes = PyBytes_Check(data) ? PyBytes_AS_STRING(data) : PyByteArray_AS_STRING(data);
-        const unsigned char *p = (const unsigned char *)bytes + start, *stop = (const unsigned char *)bytes + end;
-        PyObject *message = flower_get(&p, stop, 0);
-        if (message != NULL && p == stop) return message;
+        const unsigned char *p = (const unsigned char *)bytes + start;
+        flower_source from = {(const unsigned char *)bytes + end, NULL, 0};
+        PyObject *message;
+        if (tail != Py_None) {
+            from.more = end - Py_SIZE(data);
+            from.end -= from.more;
+            from.tail = (const unsigned char *)PyBytes_AS_STRING(tail);
+        }
+        message = flower_get(&p, &from, 0);
+        if (message != NULL && p == from.end && !from.more) return message;
         if (message == NULL && PyErr_Occurred()) return NULL;
         Py_XDECREF(message);
         Py_RETURN_NONE;
     }
     """
-    object pack_plain "flower_pack_plain"(list message)
-    object unpack_plain "flower_unpack_plain"(object data, Py_ssize_t start, Py_ssize_t end)
+    object pack_plain "flower_pack_plain"(int kind, object msgid, object first, object second)
+    object unpack_plain "flower_unpack_plain"(object data, Py_ssize_t start, Py_ssize_t end, object tail)

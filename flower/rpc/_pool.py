@@ -38,6 +38,8 @@ PATIENCE = 30.0
 FIRST_PAUSE = 0.05
 # ... up to this. Each is shortened at random by up to half, so that a thousand clients do not come back at once.
 LONGEST_PAUSE = 5.0
+# Seconds between two looks whether a session has ended.
+MOMENT = 0.001
 # Seconds after which a session that is lost counts as one that worked: the pauses begin anew.
 STEADY = 1.0
 
@@ -222,10 +224,11 @@ class Pool:
         began = _now()
         until = began + (PATIENCE if timeout is None else min(timeout, PATIENCE))
         tried: list[Session] = []
+        lost: list[Session] = []
         refusal: Overloaded | None = None
         while True:
             try:
-                session = self._pick(until, tried)
+                session = self._choose(tried + lost) or self._pick(until, tried)
             except Disconnected as error:
                 if timeout is not None and _now() >= began + timeout:
                     raise Timeout(str(error)) from None
@@ -243,6 +246,8 @@ class Pool:
             except Disconnected as error:
                 if not error.not_run:
                     raise
+                lost.append(session)
+                self._give_way(session, error, until)
 
     def begin(self, *args: Any, **options: Any) -> Any:
         """`Session.begin` on the least loaded session."""
@@ -258,14 +263,27 @@ class Pool:
 
     def _on_one(self, do: Callable[[Session], T]) -> T:
         until = _now() + PATIENCE
+        lost: list[Session] = []
         while True:
-            session = self._pick(until, [])
+            session = self._choose(lost) or self._pick(until, [])
             assert session is not None  # none was tried
             try:
                 return do(session)
             except Disconnected as error:
                 if not error.not_run:
                     raise
+                lost.append(session)
+                self._give_way(session, error, until)
+
+    def _give_way(self, session: Session, error: Disconnected, until: float) -> None:
+        """The session can send no more, and its reader, which may be held back, has still to see that.
+
+        Until then it may be chosen once more; among several, not at once.
+        """
+        if session.fault is None:
+            if _now() >= until:
+                raise error
+            sleep(MOMENT)
 
     @property
     def outstanding(self) -> int:

@@ -9,6 +9,7 @@ cdef class Scanner:
     cdef readonly Py_ssize_t size
     cdef readonly Py_ssize_t start
     cdef readonly Py_ssize_t at
+    cdef readonly object tail
     cdef object rest
     cdef Py_ssize_t rest_at
     cdef bint whole
@@ -29,6 +30,7 @@ cdef class Scanner:
                    start=Py_ssize_t, size=Py_ssize_t, first=int, count=Py_ssize_t, kind=int, width=int,
                    after=Py_ssize_t, i=int, depth=int)
     cdef int walk(self, object data) except -1
+    cdef object message(self)
     cpdef bint is_between(self)
 
 cpdef Scanner measure(bytes data, Py_ssize_t most, Py_ssize_t most_cost)

@@ -9,8 +9,9 @@ is let through is decoded without further limits.
 This file decodes nothing and knows no RPC. It is compiled: a step for each value, not for each byte.
 
 Invariants: the message that is looked at begins at ``start`` of ``data``, and its next header stands at ``at``
-(perhaps behind the end of ``data``: the value before is still coming). ``rest``, from ``rest_at`` on, comes behind
-``data``, which then ends where a message does. ``left`` counts the values that the innermost container still lacks, and
+(perhaps behind the end of ``data``: the value before is still coming). A message whose last value came in two pieces
+ends in the first bytes of ``tail``; ``size`` is its end then. ``rest``, from ``rest_at`` on, comes behind ``data``,
+which then ends where a message does. ``left`` counts the values that the innermost container still lacks, and
 ``outer`` those of the ``depth`` containers around it, each twice itself, plus one for a map: a key comes next when the
 count of a map is even.
 """
@@ -44,7 +45,8 @@ FIXED, BYTES, EXTENDED, LIST, DICT = 0, 1, 2, 3, 4
 class Scanner:
     """Cuts a stream of bytes into messages. After ``fault`` was set, it is of no more use.
 
-    After `find` the message is ``data[start:at]``, and ``cost`` is what it will take in memory, in bytes.
+    After `find` the message is ``data[start:at]``, unless there is a ``tail`` (see `message`), and ``cost`` is what it
+    will take in memory, in bytes.
 
     >>> scanner = Scanner(1000, 8000)
     >>> scanner.take(msgpack.packb([1, 2]) + b"\\x93")
@@ -58,6 +60,7 @@ class Scanner:
     size: int
     start: int
     at: int
+    tail: Any
     rest: Any
     rest_at: int
     whole: bool  # the message was found, and is over
@@ -73,7 +76,7 @@ class Scanner:
 
     def __init__(self, most: int, most_cost: int) -> None:
         self.data = b""
-        self.rest = None
+        self.tail = self.rest = None
         if not cython.compiled:
             self.outer = [0] * MAX_DEPTH
         self.size = self.start = self.at = self.rest_at = self.cost = self.depth = 0
@@ -98,14 +101,15 @@ class Scanner:
             more = memoryview(data)[:lacks]
             self.rest = data
             self.rest_at = lacks
-        if ends and type(begun) is bytes:  # a message in two pieces is copied once
-            begun = b"".join((memoryview(begun)[self.start :], more))
-        else:
-            if type(begun) is bytes:
-                begun = bytearray(memoryview(begun)[self.start :])
-            elif self.start:
-                del begun[: self.start]
-            begun += more
+        if ends and type(begun) is bytes:  # a message in two pieces is copied as it is read
+            self.tail = data
+            self.size = self.at
+            return
+        if type(begun) is bytes:
+            begun = bytearray(memoryview(begun)[self.start :])
+        elif self.start:
+            del begun[: self.start]
+        begun += more
         self.at -= self.start
         self.start = 0
         self.data = begun
@@ -120,6 +124,7 @@ class Scanner:
             self.left = 1
             self.is_map = self.keyed = False
         if self.at == self.size and self.start == self.at:
+            self.tail = None
             if self.rest is None:
                 self.data = b""
                 self.size = self.start = self.at = 0
@@ -243,6 +248,13 @@ class Scanner:
         self.cost = cost
         self.depth = depth
         return 0
+
+    def message(self) -> Any:
+        """The bytes of the message that was found, in one piece."""
+        data = self.data
+        if self.tail is not None:
+            return b"".join((memoryview(data)[self.start :], memoryview(self.tail)[: self.at - len(data)]))
+        return data if self.at - self.start == len(data) else memoryview(data)[self.start : self.at]
 
     def is_between(self) -> bool:
         """Whether no message has begun that is not complete."""

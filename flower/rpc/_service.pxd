@@ -6,6 +6,7 @@ cdef class Method:
     cdef readonly bint streams
     cdef object _chain
     cdef object _takes
+    cdef bint _told
     cdef double _least
     cdef double _most
 

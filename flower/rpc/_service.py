@@ -58,6 +58,7 @@ class Method:
         self._chain = chain(middleware, self._last) if middleware else None
         # What really takes the arguments: a wrapper may take others than what it wraps.
         self._takes = _signature(function, follow_wrapped=False)
+        self._told = hasattr(function, "__signature__")  # then it may take more than it tells
         self._least, self._most = _positional(self._takes)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -68,8 +69,13 @@ class Method:
         if self._chain is not None:
             return self._chain(Call(self.name, tuple(args), dict(kwargs or {})))
         if kwargs:
-            self.check(args, kwargs)
-            return self.function(*args, **kwargs)
+            if self._told:
+                self.check(args, kwargs)
+            try:
+                return self.function(*args, **kwargs)
+            except TypeError:  # its own, or it was not called
+                self.check(args, kwargs)
+                raise
         if not self._least <= len(args) <= self._most:
             self.check(args, {})
         return self.function(*args)

@@ -1,8 +1,9 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._channel cimport channel
+from flower.channels._scheduler cimport Scheduler
 from flower.channels._task cimport Task
-from flower.channels._tasklet cimport start
+from flower.channels._tasklet cimport start_in
 from flower.rpc._context cimport Context, new_context
 from flower.rpc._line cimport Line
 from flower.rpc._service cimport Method
@@ -26,8 +27,14 @@ cdef class Serving:
     cdef readonly channel proceed
     cdef readonly channel room
 
-    @cython.locals(session=Line, cost=Py_ssize_t, limit=Py_ssize_t, context=Context, t=Task)
+    @cython.locals(session=Line, cost=Py_ssize_t, limit=Py_ssize_t, context=Context)
     cdef on_request(self, list event)
+    cdef bint is_behind(self) except -1
+    @cython.locals(session=Line, cost=Py_ssize_t)
+    cdef bint begin(self, list event) except -1
+    @cython.locals(session=Line, cost=Py_ssize_t, context=Context, t=Task)
+    cdef _begin(self, list event, object function, object method, object args, object kwargs, object meta)
+    @cython.locals(scheduler=Scheduler, when=double)
     cdef _set_deadline(self, Context context, dict meta)
     @cython.locals(session=Line)
     cdef _serve(self, Context context)

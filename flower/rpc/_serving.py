@@ -34,7 +34,6 @@ from greenlet import GreenletExit
 
 from flower.channels import schedule, shield, tasklet
 from flower.channels._channel import channel
-from flower.channels._scheduler import current_scheduler
 from flower.channels._waiting import Alarm
 from flower.errors import Cancelled, ChannelClosed, Disconnected, ProtocolError, TaskletExit
 from flower.rpc._builtin import BUILTIN
@@ -47,7 +46,7 @@ from flower.rpc._wire import MAX_MESSAGE, Unmade
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
-    from flower.channels._tasklet import start
+    from flower.channels._tasklet import start_in
     from flower.rpc._context import new_context
 
 if TYPE_CHECKING:
@@ -147,22 +146,49 @@ class Serving:
         elif session.draining:
             self.refuse(msgid, "overloaded", "overloaded: about to leave, no new calls")
         else:
-            self.inflight += 1
-            self.unbegun += 1
-            self.asked += cost + MESSAGE_COST
-            context = new_context(session, method, meta)
-            context._serving = self
-            context._msgid = msgid
-            context._function = function
-            context._args = args
-            context._kwargs = kwargs
-            context._cost = cost
-            self.running[msgid] = context
-            if meta:
-                self._set_deadline(context, meta)
-            t = start(_serve, (context,), None)
-            t.label = method
-            t.daemon = session.daemon
+            self._begin(event, function, method, args, kwargs, meta)
+
+    def begin(self, event: list[Any]) -> bool:
+        """A request has come, and this is the hub. False: it is not one that can simply be begun."""
+        session = self.session
+        method = event[2]
+        args = event[3]
+        cost: int = event[4]
+        kwargs: Any = None
+        meta: Any = None
+        if method == CALL and session.theirs is not None:
+            method, args, kwargs, meta = _extended(args)
+        function = session.exports.get(method)
+        if function is None or session.is_locked or session.draining or self.inflight >= session.max_inflight:
+            return False
+        if self.is_behind() or self.asked + cost > AT_MOST:
+            return False
+        self.last_id = event[1]
+        self._begin(event, function, method, args, kwargs, meta)
+        return True
+
+    def _begin(self, event: list[Any], function: Any, method: str, args: Any, kwargs: Any, meta: Any) -> None:
+        """Start the tasklet of a request."""
+        session = self.session
+        cost: int = event[4]
+        context = new_context(session, method, meta)
+        context._serving = self
+        context._msgid = event[1]
+        context._function = function
+        context._args = args
+        context._kwargs = kwargs
+        context._cost = cost
+        t = start_in(session.context, _serve, (context,), None)
+        t.label = method
+        t.daemon = session.daemon
+        self.running[event[1]] = context
+        self.inflight += 1
+        self.unbegun += 1
+        self.asked += cost + MESSAGE_COST
+        if session.fault is not None:  # a finalizer has closed it, before this one was among those that are served
+            context._cancel("cancelled")
+        if meta:
+            self._set_deadline(context, meta)
 
     def cancel(self, msgid: int, reason: str) -> None:
         """The peer does not want this answer any more. It gets one all the same."""
@@ -173,16 +199,18 @@ class Serving:
     def abandon(self) -> None:
         """Nobody waits for any answer any more."""
         for context in list(self.running.values()):
-            if context._task is not self.session.scheduler.current:  # the one that hangs up may end as it likes
+            task = context._task
+            if task is None or task is not self.session.scheduler.current:  # the one that hangs up may end as it likes
                 context._cancel("cancelled")
 
     def _set_deadline(self, context: Context, meta: dict[str, Any]) -> None:
         left = meta.pop("dl", None)
         if type(left) is int and 0 <= left <= MAX_DEADLINE:
-            scheduler = current_scheduler()
-            context.deadline = scheduler.now() + left / 1000
+            scheduler = self.session.scheduler
+            when = scheduler.now() + left / 1000
+            context.deadline = when
             context._alarm = Alarm(context._expire)
-            scheduler.set_alarm(context._alarm, context.deadline)
+            scheduler.set_alarm(context._alarm, when)
 
     def _serve(self, context: Context) -> None:
         self.unbegun -= 1
@@ -198,7 +226,8 @@ class Serving:
         finally:
             context._ended = True
             if context._alarm is not None:
-                current_scheduler().clear_alarm(context._alarm)
+                session.scheduler.clear_alarm(context._alarm)
+                context._alarm = None  # they refer to each other
             self.running.pop(context._msgid, None)
             self.inflight -= 1
             self.asked -= context._cost + MESSAGE_COST
@@ -421,6 +450,10 @@ class Serving:
     def waiting(self) -> int:
         """Bytes of answers that wait to be sent, those included that nobody waits with."""
         return self.unsent + self.session.outbox.bytes
+
+    def is_behind(self) -> bool:
+        """Whether so much waits that the peer is to be held back."""
+        return self.backlog > ENOUGH or self.unsent + self.session.outbox.bytes > ENOUGH
 
     def hold_back(self) -> None:
         """Read no more until less waits, or until we wait for an answer, which may be behind it."""

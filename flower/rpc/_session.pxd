@@ -28,7 +28,12 @@ cdef class Session(Line):
     cdef object _settled
     cdef object _idle
     cdef bint _last_answers
+    cdef object _left
 
+    @cython.locals(event=list, wire=Wire)
+    cpdef bint take(self, bytes data) except -1
+    @cython.locals(kind=int)
+    cdef bint _take(self, list event) except -1
     @cython.locals(kind=int)
     cdef _on_event(self, list event)
 

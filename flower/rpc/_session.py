@@ -4,6 +4,7 @@
 
 One tasklet, the *reader*, takes bytes from the connection for as long as it lives, and hands what they mean to those
 whose business it is: answers to `Calls`, requests and notifications to `Serving`, values of channels to `Streams`.
+Where it waits, and what comes is simple, that is done on the hub in its place (`Session.take`).
 What it and finalizers have to say goes through the `Outbox`. This file is what these four stand on: the reader, the
 handshake, and the end.
 
@@ -14,6 +15,7 @@ Invariants
 
 - `_finish` runs once, when the reader ends, for whatever reason. After that ``fault`` is set, nothing is pending,
   every call fails at once, and every channel that went through here is broken.
+- ``_left`` is a message that was read on the hub, or the error of one, and is for the reader, which has been woken.
 - ``early`` is true while we wait for the answer to our hello: the peer's limits, and whether it is a Flower peer, are
   not known. Without an answer in time they are not either: then nobody waits for it any more, and what only a Flower
   peer could read is not sent. It counts whenever it comes.
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from threading import get_ident
 from typing import Any
 
@@ -33,10 +36,12 @@ try:
 except ImportError:
     from flower.channels import _nocython as cython
 
+from greenlet import getcurrent
+
 from flower.channels import channel, schedule, tasklet
 from flower.channels._waiting import Alarm
 from flower.errors import AuthError, ChannelClosed, Disconnected, Overloaded, ProtocolError, Timeout
-from flower.rpc._calls import Calls, left
+from flower.rpc._calls import Calls
 from flower.rpc._faults import fault as make_fault
 from flower.rpc._hello import GREETING, HELLO, LOCKED, LOCKED_MESSAGE, BadHello, Handshake, Settings
 from flower.rpc._line import CANCEL, DATA, Line
@@ -77,6 +82,8 @@ class Session(Line):
         authenticated: bool = False,
     ) -> None:
         Line.__init__(self, conn, _name(conn), exports, settings)
+        if self.direct is not None and self.direct._stream._thread != self.thread:
+            raise RuntimeError(f"{self.name}: its connection belongs to another thread, and so must the peer")
         self.face: Any = None  # what a method sees as its caller
         self.on_leaving: Callable[[Session], object] | None = None
         self.began = time.monotonic()
@@ -90,6 +97,7 @@ class Session(Line):
         self.calls = Calls(self, self.serving)
         self.call, self.begin, self.stream, self.notify = _methods(self.calls)
         self.outbox.on_sent = self._sent
+        self._left: Any = None
         self._on_end = on_end
         self._hello_id = 0
         self._alarm: Alarm | None = None
@@ -115,7 +123,11 @@ class Session(Line):
             self.scheduler.set_alarm(self._alarm, self.scheduler.now() + self.settings.handshake_timeout)
         if self.settings.heartbeat is not None:
             self._pulse = Pulse(self, self.settings.heartbeat)
-        tasklet(self._read, label=f"rpc {self.name}", daemon=daemon)()
+        reader = tasklet(self._read, label=f"rpc {self.name}", daemon=daemon)()
+        # In a World compiled and uncompiled do the same; and uncompiled, no message is known to be plain.
+        if self.direct is not None and cython.compiled and self._network() is None:
+            self.reader = reader
+            self.direct._stream.tap = self
 
     # -- For those who call
 
@@ -148,7 +160,7 @@ class Session(Line):
         if self.leaving:
             raise Overloaded(make_fault("overloaded", f"{self.name} is about to leave, and takes no new calls"))
         if self.early and self.settings.token is not None:
-            self.await_settled(left(deadline))
+            self.await_settled(self.left(deadline))
 
     def await_settled(self, timeout: float | None = None) -> None:
         """Wait until the handshake is over."""
@@ -169,12 +181,12 @@ class Session(Line):
         """Wait for the answer to our hello, because of the error; or raise that, if it has come already."""
         if not self.early:
             raise self._unanswered() if self._hello_id else error
-        self.await_settled(left(deadline))
+        self.await_settled(self.left(deadline))
 
     def await_hello(self, what: str, deadline: float | None = None, needed: Any = True) -> bool:
         """Whether the peer is a Flower peer, once that is known. Where it is ``needed`` and is not: an error."""
         if self.early:
-            self.await_settled(left(deadline))
+            self.await_settled(self.left(deadline))
         if self.theirs is not None:
             return True
         if not needed:
@@ -222,7 +234,7 @@ class Session(Line):
                 self._idle._external = True
                 self.awaited = True
             try:
-                self._idle.receive(left(deadline))
+                self._idle.receive(self.left(deadline))
             except Timeout:
                 return False
         return True
@@ -243,21 +255,60 @@ class Session(Line):
 
     # -- Reading
 
+    def take(self, data: bytes) -> bool:
+        wire = self.wire
+        self.heard += 1
+        try:
+            wire.take(data)
+            event = wire.next_plain()
+            while event is not None:
+                if self.fault is not None or not self._take(event):  # closed by a finalizer, in between
+                    self._left = event
+                    return False
+                event = wire.next_plain()
+        except BaseException as error:
+            self._left = error
+            return False
+        return not wire.has_more()
+
+    def _take(self, event: list[Any]) -> bool:
+        """Deal with it on the hub. False: that would run code of the user's, or may block."""
+        kind = event[0]
+        if kind == _REQUEST:
+            return self.serving.begin(event)
+        if kind == _RESPONSE:
+            if event[2] is not None or event[1] == self._hello_id:
+                return False
+            self.calls.answered(event)
+            return True
+        if kind == _NOTIFICATION and self.theirs is not None and not self.serving.is_behind():
+            if event[1] == CANCEL or (event[1] == DATA and len(event[2]) == 2):
+                self._on_event(event)
+                return True
+        return False
+
     def _read(self) -> None:
         fault: BaseException | None = None
         event: Any
-        serving, outbox, wire = self.serving, self.outbox, self.wire
+        serving, wire = self.serving, self.wire
         try:
+            copy_context()  # where there was none yet, there is one now
+            self.context = getcurrent().gr_context
             for data in self.conn:
-                self.heard += 1
-                wire.take(data)
+                if data:
+                    self.heard += 1
+                    wire.take(data)
                 data = None  # what was in it is not ours to keep while we wait
-                event = wire.next_event()
+                event, self._left = self._left, None
+                if event is None:
+                    event = wire.next_event()
+                elif isinstance(event, BaseException):
+                    raise event
                 while event is not None:
                     if self.fault is not None:  # closed here, while others had their turn
                         return
                     self._on_event(event)
-                    if serving.backlog > ENOUGH or serving.unsent + outbox.bytes > ENOUGH:
+                    if serving.is_behind():
                         serving.hold_back()
                     event = wire.next_event()
             if self.fault is None:
@@ -338,11 +389,15 @@ class Session(Line):
 
     def _sign(self, told: dict[str, Any]) -> dict[str, Any]:
         """Our hello. Inside of a `flower.testing.World` it is the simulated host that speaks, the same in each run."""
-        network = getattr(self.scheduler.poller, "network", None)
+        network = self._network()
         if network is not None:
             host, told["incarnation"] = network.identity()
             told["node"] = self.settings.node or host
         return told
+
+    def _network(self) -> Any:
+        """The simulated network of the `flower.testing.World` that this is in, if it is in one."""
+        return getattr(self.scheduler.poller, "network", None)
 
     def _on_hello_answer(self, event: list[Any]) -> None:
         self._hello_id = 0
@@ -410,6 +465,9 @@ class Session(Line):
     # -- The end
 
     def _finish(self, fault: BaseException | None) -> None:
+        self.context = self.reader = self._left = None
+        if self.direct is not None:
+            self.direct._stream.tap = None
         if self.fault is None:
             self._fail(fault or Disconnected(f"{self.name}: disconnected"))
         if self._last_answers:

@@ -42,6 +42,7 @@ cdef class Wire:
     cdef readonly set _calls
     cdef set _serving
     cdef public long long _last_id
+    cdef bint _found
     cdef Scanner _scanner
     cdef readonly _Tools _tools
 
@@ -50,12 +51,16 @@ cdef class Wire:
     cpdef take(self, bytes data)
     @cython.locals(scanner=Scanner)
     cpdef object next_event(self)
+    @cython.locals(scanner=Scanner)
+    cpdef object next_plain(self)
+    cpdef bint has_more(self) except -1
     cpdef list end(self)
     @cython.locals(tools=_Tools, codec=Codec)
     cdef object _decode(self, object data, Py_ssize_t cost, bint keyed)
-    @cython.locals(scanner=Scanner, size=Py_ssize_t, event=list, length=Py_ssize_t, at=Py_ssize_t, kind="long long",
-                   served=Py_ssize_t, cost=Py_ssize_t)
+    @cython.locals(scanner=Scanner, cost=Py_ssize_t)
     cdef list _read(self)
+    @cython.locals(event=list, length=Py_ssize_t, at=Py_ssize_t, kind="long long", served=Py_ssize_t)
+    cdef list _checked(self, object message, Py_ssize_t cost)
     cdef int _check_response(self, list event) except -1
     cdef list _violated(self, object reason)
     @cython.locals(data=bytes, number="long long", msgid=object)
@@ -70,8 +75,9 @@ cdef class Wire:
     cpdef bytes pack_value(self, object value)
     @cython.locals(codec=Codec, scanner=Scanner)
     cpdef object unpack_value(self, bytes data)
-    cdef bytes _pack(self, list message, object values, Py_ssize_t most)
-    @cython.locals(tools=_Tools, data=bytes, plain=bytes)
+    @cython.locals(plain=bytes)
+    cdef bytes _pack(self, int kind, object msgid, object first, object second, Py_ssize_t most)
+    @cython.locals(tools=_Tools, data=bytes)
     cdef bytes _packed(self, list message, object values, Py_ssize_t most)
 
 cdef int _check_id(object msgid) except -1

@@ -82,11 +82,14 @@ Event = list[Any]
 
 if not cython.compiled:
 
-    def pack_plain(message: list[Any]) -> bytes | None:
-        """The message packed, if it is short and holds plain values. Uncompiled, all is the library's."""
+    def pack_plain(kind: int, msgid: Any, first: Any, second: Any) -> bytes | None:
+        """A message packed, if it is short and holds plain values. Uncompiled, all is the library's."""
 
-    def unpack_plain(data: Any, start: int, end: int) -> Any:
-        """The message in ``data[start:end]``, if it holds plain values. Uncompiled, all is the library's."""
+    def unpack_plain(data: Any, start: int, end: int, tail: Any) -> Any:
+        """The message in ``data[start:end]``, which may end in the tail, if it holds plain values.
+
+        Uncompiled, all is the library's.
+        """
 
     def whole(value: Any) -> int:
         """The value, if it is an integer from 0 to MAX_ID, and no bool; else -1."""
@@ -137,6 +140,7 @@ class Wire:
         self._calls: set[int] = set()
         self._serving: set[int] = set()
         self._last_id = 0
+        self._found = False  # a message that was found is still to be read
         self._scanner = Scanner(max_message, MEMORY_FACTOR * max_message)
         self._tools = _tools_of_thread()
 
@@ -161,12 +165,33 @@ class Wire:
         if self.state is not OPEN:
             return None
         scanner = self._scanner
-        if scanner.find():
+        if self._found or (scanner.fault is None and scanner.find()):
+            self._found = False
             try:
                 return self._read()
             except _Broken as broken:
                 return self._violated(str(broken))
         return None if scanner.fault is None else self._violated(scanner.fault)
+
+    def next_plain(self) -> Any:
+        """The next event, if it is made of plain values, which runs no code of others. None: see `has_more`."""
+        if self.state is not OPEN or self._found:
+            return None
+        scanner = self._scanner
+        if not scanner.find():
+            return None
+        message = unpack_plain(scanner.data, scanner.start, scanner.at, scanner.tail)
+        if message is None:
+            self._found = True
+            return None
+        try:
+            return self._checked(message, scanner.cost)
+        except _Broken as broken:
+            return self._violated(str(broken))
+
+    def has_more(self) -> bool:
+        """Whether `next_event` has something to give, after `next_plain` had nothing."""
+        return self._found or self._scanner.fault is not None
 
     def feed(self, data: bytes) -> Iterator[Event]:
         """`take`, and then every `next_event`."""
@@ -202,15 +227,15 @@ class Wire:
     def _read(self) -> Event:
         """The message that the scanner has found."""
         scanner = self._scanner
-        size = scanner.at - scanner.start
         cost = scanner.cost
-        message = unpack_plain(scanner.data, scanner.start, scanner.at)
+        message = unpack_plain(scanner.data, scanner.start, scanner.at, scanner.tail)
         if message is None:
-            data = scanner.data
-            if size != len(data):
-                data = memoryview(data)[scanner.start : scanner.at]
-            message = self._decode(data, cost, scanner.keyed)
+            message = self._decode(scanner.message(), cost, scanner.keyed)
             cost = scanner.most_cost - self.codec.budget
+        return self._checked(message, cost)
+
+    def _checked(self, message: Any, cost: int) -> Event:
+        """The message as an event, if it is one that may stand."""
         if type(message) is not list or not message:
             raise _Broken(f"a message is an array with a type, not {short(message)}")
         event: Event = message
@@ -241,7 +266,7 @@ class Wire:
             problem, self.codec.problem = self.codec.problem, None
             event[length - 1] = Unmade(problem, event[length - 1])
         event.append(cost)
-        event.append(size)
+        event.append(self._scanner.at - self._scanner.start)
         return event
 
     def _check_response(self, event: Event) -> None:
@@ -272,8 +297,7 @@ class Wire:
                 break
         if type(method) is not str:
             _check_method(method)
-        params = list(params)
-        data = self._pack([REQUEST, msgid, method, params], params, MAX_MESSAGE)
+        data = self._pack(REQUEST, msgid, method, params, MAX_MESSAGE)
         self._last_id = number
         self._calls.add(msgid)
         return msgid, data
@@ -286,8 +310,7 @@ class Wire:
         """A notification. Raises as `call` does."""
         if type(method) is not str:
             _check_method(method)
-        params = list(params)
-        return self._pack([NOTIFICATION, method, params], params, MAX_MESSAGE)
+        return self._pack(NOTIFICATION, None, method, params, MAX_MESSAGE)
 
     def reply(self, msgid: int, result: Any, most: int = MAX_MESSAGE) -> bytes:
         """The answer to the peer's request of this id. Raises as `call` does; ValueError without one.
@@ -305,7 +328,7 @@ class Wire:
     def _answer(self, msgid: int, error: Any, result: Any, most: int) -> bytes:
         if msgid not in self._serving:
             raise ValueError(f"id {msgid} is of no request that waits for an answer")
-        data = self._pack([RESPONSE, msgid, error, result], (error, result), most)
+        data = self._pack(RESPONSE, msgid, error, result, most)
         self._serving.discard(msgid)
         return data
 
@@ -327,9 +350,17 @@ class Wire:
             return Unmade(problem, value)
         return value
 
-    def _pack(self, message: list[Any], values: Any, most: int) -> bytes:
+    def _pack(self, kind: int, msgid: Any, first: Any, second: Any, most: int) -> bytes:
+        if self.most_sent >= ROOMY:
+            plain = pack_plain(kind, msgid, first, second)
+            if plain is not None and len(plain) <= most:
+                return plain
         try:
-            return self._packed(message, values, most)
+            if kind == RESPONSE:
+                return self._packed([kind, msgid, first, second], (first, second), most)
+            params = list(second)
+            message = [kind, first, params] if kind == NOTIFICATION else [kind, msgid, first, params]
+            return self._packed(message, params, most)
         except BaseException:
             if self.codec.ends is not None:
                 self.codec.ends.undo_fresh()
@@ -337,26 +368,22 @@ class Wire:
 
     def _packed(self, message: list[Any], values: Any, most: int) -> bytes:
         most = min(most, self.most_sent)
-        plain = pack_plain(message)
-        if plain is not None:
-            data: bytes = plain
-        else:
-            tools = self._tools
-            tools.codec = self.codec
-            try:
-                data = tools.pack(message)
-            except BaseException as error:
-                tools.renew()  # the old one may hold half a message
-                if isinstance(error, OverflowError):  # an integer of more than 64 bits
-                    raise ValueError(f"MessagePack can't carry this: {error}") from None
-                if isinstance(error, NotPlain) or not isinstance(error, TypeError):
-                    raise
-                raise TypeError(str(error)) from None
-            if len(data) > KEPT_BUFFER:
-                tools.renew()  # the old one would keep its large buffer
+        tools = self._tools
+        tools.codec = self.codec
+        try:
+            data: bytes = tools.pack(message)
+        except BaseException as error:
+            tools.renew()  # the old one may hold half a message
+            if isinstance(error, OverflowError):  # an integer of more than 64 bits
+                raise ValueError(f"MessagePack can't carry this: {error}") from None
+            if isinstance(error, NotPlain) or not isinstance(error, TypeError):
+                raise
+            raise TypeError(str(error)) from None
+        if len(data) > KEPT_BUFFER:
+            tools.renew()  # the old one would keep its large buffer
         if len(data) > most:
             raise ValueError(f"a message of {len(data)} bytes; {max(most, 0)} is the most")
-        if (plain is None or self.most_sent < ROOMY) and (len(data) > KEPT_BUFFER or not _are_plain(values)):
+        if len(data) > KEPT_BUFFER or not _are_plain(values):
             try:
                 measure(data, self.most_sent, MEMORY_FACTOR * self.most_sent)
             except ValueError as error:  # the encoder lets pass what no peer takes, which would cost us the connection

@@ -552,6 +552,46 @@ def test_ctrl_c_reaches_the_main_tasklet_in_accept(handler: str) -> None:
         assert program.end() == "interrupted\nend\n"
 
 
+EXITS = """
+    import flower, signal
+    from flower.net import Listen
+    def leave(signum, frame):
+        raise SystemExit(0)
+    signal.signal(signal.SIGTERM, leave)
+    listener = Listen(("127.0.0.1", 0))
+    flower.go(print, "ready")
+    try:
+        {wait}
+    except SystemExit:
+        print("left")
+        raise
+    finally:
+        listener.close()
+"""
+
+
+@pytest.mark.parametrize(
+    "wait", ["listener.accept()", "flower.go(listener.accept); flower.run()", "flower.after(30).receive()"]
+)
+def test_a_signal_handler_that_exits_ends_the_program(wait: str) -> None:
+    with Program(EXITS.format(wait=wait)) as program:
+        assert program.line() == "ready"
+        program.kill(signal.SIGTERM)
+        assert program.end() == "left\n"
+
+
+@pytest.mark.leaves("descriptors")  # as above
+def test_a_callback_that_exits_ends_what_main_waits_for() -> None:
+    def leave() -> None:
+        raise SystemExit(3)
+
+    io_poller().loop.call_soon(leave)
+    with pytest.raises(SystemExit) as caught:
+        flower.channel().receive(NEVER)
+    assert caught.value.code == 3
+    rounds(3)  # it is raised once
+
+
 # -- Fork
 
 FORK = """

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import gc
+import hashlib
 import os
+import random
 import select
 import socket
 import threading
@@ -71,6 +73,31 @@ def test_both_ways_at_once_with_epoll_and_without(monkeypatch: pytest.MonkeyPatc
             return [read_all(near), read_all(far)]
 
     assert in_thread(flower.run, body)() == [b"x" * BULK] * 2
+
+
+@pytest.mark.parametrize("kept", ["the chunks", "views of them", "nothing"])
+def test_memory_is_read_into_again_only_when_nobody_has_it(kept: str) -> None:
+    """A transfer of many: its chunks are long, and the memory of those that were let go of is used again."""
+    data = random.Random(7).randbytes(8_000_000)
+    with plain_peer() as (conn, sock):
+        sent = in_thread(lambda: sock.sendall(data))
+        chunks: list[Any] = []
+        told = []  # of each chunk, when it came
+        digest = hashlib.sha256()
+        while sum(told) < len(data):
+            chunk = conn.receive(NEVER)
+            told.append(len(chunk))
+            digest.update(chunk)
+            hash(chunk)  # it is remembered in the object
+            assert {chunk: len(told)}[bytes(memoryview(chunk))] == len(told)
+            assert chunk + b"" == bytes(bytearray(chunk))
+            if kept != "nothing" and len(told) % 3 != 1:
+                chunks.append((sum(told[:-1]), chunk if kept == "the chunks" else memoryview(chunk)))
+        sent()
+    assert digest.digest() == hashlib.sha256(data).digest()
+    assert max(told) > 60_000
+    for at, chunk in chunks:
+        assert data[at : at + len(chunk)] == chunk
 
 
 def test_one_system_call_takes_what_a_tasklet_writes_after_its_first_write() -> None:

@@ -59,6 +59,7 @@ class Load:
         self.peer = peer
         self.ends: Counter[str] = Counter()
         self.values = 0
+        self.open = 0  # streams
         self.tasks = [flower.go(self.call, i) for i in range(CALLS)]
         self.tasks += [flower.go(self.read) for _ in range(STREAMS // 2)]
         self.tasks += [flower.go(self.write) for _ in range(STREAMS // 2)]
@@ -80,7 +81,9 @@ class Load:
 
     def read(self) -> None:
         def work() -> None:
-            for expected, value in enumerate(self.peer._session.stream("endless")):
+            values = self.peer._session.stream("endless")
+            self.open += 1
+            for expected, value in enumerate(values):
                 assert value == expected
                 self.values += 1
 
@@ -104,7 +107,7 @@ class Load:
 def test_the_server_is_killed() -> None:
     with Program(SERVER) as program, rpc.connect(str(flower.blocking(program.line)), settings=MANY) as peer:
         load = Load(peer)
-        until(lambda: load.values > 2000)
+        until(lambda: load.values > 2000 and load.open == STREAMS // 2)
         program.kill()
         load.join()
         assert set(load.ends) == {"call: Disconnected", "read: ChannelBroken", "write: ChannelBroken"}

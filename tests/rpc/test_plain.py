@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from flower.rpc._wire import NOTIFICATION, REQUEST, RESPONSE, VIOLATION, Wire
+from flower.rpc._wire import NOTIFICATION, OPEN, REQUEST, RESPONSE, VIOLATION, Wire
 
 _AROUND = {
     sign * 2**bits + near for bits in (5, 7, 8, 15, 16, 31, 32, 63, 64) for near in (-1, 0, 1) for sign in (1, -1)
@@ -19,10 +19,9 @@ _AROUND = {
 EDGES = sorted(number for number in _AROUND if -(2**63) <= number < 2**64)
 INTEGERS = st.one_of(st.sampled_from(EDGES), st.integers(-(2**63), 2**64 - 1))
 SCALARS = st.one_of(st.none(), st.booleans(), INTEGERS, st.floats(), st.text(), st.binary())
-LISTS = st.lists(SCALARS, max_size=40)
-VALUES = st.recursive(
-    SCALARS, lambda inner: st.one_of(st.lists(inner), st.dictionaries(st.text(), inner)), max_leaves=20
-)
+KEYS = st.one_of(st.none(), st.booleans(), INTEGERS, st.text(), st.binary())
+VALUES = st.recursive(SCALARS, lambda inner: st.one_of(st.lists(inner), st.dictionaries(KEYS, inner)), max_leaves=20)
+LISTS = st.one_of(st.lists(SCALARS, max_size=40), st.lists(VALUES, max_size=4))
 LIMITS = 10**6
 
 
@@ -50,6 +49,10 @@ def same(a: Any, b: Any) -> bool:
 @example(["x"] * 16)
 @example(["x" * 500])
 @example([b"x" * 70_000])
+@example(["name", [1, 2], {}, {"dl": 5001}])
+@example([{i: str(i) for i in range(15)}])
+@example([{i: str(i) for i in range(16)}])
+@example([[[[[[[[[1]]]]]]]], {"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": 1}}}}}}}}])
 def test_what_is_sent_and_what_comes_of_it(params: list[Any]) -> None:
     ours, theirs = Wire(), Wire()
     msgid, data = ours.call("method", params)
@@ -93,6 +96,52 @@ def test_whatever_bytes_stand_for_a_value_are_read_as_the_library_reads_them(dat
     if event[0] != VIOLATION and event[-1] == len(message):
         assert expected is not None
         assert same(event[:3], expected)
+
+
+@pytest.mark.parametrize("last", [b"long" * 30, "long" * 30, [b"long" * 30], {"key": b"long" * 30}, [b"long" * 30, 1]])
+@pytest.mark.parametrize("behind", [b"", b"\x93", packed([NOTIFICATION, "another", [b"x" * 30]])])
+def test_a_message_in_two_pieces_is_read_as_the_library_reads_it(last: Any, behind: bytes) -> None:
+    message = [NOTIFICATION, "method", [1, last]]
+    data = packed([NOTIFICATION, "first", []]) + packed(message)
+    for at in range(1, len(data)):
+        wire = Wire(LIMITS)
+        events = [*wire.feed(data[:at]), *wire.feed(data[at:] + behind)]
+        assert same(events[1][:3], message)
+        assert events[1][4] == len(packed(message))
+        assert len(events) == (3 if len(behind) > 1 else 2)
+
+
+def with_a_tap(wire: Wire, pieces: list[bytes]) -> list[Any]:
+    """The events, read as a session reads them: what is plain first, and then the rest."""
+    events: list[Any] = []
+    for piece in pieces:
+        if wire.state != OPEN:
+            break
+        wire.take(piece)
+        while (event := wire.next_plain()) is not None:
+            events.append(event)
+        more = wire.has_more()
+        while (event := wire.next_event()) is not None:
+            assert more
+            events.append(event)
+    return events
+
+
+@given(st.one_of(st.binary(max_size=60), VALUES.map(packed)), st.integers(0, 80))
+@example(b"\x91" * 130, 0)
+@example(b"\xdd\x7f\xff\xff\xff", 0)
+@example(b"\xc1", 0)
+@example(b"\x81\x90\x01", 0)
+@example(packed([RESPONSE, 7, None, None]), 0)
+def test_what_is_plain_is_read_first_and_nothing_else_changes(data: bytes, at: int) -> None:
+    whole = packed([NOTIFICATION, "before", [1]]) + b"\x93\x02\xa1m\x91" + data + packed([REQUEST, 1, "after", []])
+    pieces = [piece for piece in (whole[:at], whole[at:]) if piece]
+    expected: list[Any] = []
+    wire = Wire(10_000)
+    for piece in pieces:
+        if wire.state == OPEN:
+            expected += wire.feed(piece)
+    assert same(with_a_tap(Wire(10_000), pieces), expected)
 
 
 def test_a_peer_with_little_room_is_sent_nothing_that_takes_it_more() -> None:

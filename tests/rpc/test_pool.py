@@ -298,3 +298,49 @@ def test_a_service_can_be_called_back_over_each_connection() -> None:
         everywhere(peer, 2)
         until(lambda: all(server.peers for server in serving))
         assert [server.peers[0].call("who") for server in serving] == ["me", "me"]
+
+
+def test_a_call_between_the_end_of_a_connection_and_its_readers_turn() -> None:
+    """A tasklet that never waits sees the connection end before the session does: it gives way to the reader."""
+
+    def work() -> Any:
+        while not session.conn._stream.ended:
+            flower.schedule()
+        assert session.fault is None
+        return peer.call("echo", 1), peer.notify("note", 2)
+
+    calc = Calc()
+    with rpc.serve(URL, calc) as server, rpc.connect(server.url, reconnect=True) as peer:
+        peer.call("echo", 0)
+        (session,) = peer._session._sessions
+        t = flower.go(work)
+        for served in list(server._sessions):
+            served.conn.abort()
+        assert t.join(NEVER) == (1, None)
+        until(lambda: calc.log == [2])
+    settle()
+
+
+def test_a_call_goes_elsewhere_where_the_reader_of_a_lost_connection_is_held_back() -> None:
+    class Slow:
+        def note(self, _: bytes) -> None:
+            gate.receive()
+
+    gate: flower.channel[None] = flower.channel()
+    with rpc.serve(URL, Calc()) as one, rpc.serve(URL, Calc()) as other:
+        with rpc.connect([one.url, other.url], Slow(), reconnect=True) as peer:
+            until(lambda: len(peer._session._sessions) == 2)
+            assert [peer.call("echo", n) for n in range(4)] == [0, 1, 2, 3]
+            (caller,) = one.peers
+            for _ in range(8):
+                caller.notify("note", bytes(60_000))
+            held = list(peer._session._sessions)
+            until(lambda: any(s.serving.proceed.balance < 0 for s in held))
+            for served in list(one._sessions):
+                served.conn.abort()
+            until(lambda: any(s.conn._stream.ended for s in held))
+            assert all(s.fault is None for s in held)
+            with flower.timeout(NEVER / 2):
+                assert [peer.call("echo", n) for n in range(4)] == [0, 1, 2, 3]
+            gate.close()
+    settle()

@@ -141,7 +141,8 @@ def busy() -> Iterator[tuple[Program, rpc.Peer]]:
 
 
 def load(peer: rpc.Peer, outcomes: list[str]) -> list[flower.tasklet]:
-    """Start the calls and the streams, each of which says how it ended."""
+    """Start the calls and the streams, each of which says how it ended. Returns when the streams are open."""
+    opened: list[int] = []
 
     def call(number: int) -> None:
         method = ("echo", "slow", "never")[number % 3]
@@ -154,7 +155,9 @@ def load(peer: rpc.Peer, outcomes: list[str]) -> list[flower.tasklet]:
     def stream(number: int) -> None:
         expected = 0
         try:
-            for value in peer.stream("count" if number % 2 else "idle"):
+            values = peer.stream("count" if number % 2 else "idle")
+            opened.append(number)
+            for value in values:
                 assert value in (expected, -1)
                 expected += 1
             outcomes.append("stream: a clean end")
@@ -162,7 +165,9 @@ def load(peer: rpc.Peer, outcomes: list[str]) -> list[flower.tasklet]:
             outcomes.append(f"stream: {type(error).__name__}")
 
     tasklets = [flower.go(call, number) for number in range(CALLS)]
-    return tasklets + [flower.go(stream, number) for number in range(STREAMS)]
+    tasklets += [flower.go(stream, number) for number in range(STREAMS)]
+    until(lambda: len(opened) == STREAMS)
+    return tasklets
 
 
 def test_a_server_is_killed_under_load() -> None:

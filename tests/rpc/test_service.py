@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import operator
 import sys
@@ -404,3 +405,29 @@ def test_middleware_may_change_the_call_its_result_and_its_arguments() -> None:
 def test_what_is_no_middleware(middleware: Any, text: str) -> None:
     with pytest.raises(TypeError, match=text):
         exports({"add": operator.add}, middleware)
+
+
+def test_a_type_error_of_the_methods_own_is_not_one_of_its_arguments() -> None:
+    ran = []
+
+    def method(a: int, *, b: int) -> int:
+        ran.append((a, b))
+        return a + b
+
+    table = exports({"method": method})
+    with pytest.raises(TypeError, match="unsupported operand") as caught:
+        table["method"].call([1], {"b": "text"})
+    assert type(caught.value) is TypeError
+    for args, kwargs in (([], {"b": 1}), ([1], {"a": 1, "b": 1}), ([1], {"c": 1}), ([1, 2], {"b": 1})):
+        with pytest.raises(BadArguments):
+            table["method"].call(args, kwargs)
+    assert ran == [(1, "text")]
+
+
+def test_a_signature_that_is_told_is_kept_to() -> None:
+    def method(*args: int, **kwargs: int) -> int:
+        raise AssertionError("it was called")
+
+    method.__signature__ = inspect.signature(lambda a, *, b=1: None)  # type: ignore[attr-defined]
+    with pytest.raises(BadArguments):
+        exports({"method": method})["method"].call([1], {"c": 1})
