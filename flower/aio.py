@@ -27,7 +27,7 @@ from typing import Any, Protocol, TypeVar
 from flower import channels
 from flower.channels import channel, getcurrent, move_on, shield, tasklet
 from flower.errors import Cancelled, ChannelClosed, TaskletExit, TaskletKilled, Timeout
-from flower.net._loop import LoopPoller, io_poller, running_task
+from flower.net._loop import LoopPoller, collect, io_poller, outcome, running_task
 
 __all__ = ["call", "receive", "select", "send", "values"]
 
@@ -225,7 +225,7 @@ def _wait(awaitable: Any, timeout: float | None) -> Any:
     done: channel[None] = channel(1, label=f"wait for {_name(awaitable)}")
     done._external = True
     poller.hosting = True
-    task = poller.spawn(_run(awaitable))
+    task = poller.spawn(outcome(awaitable))
     task.add_done_callback(lambda _: done.try_send(None))
     error: BaseException | None = None
     interruption: BaseException | None = None
@@ -237,17 +237,15 @@ def _wait(awaitable: Any, timeout: float | None) -> Any:
             interruption = _await_end(task, done) or first
             _drop(awaitable)
             if not isinstance(interruption, Cancelled | Timeout):
-                if not task.cancelled() and (error := task.exception() or task.result()[1]) is not None:
+                error = None if task.cancelled() else task.exception() or task.result()[1]
+                if error is not None and error is not interruption:
                     poller.scheduler.report(error, getcurrent())
                 raise interruption
             if task.cancelled():
                 if isinstance(interruption, Timeout):
                     raise Timeout(f"{_name(awaitable)} was not done within {timeout} s") from None
                 raise
-        result, error = task.result()
-        if error is not None:
-            raise error
-        return result
+        return collect(task)
     finally:
         error = interruption = None
         del task  # its exception's traceback names this frame
@@ -266,14 +264,6 @@ def _await_end(task: Any, done: channel[None]) -> TaskletExit | None:
             task.add_done_callback(lambda task: task.cancelled() or task.exception())  # it is left to itself
             raise
     return killed
-
-
-async def _run(awaitable: Any) -> tuple[Any, BaseException | None]:
-    """Await it. What asyncio's tasks let through, and what would end the loop's run, is a result here."""
-    try:
-        return await awaitable, None
-    except (KeyboardInterrupt, SystemExit) as error:
-        return None, error
 
 
 def _drop(awaitable: Any) -> None:

@@ -66,11 +66,10 @@ def settle(s: Any, t: Any, func: Any) -> None:
     if owner is not None:
         t.owner = None
         owner._child_ended(t, error)
-    if error is None or isinstance(error, (TaskletExit, GreenletExit)):
+    if error is None or isinstance(error, (TaskletExit, GreenletExit)) or getattr(error, "_flower_passed_on", False):
         return
     if isinstance(error, KeyboardInterrupt):
-        if not getattr(error, "_flower_passed_on", False):
-            s.raise_in_main(error)
+        s.raise_in_main(error)
     elif not collected:
         if _handler is not None or s.interposer is not None or getattr(error, "_flower_conn", False):
             s.report(error, t)

@@ -19,15 +19,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import math
 import os
 import signal
 import socket
 import threading
 import time
-import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from flower.channels import channel, shield
@@ -94,11 +92,11 @@ class LoopPoller(Turns):
                     self.scheduler.interrupt_main()
                     self._due = False  # it may have been the turn that was hit, as it began
                     self.ready()
-                except SystemExit as error:  # asyncio's tasks pass it on; whoever awaits the task has it too
-                    if not _went_through_a_coroutine(error):  # a callback's, or a signal handler's, as above
-                        self.scheduler.post(functools.partial(self.scheduler.raise_in_main, error))
-                        self._due = False
-                        self.ready()
+                except SystemExit as error:  # of the same, or of a task that nobody of ours waits for: see `outcome`
+                    error._flower_passed_on = True  # type: ignore[attr-defined]  # a coroutine may wait for the task
+                    self.scheduler.post(functools.partial(self.scheduler.raise_in_main, error))
+                    self._due = False
+                    self.ready()
         finally:
             if self._signals is not None:
                 self._signals.stop()
@@ -198,10 +196,6 @@ class LoopPoller(Turns):
         if self._turn is not None:  # else run() asks for one
             self.ready()
         loop.default_exception_handler(context)
-
-
-def _went_through_a_coroutine(error: BaseException) -> bool:
-    return any(frame.f_code.co_flags & inspect.CO_COROUTINE for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 class _SignalWake:
@@ -315,9 +309,9 @@ def wait(coroutine: Coroutine[Any, Any, T], dispose: Callable[[T], object] | Non
     except BaseException:
         coroutine.close()
         raise
-    done: channel[asyncio.Task[T]] = channel(math.inf, "awaiting")
+    done: channel[Any] = channel(math.inf, "awaiting")
     done._external = True
-    task = poller.spawn(coroutine)
+    task = poller.spawn(outcome(coroutine))
     task.add_done_callback(done.try_send)
     try:
         done.receive()
@@ -326,10 +320,36 @@ def wait(coroutine: Coroutine[Any, Any, T], dispose: Callable[[T], object] | Non
         with shield():
             while not task.done():
                 done.receive()
+        coroutine.close()  # it may never have begun
         if not task.cancelled() and task.exception() is None and dispose is not None:
-            dispose(task.result())
+            result, error = task.result()
+            if error is None:
+                dispose(result)
         raise
-    return task.result()
+    return collect(task)  # type: ignore[no-any-return]
+
+
+async def outcome(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    """Await it. What asyncio's tasks let through, and what would end the loop's run, is a result here."""
+    try:
+        return await awaitable, None
+    except (KeyboardInterrupt, SystemExit) as error:
+        return None, error
+
+
+def collect(task: asyncio.Task[tuple[Any, BaseException | None]]) -> Any:
+    """The result of a task that ran an `outcome`; or its error, of which main is told once."""
+    error: BaseException | None = None
+    try:
+        result, error = task.result()
+        if error is None:
+            return result
+        scheduler = current_scheduler()
+        if scheduler.current is scheduler.main:
+            scheduler.spare_main(error)
+        raise error
+    finally:
+        del error, task  # the error's traceback names this frame
 
 
 # -- Fork

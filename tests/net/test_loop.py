@@ -592,6 +592,70 @@ def test_a_callback_that_exits_ends_what_main_waits_for() -> None:
     rounds(3)  # it is raised once
 
 
+EXITS_ELSEWHERE = """
+    import asyncio, os, signal, flower
+    from flower.net import Listen
+    tasks = []
+    def leave(*_):
+        raise SystemExit(0)
+    async def exits():
+        raise SystemExit(0)
+    async def busy():
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(1000):
+            pass
+    async def spawn(coroutine):
+        tasks.append(asyncio.create_task(coroutine))
+    async def with_callback():
+        tasks.append(asyncio.create_task(exits()))
+        tasks[0].add_done_callback(lambda task: task.result())
+    async def awaits():
+        await asyncio.create_task(exits())
+    def waits():
+        try:
+            flower.wait(awaits())
+        except SystemExit:
+            print("a tasklet has it, too")
+            raise
+    signal.signal(signal.SIGTERM, leave)
+    listener = Listen(("127.0.0.1", 0))
+    times = 0
+    try:
+        {what}
+        listener.accept()
+    except SystemExit:
+        times += 1
+    try:
+        flower.after(0.05).receive()
+    except SystemExit:
+        times += 1
+    listener.close()
+    for task in tasks:
+        task.exception()
+    print("main left", times)
+"""
+
+
+@pytest.mark.parametrize(
+    ("what", "told"),
+    [
+        ("flower.wait(spawn(exits()))", "main left 1\n"),
+        ("flower.wait(spawn(busy()))", "main left 1\n"),
+        ("flower.wait(awaits())", "main left 1\n"),
+        ("flower.wait(exits())", "main left 1\n"),
+        ("flower.go(waits)", "a tasklet has it, too\nmain left 1\n"),
+    ],
+)
+def test_an_exit_of_a_coroutine_is_lost_nowhere_and_told_of_once(what: str, told: str) -> None:
+    with Program(EXITS_ELSEWHERE.format(what=what)) as program:
+        assert program.end() == told
+
+
+def test_an_exit_that_a_callback_passes_on_ends_what_main_waits_for() -> None:
+    with Program(EXITS_ELSEWHERE.format(what="flower.wait(with_callback())")) as program:
+        assert program.end().startswith("main left ")  # the task ends so, and then its callback
+
+
 # -- Fork
 
 FORK = """
