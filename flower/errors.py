@@ -206,8 +206,6 @@ class ProtocolError(Disconnected):
     With RPC it has cost the peer its connection; what `flower.net.framed` made is still open, for a last word.
     """
 
-    """The peer broke the protocol, which has cost it its connection. The text says how."""
-
 
 class AuthError(Disconnected):
     """The peer does not take us for whom we say we are (a token, a certificate), and has closed the connection."""

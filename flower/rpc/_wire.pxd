@@ -49,18 +49,17 @@ cdef class Wire:
     cpdef limit(self, Py_ssize_t max_message)
     @cython.locals(scanner=Scanner)
     cpdef take(self, bytes data)
-    @cython.locals(scanner=Scanner)
     cpdef object next_event(self)
-    @cython.locals(scanner=Scanner)
     cpdef object next_plain(self)
     cpdef bint has_more(self) except -1
+    @cython.locals(scanner=Scanner)
+    cdef object _next(self, bint plain)
     cpdef list end(self)
     @cython.locals(tools=_Tools, codec=Codec)
     cdef object _decode(self, object data, Py_ssize_t cost, bint keyed)
-    @cython.locals(scanner=Scanner, cost=Py_ssize_t)
-    cdef list _read(self)
-    @cython.locals(event=list, length=Py_ssize_t, at=Py_ssize_t, kind="long long", served=Py_ssize_t)
-    cdef list _checked(self, object message, Py_ssize_t cost)
+    @cython.locals(scanner=Scanner, cost=Py_ssize_t, event=list, length=Py_ssize_t, at=Py_ssize_t, kind="long long",
+                   served=Py_ssize_t)
+    cdef list _event(self, object message)
     cdef int _check_response(self, list event) except -1
     cdef list _violated(self, object reason)
     @cython.locals(data=bytes, number="long long", msgid=object)

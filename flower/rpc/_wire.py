@@ -162,36 +162,35 @@ class Wire:
 
         What is done for one may say how the next is to be read. All must be asked for before more is taken.
         """
-        if self.state is not OPEN:
-            return None
-        scanner = self._scanner
-        if self._found or (scanner.fault is None and scanner.find()):
-            self._found = False
-            try:
-                return self._read()
-            except _Broken as broken:
-                return self._violated(str(broken))
-        return None if scanner.fault is None else self._violated(scanner.fault)
+        return self._next(False)
 
     def next_plain(self) -> Any:
         """The next event, if it is made of plain values, which runs no code of others. None: see `has_more`."""
-        if self.state is not OPEN or self._found:
-            return None
-        scanner = self._scanner
-        if not scanner.find():
-            return None
-        message = unpack_plain(scanner.data, scanner.start, scanner.at, scanner.tail)
-        if message is None:
-            self._found = True
-            return None
-        try:
-            return self._checked(message, scanner.cost)
-        except _Broken as broken:
-            return self._violated(str(broken))
+        return self._next(True)
 
     def has_more(self) -> bool:
         """Whether `next_event` has something to give, after `next_plain` had nothing."""
         return self._found or self._scanner.fault is not None
+
+    def _next(self, plain: bool) -> Any:
+        if self.state is not OPEN:
+            return None
+        scanner = self._scanner
+        message = None
+        if not self._found:
+            if scanner.fault is None and scanner.find():
+                message = unpack_plain(scanner.data, scanner.start, scanner.at, scanner.tail)
+            elif scanner.fault is None or plain:
+                return None
+            else:
+                return self._violated(scanner.fault)
+        self._found = plain and message is None
+        if self._found:
+            return None
+        try:
+            return self._event(message)
+        except _Broken as broken:
+            return self._violated(str(broken))
 
     def feed(self, data: bytes) -> Iterator[Event]:
         """`take`, and then every `next_event`."""
@@ -224,18 +223,13 @@ class Wire:
             tools.renew()
             raise _Broken(f"no valid MessagePack: {type(error).__name__}: {error}") from None
 
-    def _read(self) -> Event:
-        """The message that the scanner has found."""
+    def _event(self, message: Any) -> Event:
+        """The message that the scanner has found, if it may stand; None: it is not plain, and still to be decoded."""
         scanner = self._scanner
         cost = scanner.cost
-        message = unpack_plain(scanner.data, scanner.start, scanner.at, scanner.tail)
         if message is None:
             message = self._decode(scanner.message(), cost, scanner.keyed)
             cost = scanner.most_cost - self.codec.budget
-        return self._checked(message, cost)
-
-    def _checked(self, message: Any, cost: int) -> Event:
-        """The message as an event, if it is one that may stand."""
         if type(message) is not list or not message:
             raise _Broken(f"a message is an array with a type, not {short(message)}")
         event: Event = message
@@ -266,7 +260,7 @@ class Wire:
             problem, self.codec.problem = self.codec.problem, None
             event[length - 1] = Unmade(problem, event[length - 1])
         event.append(cost)
-        event.append(self._scanner.at - self._scanner.start)
+        event.append(scanner.at - scanner.start)
         return event
 
     def _check_response(self, event: Event) -> None:
