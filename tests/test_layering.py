@@ -55,7 +55,7 @@ SHARED_PRIVATE = {
     ("rpc", "flower.channels._nocython"),
     ("rpc", "flower.channels._tasklet"),
     ("rpc", "flower.net._conn"),
-    ("rpc", "flower.net._stream"),
+    ("rpc", "flower.net._transport"),
     ("net", "flower.channels._failures"),
     ("net", "flower.channels._task"),
     ("net", "flower.channels._nocython"),

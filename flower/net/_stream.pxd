@@ -2,15 +2,10 @@
 cimport cython
 from flower.channels._channel cimport channel as Channel
 from flower.channels._scheduler cimport Scheduler
-from flower.net._transport cimport Link
+from flower.net._transport cimport Link, Tap
 
 cdef extern from "pythread.h":
     unsigned long get_ident "PyThread_get_thread_ident"()
-
-cdef class Tap:
-    cdef readonly object reader
-
-    cpdef bint take(self, bytes data) except -1
 
 cdef class Stream(Link):
     cdef object __weakref__

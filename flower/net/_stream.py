@@ -48,7 +48,7 @@ from flower.channels import bomb, channel
 from flower.channels._failures import copy_error
 from flower.errors import ChannelClosed, Timeout
 from flower.net._address import format_address
-from flower.net._transport import Link
+from flower.net._transport import Link, Tap
 
 if not cython.compiled:
     from threading import get_ident
@@ -64,16 +64,6 @@ LINGER = 30.0  # seconds that the bytes written before a close have to leave; th
 PARTING = 2.0  # seconds that the peer then has to close its side; nginx's lingering_timeout is 5, Apache's 2
 PLENTY = 1 << 62  # the outbox's credit while there is room: there is no counting, `pause_writing` ends it
 RESET = struct.pack("ii", 1, 0)  # for SO_LINGER: end with a reset
-
-
-class Tap:
-    """Takes what comes on the hub, which saves a switch to the reader, the tasklet that waits for it."""
-
-    reader: Any  # None before it has begun, and after its end
-
-    def take(self, data: bytes) -> bool:
-        """Deal with it. False: there is more to do, and the reader must do it. Never blocks, nor runs users' code."""
-        raise NotImplementedError
 
 
 class Stream(Link):

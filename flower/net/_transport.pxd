@@ -135,6 +135,11 @@ cdef class Link:
     cpdef write(self, bytes data)
     cpdef bint is_closing(self)
 
+cdef class Tap:
+    cdef readonly object reader
+
+    cpdef bint take(self, bytes data) except -1
+
 cdef class Sockets:
     cdef readonly object loop
     cdef readonly object context

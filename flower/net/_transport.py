@@ -101,6 +101,16 @@ class Link:
         raise NotImplementedError
 
 
+class Tap:
+    """Takes what comes on the hub, which saves a switch to the reader, the tasklet that waits for it."""
+
+    reader: Any  # None before it has begun, and after its end
+
+    def take(self, data: bytes) -> bool:
+        """Deal with it. False: there is more to do, and the reader must do it. Never blocks, nor runs users' code."""
+        raise NotImplementedError
+
+
 class Sockets:
     """The connected sockets of one event loop."""
 

@@ -43,6 +43,8 @@ if not cython.compiled:
 
 # Reply channels that are kept for the next call.
 SPARE = 64
+# Seconds: a longer deadline is none to the peer, which takes 10**11 milliseconds.
+LONGEST = 10**8 - 1
 # Bytes of a request that is sent before the peer has told its limits.
 EARLY = 64 * 1024
 
@@ -236,8 +238,9 @@ class Calls:
                     f"{method} with keyword arguments or metadata", deadline, kwargs or meta
                 ):
                     told = dict(meta) if meta else {}
-                    if deadline is not None:
-                        told["dl"] = int(1000 * (line.left(deadline) or 0.0)) + 1  # milliseconds, rounded up
+                    seconds = line.left(deadline)
+                    if seconds is not None and seconds < LONGEST:
+                        told["dl"] = int(1000 * seconds) + 1  # milliseconds, rounded up
                     name = CALL
                     params = [method, list(args), dict(kwargs) if kwargs else {}, told]
             try:
@@ -283,6 +286,7 @@ class Calls:
         if fresh is not None:
             session.streams.roll_back(fresh)
         if isinstance(error, OSError | ChannelClosed) and not isinstance(error, TimeoutError):
+            session.mute = True
             failure: BaseException = session.disconnected(error, not_run=True)
             return failure
         return None

@@ -2,7 +2,7 @@
 cimport cython
 from flower.channels._scheduler cimport Scheduler
 from flower.net._conn cimport Conn
-from flower.net._stream cimport Tap
+from flower.net._transport cimport Tap
 from flower.rpc._outbox cimport Outbox
 from flower.rpc._wire cimport Wire
 
@@ -23,6 +23,7 @@ cdef class Line(Tap):
     cdef public bint early
     cdef public bint draining
     cdef public bint leaving
+    cdef public bint mute
     cdef public bint awaited
     cdef public object theirs
     cdef public Py_ssize_t max_frame

@@ -18,7 +18,7 @@ except ImportError:
 
 from flower.channels._scheduler import current_scheduler
 from flower.net._conn import Conn
-from flower.net._stream import Tap
+from flower.net._transport import Tap
 
 if TYPE_CHECKING:
     from flower.rpc._hello import Hello, Settings
@@ -54,6 +54,7 @@ class Line(Tap):
         self.early = False
         self.draining = False  # we have said bye
         self.leaving = False  # the peer has
+        self.mute = False  # nothing can be sent any more; the reader, which may be held back, has still to see the end
         self.theirs: Hello | None = None
         self.awaited = False  # somebody waits for the end of the calls that are served
         self.max_frame = 64 * 1024  # of the peer's

@@ -8,8 +8,8 @@ before a byte of it left, or the peer refused it as overloaded or because it is 
 
 Invariants
 
-- A link's session takes new calls as long as it has no fault and its peer is not leaving; ``down`` is closed when
-  that ends. Only the link's tasklet sets the two.
+- A link's session takes new calls as long as it has no fault, can send, and its peer is not leaving; ``down`` is closed
+  when that ends. Only the link's tasklet sets the two.
 - Whoever waits for a session waits in ``_news``: each change wakes all of them, and they look again.
 - No reference leads from here to the `Peer`, so that dropping it closes all this.
 """
@@ -38,8 +38,6 @@ PATIENCE = 30.0
 FIRST_PAUSE = 0.05
 # ... up to this. Each is shortened at random by up to half, so that a thousand clients do not come back at once.
 LONGEST_PAUSE = 5.0
-# Seconds between two looks whether a session has ended.
-MOMENT = 0.001
 # Seconds after which a session that is lost counts as one that worked: the pauses begin anew.
 STEADY = 1.0
 
@@ -144,7 +142,7 @@ class Pool:
         first = self._turn
         for number in range(first, first + count):
             session = self._links[number % count].session
-            if session is None or session.fault is not None or session.leaving or session in tried:
+            if session is None or session.fault is not None or session.mute or session.leaving or session in tried:
                 continue
             if best is None or session.outstanding < best.outstanding:
                 best = session
@@ -224,11 +222,10 @@ class Pool:
         began = _now()
         until = began + (PATIENCE if timeout is None else min(timeout, PATIENCE))
         tried: list[Session] = []
-        lost: list[Session] = []
         refusal: Overloaded | None = None
         while True:
             try:
-                session = self._choose(tried + lost) or self._pick(until, tried)
+                session = self._pick(until, tried)
             except Disconnected as error:
                 if timeout is not None and _now() >= began + timeout:
                     raise Timeout(str(error)) from None
@@ -246,8 +243,6 @@ class Pool:
             except Disconnected as error:
                 if not error.not_run:
                     raise
-                lost.append(session)
-                self._give_way(session, error, until)
 
     def begin(self, *args: Any, **options: Any) -> Any:
         """`Session.begin` on the least loaded session."""
@@ -263,27 +258,14 @@ class Pool:
 
     def _on_one(self, do: Callable[[Session], T]) -> T:
         until = _now() + PATIENCE
-        lost: list[Session] = []
         while True:
-            session = self._choose(lost) or self._pick(until, [])
+            session = self._pick(until, [])
             assert session is not None  # none was tried
             try:
                 return do(session)
             except Disconnected as error:
                 if not error.not_run:
                     raise
-                lost.append(session)
-                self._give_way(session, error, until)
-
-    def _give_way(self, session: Session, error: Disconnected, until: float) -> None:
-        """The session can send no more, and its reader, which may be held back, has still to see that.
-
-        Until then it may be chosen once more; among several, not at once.
-        """
-        if session.fault is None:
-            if _now() >= until:
-                raise error
-            sleep(MOMENT)
 
     @property
     def outstanding(self) -> int:
