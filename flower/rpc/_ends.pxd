@@ -23,12 +23,15 @@ cdef class Outbound(Source):
     cdef readonly Py_ssize_t taken
     cdef public bint over
     cdef object _packed_id
+    cdef bint _taking
     cdef object kept
     cdef readonly list followers
     cdef object _later
 
-    @cython.locals(session=Line, data=bytes)
+    @cython.locals(session=Line)
     cpdef take(self, object value)
+    @cython.locals(data=bytes)
+    cdef _take(self, Line session, object value)
     @cython.locals(session=Line)
     cdef _cut(self, bytes data, object fresh)
     cdef bytes _frame(self, bytes head, object value, bytes tail)

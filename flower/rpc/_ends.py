@@ -68,6 +68,7 @@ MAX_HELD = 2**62
 # What says that a message is a value of this channel, before its id.
 _VALUE_HEAD = b"\x93\x02\xa3$/d\x92"
 _PIECE_HEAD = b"\x93\x02\xa3$/d\x93"
+_MORE = b"\xc3"  # the end of a piece that is not the last
 
 # Bytes that a message has beside a value of ``max_frame`` bytes, or a piece of one.
 FRAME_HEAD = 32
@@ -101,6 +102,7 @@ class Outbound(Source):
         self.session: Line = streams.session
         self.id = number
         self._packed_id: bytes | None = None
+        self._taking = False
         self.here = here
         self.ref = weakref.ref(ch, self._dropped)
         self.hold: channel[Any] | None = None
@@ -131,11 +133,23 @@ class Outbound(Source):
         if type(value) is bomb:
             self.fail(describe(value.value, tracebacks=session.settings.tracebacks))
             return
+        self._taking = True  # a finalizer that runs meanwhile may close the channel: its end comes behind this value
+        try:
+            self._take(session, value)
+        finally:
+            self._taking = False
+            if self.hold is not None:
+                self._end_if_drained()
+
+    def _take(self, session: Line, value: Any) -> None:
         if type(value) is bytes and LONG <= len(value) <= min(session.max_frame, session.wire.most_sent - FRAME_HEAD):
             data = self._frame(_VALUE_HEAD, value, b"")
         else:
             data = session.wire.notify(DATA, [self.id, value])
         fresh = session.take_fresh() if session.fresh else None
+        if self.over:  # such a finalizer has closed the session, perhaps
+            self.streams.roll_back(fresh)
+            raise ChannelClosed("the channel was closed as the value was packed")
         if len(data) > session.max_frame + FRAME_HEAD:
             self._cut(data, fresh)
         else:
@@ -161,7 +175,7 @@ class Outbound(Source):
         step = session.max_frame
         for at in range(0, len(value), step):
             more = at + step < len(value)
-            frame = self._frame(_PIECE_HEAD, value[at : at + step], b"\xc3" if more else b"\xc2")
+            frame = self._frame(_PIECE_HEAD, value[at : at + step], _MORE if more else b"\xc2")
             self.sent_bytes += len(frame)
             self.queue.append((frame, None if more else fresh))
 
@@ -242,7 +256,7 @@ class Outbound(Source):
 
     def _end_if_drained(self) -> None:
         ch = self.ref()
-        if ch is not None and ch.closed and not self._later and not self.over:
+        if ch is not None and ch.closed and not self._later and not self.over and not self._taking:
             self._last_word(END, [self.id, self.sent])
 
     def fail(self, told: Any) -> None:
@@ -279,7 +293,7 @@ class Outbound(Source):
             return
         ch = self.ref()
         waiting = len(self._later) + (len(ch) if ch is not None else 0)
-        unwritten = sum(1 for _ in self.queue)
+        unwritten = sum(1 for data, _ in self.queue if not (data.startswith(_PIECE_HEAD) and data.endswith(_MORE)))
         self.over = True
         if ch is not None:
             maybe = max(0, self.sent - self.taken - unwritten)

@@ -27,13 +27,11 @@ cdef class Serving:
     cdef readonly channel proceed
     cdef readonly channel room
 
-    @cython.locals(session=Line, cost=Py_ssize_t, limit=Py_ssize_t, context=Context)
+    @cython.locals(session=Line, limit=Py_ssize_t)
     cdef on_request(self, list event)
     cdef bint is_behind(self) except -1
-    @cython.locals(session=Line, cost=Py_ssize_t)
-    cdef bint begin(self, list event) except -1
     @cython.locals(session=Line, cost=Py_ssize_t, context=Context, t=Task)
-    cdef _begin(self, list event, object function, object method, object args, object kwargs, object meta)
+    cdef bint begin(self, list event) except -1
     @cython.locals(scheduler=Scheduler, when=double)
     cdef _set_deadline(self, Context context, dict meta)
     @cython.locals(session=Line)

@@ -112,15 +112,13 @@ class Serving:
     # -- Requests
 
     def on_request(self, event: list[Any]) -> None:
-        """A request has come."""
+        """A request has come: it is begun, or answered here."""
+        if self.begin(event):
+            return
         session = self.session
         msgid = event[1]
         method = event[2]
         args = event[3]
-        cost: int = event[4]
-        kwargs: Any = None
-        meta: Any = None
-        self.last_id = msgid
         if session.is_locked:
             self.refuse(msgid, "invalid", "the first message here is $/hello, with a token")
             return
@@ -128,49 +126,39 @@ class Serving:
             self.refuse(msgid, "invalid", f"the arguments hold {args.error}")
             return
         if method == CALL and session.theirs is not None:
-            method, args, kwargs, meta = _extended(args)
+            method, args, *_ = _extended(args)
             if method is None:
                 self.refuse(msgid, "invalid", "the params of $/call are a name, an array and two maps")
                 return
-        function = session.exports.get(method)
-        if function is None:
-            self._on_builtin(msgid, method, args)
-            return
         limit = session.max_inflight
-        if self.inflight >= limit and self.unbegun:
-            schedule()  # those that came in the same piece have not had a turn yet
-        if self.inflight >= limit:
-            self.refuse(msgid, "overloaded", f"overloaded: {limit} requests are being served")
-        elif self.inflight and self.asked + cost > AT_MOST:
-            self.refuse(msgid, "overloaded", f"overloaded: {self.asked} bytes of requests are being served")
+        if method not in session.exports:
+            self._on_builtin(msgid, method, args)
         elif session.draining:
             self.refuse(msgid, "overloaded", "overloaded: about to leave, no new calls")
+        elif self.inflight < limit:
+            self.refuse(msgid, "overloaded", f"overloaded: {self.asked} bytes of requests are being served")
+        elif self.unbegun:
+            schedule()  # those that came in the same piece have not had a turn yet
+            self.on_request(event)
         else:
-            self._begin(event, function, method, args, kwargs, meta)
+            self.refuse(msgid, "overloaded", f"overloaded: {limit} requests are being served")
 
     def begin(self, event: list[Any]) -> bool:
-        """A request has come, and this is the hub. False: it is not one that can simply be begun."""
+        """Start the tasklet of a request, if it is one that may be served now; says whether it is."""
         session = self.session
         method = event[2]
         args = event[3]
         cost: int = event[4]
         kwargs: Any = None
         meta: Any = None
+        self.last_id = event[1]
         if method == CALL and session.theirs is not None:
             method, args, kwargs, meta = _extended(args)
         function = session.exports.get(method)
-        if function is None or session.is_locked or session.draining or self.inflight >= session.max_inflight:
+        if function is None or type(args) is Unmade or session.is_locked or session.draining:
             return False
-        if self.is_behind() or self.asked + cost > AT_MOST:
+        if self.inflight and (self.inflight >= session.max_inflight or self.asked + cost > AT_MOST):
             return False
-        self.last_id = event[1]
-        self._begin(event, function, method, args, kwargs, meta)
-        return True
-
-    def _begin(self, event: list[Any], function: Any, method: str, args: Any, kwargs: Any, meta: Any) -> None:
-        """Start the tasklet of a request."""
-        session = self.session
-        cost: int = event[4]
         context = new_context(session, method, meta)
         context._serving = self
         context._msgid = event[1]
@@ -189,6 +177,7 @@ class Serving:
             context._cancel("cancelled")
         if meta:
             self._set_deadline(context, meta)
+        return True
 
     def cancel(self, msgid: int, reason: str) -> None:
         """The peer does not want this answer any more. It gets one all the same."""

@@ -274,17 +274,22 @@ class Session(Line):
     def _take(self, event: list[Any]) -> bool:
         """Deal with it on the hub. False: that would run code of the user's, or may block."""
         kind = event[0]
-        if kind == _REQUEST:
-            return self.serving.begin(event)
         if kind == _RESPONSE:
             if event[2] is not None or event[1] == self._hello_id:
                 return False
             self.calls.answered(event)
             return True
-        if kind == _NOTIFICATION and self.theirs is not None and not self.serving.is_behind():
-            if event[1] == CANCEL or (event[1] == DATA and len(event[2]) == 2):
-                self._on_event(event)
-                return True
+        if self.serving.is_behind():
+            return False
+        if kind == _REQUEST:
+            return self.serving.begin(event)
+        if (
+            kind == _NOTIFICATION
+            and self.theirs is not None
+            and (event[1] == CANCEL or (event[1] == DATA and len(event[2]) == 2))
+        ):
+            self._on_event(event)
+            return True
         return False
 
     def _read(self) -> None:

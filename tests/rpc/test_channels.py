@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 import flower
-from flower import ChannelClosed, Timeout, channel
+from flower import ChannelClosed, Timeout, channel, rpc
 from flower.errors import ChannelBroken, RemoteAbort, RemoteError
 from flower.rpc import Settings
 from tests.net.support import NEVER, in_thread, rounds, until
-from tests.rpc.support import PLAIN, Calc, served
+from tests.rpc.support import PLAIN, URL, Calc, raw_client, served
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -784,3 +784,77 @@ def test_a_long_value_that_uses_up_the_credit_of_its_own_grant() -> None:
             step.send(None, NEVER)
         values.close()
         until(lambda: got[-1] == -1)
+
+
+def test_what_was_not_sent_is_counted_in_values() -> None:
+    """A value that goes in pieces is one value, and what was read before it may have been received."""
+    out: channel[Any] = channel(10)
+    with rpc.serve(URL, {"open": lambda: out.receiver}) as server, raw_client(server) as raw:
+        limits = {"max_chans": 100, "chan_items": 64, "chan_bytes": 1 << 18}
+        raw.send([0, 1, "$/hello", [{"v": 1, "feat": ["channels"], "ext": 70, **limits}]])
+        assert raw.receive()[2] is None
+        raw.send([0, 2, "open", []])
+        assert raw.receive()[1:3] == [2, None]
+        for value in ("first", "second"):
+            out.send(value)
+            assert raw.receive()[2][1] == value
+        until(lambda: out._credit > 0)
+        with pytest.raises(ChannelBroken) as caught:
+            out.send(bytes(12_000_000), NEVER)
+            for _ in range(10):
+                out.send("later", NEVER)
+            until(lambda: out._outlet is not None and len(out._outlet.queue) > 50)
+            raw.conn.abort()
+            out.send("last", NEVER)
+            out.send("last", NEVER)
+        assert caught.value.undelivered <= 13
+        assert caught.value.maybe >= 2
+
+
+class Closes:
+    """Garbage in a circle, which closes the channel when it is collected."""
+
+    def __init__(self, ch: channel[Any]) -> None:
+        self.me = self
+        self.ch = ch
+
+    def __del__(self) -> None:
+        self.ch.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [20, 5000])
+def test_a_channel_that_a_finalizer_closes_as_a_value_is_packed(size: int) -> None:
+    def take(values: Any) -> None:
+        def run() -> None:
+            for value in values:
+                got.append(len(value))
+            got.append(-1)
+
+        flower.go(run)
+
+    before = gc.get_threshold()
+    for threshold in range(1, 60):
+        got: list[int] = []
+        with served({"take": take}) as (_, peer):
+            ch: channel[Any] = channel()
+            peer.call("take", ch.receiver)
+            sent = 0
+            gc.collect()
+            gc.disable()
+            Closes(ch)
+            try:
+                gc.set_threshold(threshold, 1000, 1000)
+                gc.enable()
+                while sent < 100:
+                    ch.send(bytes(size), NEVER)
+                    sent += 1
+            except ChannelClosed:
+                pass
+            finally:
+                gc.set_threshold(*before)
+                gc.enable()
+            ch.close()
+            until(lambda: -1 in got)  # noqa: B023
+            assert got == [size] * sent + [-1]
+            assert not peer.closed

@@ -353,3 +353,10 @@ def test_a_generator_ends_with_the_timeout_of_its_stream() -> None:
             values.receive(NEVER)
         until(lambda: service.ended)
     settle()
+
+
+def test_a_timeout_of_ages_is_no_deadline_to_the_peer() -> None:
+    with served({"left": lambda: rpc.context().deadline is not None}) as (_, peer):
+        assert peer.call("left", timeout=1e6) is True
+        for timeout in (1e9, 1e20, 10**200):
+            assert peer.call("left", timeout=timeout) is False
