@@ -25,9 +25,9 @@ from inspect import isawaitable, iscoroutine
 from typing import Any, Protocol, TypeVar
 
 from flower import channels
-from flower.channels import channel, getcurrent, move_on, shield, tasklet
+from flower.channels import channel, getcurrent, move_on, tasklet
 from flower.errors import Cancelled, ChannelClosed, TaskletExit, TaskletKilled, Timeout
-from flower.net._loop import LoopPoller, collect, io_poller, outcome, running_task
+from flower.net._loop import Awaited, LoopPoller, io_poller, running_task
 
 __all__ = ["call", "receive", "select", "send", "values"]
 
@@ -220,56 +220,30 @@ def _wait(awaitable: Any, timeout: float | None) -> Any:
     try:
         poller = io_poller()
     except BaseException:
-        _drop(awaitable)
+        if iscoroutine(awaitable):
+            awaitable.close()
         raise
-    done: channel[None] = channel(1, label=f"wait for {_name(awaitable)}")
-    done._external = True
     poller.hosting = True
-    task = poller.spawn(outcome(awaitable))
-    task.add_done_callback(lambda _: done.try_send(None))
-    error: BaseException | None = None
+    awaited = Awaited(poller, awaitable, f"wait for {_name(awaitable)}")
     interruption: BaseException | None = None
     try:
         try:
-            done.receive(timeout)
+            awaited.done.receive(timeout)
         except BaseException as first:
-            task.cancel()
-            interruption = _await_end(task, done) or first
-            _drop(awaitable)
+            me = getcurrent()
+            interruption = awaited.cancel(report=lambda error: poller.scheduler.report(error, me)) or first
             if not isinstance(interruption, Cancelled | Timeout):
-                error = None if task.cancelled() else task.exception() or task.result()[1]
-                if error is not None and error is not interruption:
-                    poller.scheduler.report(error, getcurrent())
+                awaited.forsake(report=lambda error: poller.scheduler.report(error, me))
                 raise interruption
-            if task.cancelled():
+            if awaited.task.cancelled():
+                awaited.forsake()
                 if isinstance(interruption, Timeout):
                     raise Timeout(f"{_name(awaitable)} was not done within {timeout} s") from None
                 raise
-        return collect(task)
+        return awaited.collect()
     finally:
-        error = interruption = None
-        del task  # its exception's traceback names this frame
-
-
-def _await_end(task: Any, done: channel[None]) -> TaskletExit | None:
-    """Wait until the cancelled task has ended, for what a kill means too, which is given back. Ctrl-C is raised."""
-    killed = None
-    while not task.done():
-        try:
-            with shield():
-                done.receive()
-        except TaskletExit as exit:
-            killed = exit
-        except BaseException:
-            task.add_done_callback(lambda task: task.cancelled() or task.exception())  # it is left to itself
-            raise
-    return killed
-
-
-def _drop(awaitable: Any) -> None:
-    """A coroutine that never began would complain that nobody awaited it."""
-    if iscoroutine(awaitable):
-        awaitable.close()
+        interruption = None
+        del awaited  # its error's traceback names this frame
 
 
 def _name(awaitable: Any) -> str:

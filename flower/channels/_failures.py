@@ -66,7 +66,7 @@ def settle(s: Any, t: Any, func: Any) -> None:
     if owner is not None:
         t.owner = None
         owner._child_ended(t, error)
-    if error is None or isinstance(error, (TaskletExit, GreenletExit)) or getattr(error, "_flower_passed_on", False):
+    if error is None or isinstance(error, (TaskletExit, GreenletExit)) or was_passed_on(error):
         return
     if isinstance(error, KeyboardInterrupt):
         s.raise_in_main(error)
@@ -76,6 +76,15 @@ def settle(s: Any, t: Any, func: Any) -> None:
         else:
             error.add_note(f"This ended {describe(t)}, which nobody joined.")
             s.raise_in_main(error)
+
+
+def pass_on(error: BaseException) -> None:
+    """Main is told of the error by other means: that a tasklet ends with it as well is nobody's failure."""
+    error._flower_passed_on = True  # type: ignore[attr-defined]
+
+
+def was_passed_on(error: BaseException) -> bool:
+    return getattr(error, "_flower_passed_on", False)
 
 
 def handle(t: Any, error: BaseException) -> None:

@@ -138,7 +138,7 @@ def on_sigint(signum: int, frame: FrameType | None) -> None:
     if current is not None and not s.traps and not _in_flower(frame):
         error = KeyboardInterrupt()
         if current is not s.main:
-            error._flower_passed_on = True  # type: ignore[attr-defined]
+            _scheduler.cold.pass_on(error)
             s.interrupt_main()
         raise error
     s.interrupt_main()

@@ -12,6 +12,7 @@ from math import inf as NEVER
 from typing import TYPE_CHECKING, Any, Literal
 
 from flower.channels._channel import channel
+from flower.channels._failures import was_passed_on
 from flower.channels._scheduler import cancel, current_scheduler
 from flower.channels._task import check_timeout
 from flower.channels._tasklet import tasklet
@@ -216,9 +217,10 @@ class group:
         """A member has ended. Called by the scheduler; may not block."""
         scope = self._members.pop(t)
         own = isinstance(error, Cancelled) and error.scope is scope
-        if error is not None and not own and not isinstance(error, (TaskletExit, KeyboardInterrupt)):
+        for_main = isinstance(error, KeyboardInterrupt) or (error is not None and was_passed_on(error))
+        if error is not None and not (own or for_main or isinstance(error, TaskletExit)):
             self._errors.append(error)
-        if isinstance(error, KeyboardInterrupt) or len(self._errors) == 1:
+        if for_main or len(self._errors) == 1:
             self.cancel()
         if not self._members:
             self._ended.try_send(None)

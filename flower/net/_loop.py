@@ -19,21 +19,27 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import math
 import os
 import signal
 import socket
 import threading
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from flower.channels import channel, shield
+from flower.channels._failures import pass_on, was_passed_on
 from flower.channels._scheduler import current_scheduler
+from flower.errors import TaskletExit
 from flower.net._transport import Sockets, Transport
 from flower.net._turns import Turns
 
 T = TypeVar("T")
+Dispose = Callable[[Any], object] | None
+Report = Callable[[BaseException], object] | None
 
 LOOP_VARIABLE = "FLOWER_LOOP"
 STARVED = 0.01  # seconds between two attempts to enter the loop, where the process has no descriptor left for it
@@ -88,14 +94,13 @@ class LoopPoller(Turns):
                 self._hidden = False
                 try:
                     self.loop.run_forever()
-                except KeyboardInterrupt:  # a callback's, or of a signal handler that ran on the hub
-                    self.scheduler.interrupt_main()
-                    self._due = False  # it may have been the turn that was hit, as it began
-                    self.ready()
-                except SystemExit as error:  # of the same, or of a task that nobody of ours waits for: see `outcome`
-                    error._flower_passed_on = True  # type: ignore[attr-defined]  # a coroutine may wait for the task
+                except (KeyboardInterrupt, SystemExit) as error:
+                    # A callback's, or of a signal handler that ran on the hub, or of a task, which keeps it for those
+                    # who wait for it: what they make of it is no news for main.
+                    if _is_of_a_task(error):
+                        pass_on(error)
                     self.scheduler.post(functools.partial(self.scheduler.raise_in_main, error))
-                    self._due = False
+                    self._due = False  # it may have been the turn that was hit, as it began
                     self.ready()
         finally:
             if self._signals is not None:
@@ -196,6 +201,10 @@ class LoopPoller(Turns):
         if self._turn is not None:  # else run() asks for one
             self.ready()
         loop.default_exception_handler(context)
+
+
+def _is_of_a_task(error: BaseException) -> bool:
+    return any(frame.f_code.co_flags & inspect.CO_COROUTINE for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 class _SignalWake:
@@ -302,54 +311,101 @@ def wait(coroutine: Coroutine[Any, Any, T], dispose: Callable[[T], object] | Non
     """Run a coroutine on the I/O tasklet's loop; parks only the calling tasklet.
 
     When the tasklet is cancelled or killed meanwhile, the asyncio task is cancelled, and waited for. A result
-    that it had already is handed to ``dispose``, so that nothing leaks.
+    that it had already is handed to ``dispose``, so that nothing leaks; another error than the cancellation is dropped.
     """
     try:
         poller = io_poller()
     except BaseException:
         coroutine.close()
         raise
-    done: channel[Any] = channel(math.inf, "awaiting")
-    done._external = True
-    task = poller.spawn(outcome(coroutine))
-    task.add_done_callback(done.try_send)
+    awaited = Awaited(poller, coroutine, "awaiting")
+    interruption: BaseException | None = None
     try:
-        done.receive()
-    except BaseException:
-        task.cancel()
-        with shield():
-            while not task.done():
-                done.receive()
-        coroutine.close()  # it may never have begun
-        if not task.cancelled() and task.exception() is None and dispose is not None:
-            result, error = task.result()
-            if error is None:
-                dispose(result)
-        raise
-    return collect(task)  # type: ignore[no-any-return]
+        try:
+            awaited.done.receive()
+        except BaseException as first:
+            interruption = awaited.cancel(dispose) or first
+            awaited.forsake(dispose)
+            raise interruption
+        return awaited.collect()  # type: ignore[no-any-return]
+    finally:
+        interruption = None
+        del awaited  # its error's traceback names this frame
 
 
-async def outcome(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
-    """Await it. What asyncio's tasks let through, and what would end the loop's run, is a result here."""
+async def _outcome(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
     try:
         return await awaitable, None
     except (KeyboardInterrupt, SystemExit) as error:
         return None, error
 
 
-def collect(task: asyncio.Task[tuple[Any, BaseException | None]]) -> Any:
-    """The result of a task that ran an `outcome`; or its error, of which main is told once."""
-    error: BaseException | None = None
-    try:
-        result, error = task.result()
-        if error is None:
-            return result
-        scheduler = current_scheduler()
-        if scheduler.current is scheduler.main:
-            scheduler.spare_main(error)
-        raise error
-    finally:
-        del error, task  # the error's traceback names this frame
+class Awaited:
+    """A task that awaits something for a tasklet, which waits for ``done``.
+
+    KeyboardInterrupt and SystemExit, which asyncio's tasks let through, and which would end the loop's run, are results
+    here. The tasklet gets them; if it waits no more, main does.
+    """
+
+    def __init__(self, poller: LoopPoller, awaitable: Awaitable[Any], label: str) -> None:
+        self.done: channel[None] = channel(1, label)
+        self.done._external = True
+        self._awaitable = awaitable
+        self.task = poller.spawn(_outcome(awaitable))
+        self.task.add_done_callback(lambda _: self.done.try_send(None))
+
+    def collect(self) -> Any:
+        """The result; or the error, of which main is told once."""
+        error: BaseException | None = None
+        try:
+            result, error = self.task.result()
+            if error is None:
+                return result
+            scheduler = current_scheduler()
+            if scheduler.current is scheduler.main:
+                scheduler.spare_main(error)
+            raise error
+        finally:
+            del error, self  # the error's traceback names this frame
+
+    def cancel(self, dispose: Dispose = None, report: Report = None) -> TaskletExit | None:
+        """Cancel the task, and wait for its end, whatever it takes to. A kill means that, too, and is given back.
+
+        What else comes, Ctrl-C above all, is raised, and the task left to itself, and to `forsake`.
+        """
+        killed = None
+        self.task.cancel()
+        while not self.task.done():
+            try:
+                with shield():
+                    self.done.receive()
+            except BaseException as error:
+                if not isinstance(error, TaskletExit) or current_scheduler().closing:
+                    self.task.add_done_callback(lambda _: self.forsake(dispose, report))
+                    raise
+                killed = error
+        return killed
+
+    def forsake(self, dispose: Dispose = None, report: Report = None) -> None:
+        """It has ended, and nobody waits for it."""
+        if inspect.iscoroutine(self._awaitable):
+            self._awaitable.close()  # one that never began would complain that nobody awaited it
+        if self.task.cancelled():
+            return
+        result, error = None, self.task.exception()
+        try:
+            if error is None:
+                result, error = self.task.result()
+            if error is None:
+                if dispose is not None:
+                    dispose(result)
+            elif isinstance(error, KeyboardInterrupt | SystemExit):
+                if not was_passed_on(error):
+                    current_scheduler().raise_in_main(error)
+            elif report is not None:
+                report(error)
+        finally:
+            del error
 
 
 # -- Fork

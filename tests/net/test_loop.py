@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import math
 import os
 import signal
@@ -654,6 +655,139 @@ def test_an_exit_of_a_coroutine_is_lost_nowhere_and_told_of_once(what: str, told
 def test_an_exit_that_a_callback_passes_on_ends_what_main_waits_for() -> None:
     with Program(EXITS_ELSEWHERE.format(what="flower.wait(with_callback())")) as program:
         assert program.end().startswith("main left ")  # the task ends so, and then its callback
+
+
+ENDS_OF_EXITS = {
+    "in a group's coroutine": """
+        import asyncio, os, signal, flower
+        def leave(*_):
+            raise SystemExit(3)
+        async def busy():
+            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(1000):
+                pass
+        async def service():
+            await asyncio.create_task(busy())
+        signal.signal(signal.SIGTERM, leave)
+        try:
+            with flower.group() as g:
+                g.go(flower.wait, service())
+        except SystemExit as error:
+            print("left with", error.code)
+    """,
+    "the same one twice": """
+        import asyncio, flower
+        EXIT = SystemExit(3)
+        def leave():
+            raise EXIT
+        async def plan():
+            asyncio.get_running_loop().call_soon(leave)
+        for begin in (lambda: flower.wait(plan()), lambda: flower.go(leave)):
+            try:
+                begin()
+                flower.time.sleep(0.05)
+            except SystemExit as error:
+                print("left with", error.code)
+    """,
+    "Ctrl-C in a task": """
+        import asyncio, os, signal, sys, flower
+        def interrupt(*_):
+            raise KeyboardInterrupt("mine")
+        async def busy():
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000):
+                pass
+        async def waits():
+            await asyncio.create_task(busy())
+        signal.signal(signal.SIGINT, interrupt)
+        for begin in (lambda: flower.wait(waits()), lambda: flower.go(flower.wait, waits())):
+            for step in (begin, lambda: flower.time.sleep(0.05)):
+                try:
+                    step()
+                except KeyboardInterrupt as error:
+                    print("left with", error)
+    """,
+    "main kills who waits": """
+        import asyncio, flower
+        async def exits():
+            raise SystemExit(3)
+        async def waits():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(exits())
+        try:
+            t = flower.go(flower.wait, waits())
+            try:
+                flower.time.sleep(5)
+            finally:
+                t.kill()
+        except SystemExit as error:
+            print("left with", error.code)
+    """,
+    "as who waits is killed": """
+        import asyncio, os, signal, flower
+        from flower.net._loop import wait
+        def leave(*_):
+            raise SystemExit(3)
+        async def work():
+            try:
+                await asyncio.sleep(60)
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)
+                for _ in range(1000):
+                    pass
+        signal.signal(signal.SIGTERM, leave)
+        for waits in (flower.wait, wait):
+            try:
+                t = flower.go(waits, work())
+                flower.time.sleep(0.02)
+                t.kill()
+                flower.time.sleep(5)
+            except SystemExit as error:
+                print("left with", error.code)
+    """,
+}
+
+
+@pytest.mark.parametrize(
+    ("which", "told"),
+    [
+        ("in a group's coroutine", ["3"]),
+        ("the same one twice", ["3", "3"]),
+        ("Ctrl-C in a task", ["mine", "mine"]),
+        ("main kills who waits", ["3"]),
+        ("as who waits is killed", ["3", "3"]),
+    ],
+)
+def test_an_exit_ends_main_once(which: str, told: list[str]) -> None:
+    with Program(ENDS_OF_EXITS[which]) as program:
+        assert program.end().splitlines() == [f"left with {code}" for code in told]
+
+
+@pytest.mark.parametrize("kills", [1, 2, 3])
+def test_one_that_waits_for_a_coroutine_is_killed_again_and_again(kills: int) -> None:
+    async def stubborn() -> str:
+        try:
+            await asyncio.sleep(NEVER)
+        except asyncio.CancelledError:
+            pass
+        return "made"
+
+    async def never() -> None:
+        raise AssertionError
+
+    disposed: list[str] = []
+    for begun in (True, False):
+        t = flower.go(wait, stubborn() if begun else never(), disposed.append)
+        if begun:
+            rounds(3)
+        else:
+            flower.schedule()
+        for _ in range(kills):
+            t.kill(pending=True)
+            flower.schedule()
+        until(lambda: not t.alive)  # noqa: B023
+        gc.collect()  # it would complain of a coroutine that was never awaited
+    assert disposed == ["made"]
 
 
 # -- Fork
