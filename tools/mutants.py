@@ -192,8 +192,8 @@ FAULTS = [
     Fault(
         "the error of a member leaves the others running",
         "_scope",
-        "        if isinstance(error, KeyboardInterrupt) or len(self._errors) == 1:",
-        "        if isinstance(error, KeyboardInterrupt):",
+        "        if for_main or len(self._errors) == 1:",
+        "        if for_main:",
     ),
     Fault(
         "a stopped timer leaves its value behind",

@@ -30,6 +30,7 @@ from flower.errors import Cancelled, ChannelClosed, Overloaded, RemoteError, Tim
 from flower.rpc._context import _current
 from flower.rpc._faults import fault as make_fault
 from flower.rpc._faults import rebuild
+from flower.rpc._inbound import Inbound
 from flower.rpc._line import CALL, CANCEL, CAST, Line
 from flower.rpc._serving import ENOUGH, Serving
 from flower.rpc._types import NotPlain
@@ -64,7 +65,7 @@ class Calls:
         self.pending: dict[int, channel[Any]] = {}
         self.made = 0
         self.most = MAX_ID  # calls at a time that the peer takes
-        self._given_up: list[tuple[int, str]] = []  # while it was not known whether the peer can be told
+        self._given_up: dict[int, str] = {}  # while it was not known whether the peer can be told
 
     def call(
         self,
@@ -147,8 +148,12 @@ class Calls:
         meta: Mapping[str, Any] | None = None,
     ) -> Receiver[Any]:
         """Call a method that gives many values, and give the end on which they come."""
+        deadline, limit = self._deadline(timeout)
         result = self.call(method, args, kwargs, timeout, meta)
         if isinstance(result, Receiver):
+            feeder: Any = result._channel._feeder
+            if deadline is not None and isinstance(feeder, Inbound):
+                feeder.watch(deadline, f"{self._session.name}: the stream of {method} did not end{_within(limit)}")
             return result
         if isinstance(result, list):  # from a plain peer, which has no other way
             values: channel[Any] = channel(max(1, len(result)), method)
@@ -206,6 +211,8 @@ class Calls:
         elif type(result) is Unmade:
             result = bomb(TypeError(f"{self._session.name}: the answer holds {result.error}"))
         del self.pending[msgid]
+        if self._given_up:
+            self._given_up.pop(msgid, None)
         if reply._feeder is not None:
             reply._feeder.answered(reply, result)
         else:
@@ -285,11 +292,21 @@ class Calls:
         session = self._session
         if fresh is not None:
             session.streams.roll_back(fresh)
-        if isinstance(error, OSError | ChannelClosed) and not isinstance(error, TimeoutError):
+        if isinstance(error, OSError | ChannelClosed) and not isinstance(error, TimeoutError) and self._is_mute():
             session.mute = True
             failure: BaseException = session.disconnected(error, not_run=True)
             return failure
         return None
+
+    def _is_mute(self) -> bool:
+        """Whether nothing can be sent any more: an error that came as a tasklet waited for room may be another's."""
+        try:
+            self._line.put(b"", 0)
+        except TimeoutError:
+            return False
+        except (OSError, ChannelClosed):
+            return True
+        return False
 
     def _give_up(self, msgid: int, error: BaseException) -> None:
         """Nobody waits for this answer any more: the peer may stop working on it."""
@@ -299,12 +316,12 @@ class Calls:
             if session.theirs is not None:
                 session.outbox.post(session.wire.notify(CANCEL, [msgid, why]))
             elif session.peer_is is None:
-                self._given_up.append((msgid, why))
+                self._given_up[msgid] = why
 
     def settled(self) -> None:
         """It is a Flower peer: what was given up before it said so, it may stop."""
-        given_up, self._given_up = self._given_up, []
-        for msgid, why in given_up:
+        given_up, self._given_up = self._given_up, {}
+        for msgid, why in given_up.items():
             if msgid in self.pending:
                 self._session.outbox.post(self._session.wire.notify(CANCEL, [msgid, why]))
 
@@ -356,5 +373,8 @@ class _Started:
 
 
 def _unanswered(name: str, method: str, timeout: float | None) -> str:
-    limit = "the time that our own caller gave" if timeout is None else f"{timeout} s"
-    return f"{name}: {method} gave no answer within {limit}"
+    return f"{name}: {method} gave no answer{_within(timeout)}"
+
+
+def _within(timeout: float | None) -> str:
+    return " within the time that our own caller gave" if timeout is None else f" within {timeout} s"

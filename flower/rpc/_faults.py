@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from flower.errors import (
@@ -30,6 +31,8 @@ MAX_TEXT = 8 * 1024
 MAX_TRACEBACK = 32 * 1024
 # Causes of causes.
 MAX_CAUSES = 4
+# Characters of a text for a peer that takes no more: the least message has room for it.
+BRIEF = 100
 # What an error's own arguments are sent as.
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
@@ -72,11 +75,14 @@ def describe(error: BaseException, kind: str = "failed", tracebacks: bool = Fals
     base = next((c for c in type(error).__mro__ if _BUILTIN.get(f"builtins.{c.__name__}") is c), None)
     if base is not None and base is not Exception:
         told["b"] = f"builtins.{base.__name__}"
-    args = error.args
-    if len(args) <= 8 and all(type(arg) in _PLAIN and _is_short(arg) for arg in args):
-        told["a"] = list(args)
-    if tracebacks:
-        told["tb"] = _encodable("".join(traceback.format_exception(error, chain=False)))[-MAX_TRACEBACK:]
+    try:
+        args = error.args
+        if len(args) <= 8 and all(type(arg) in _PLAIN and _is_short(arg) for arg in args):
+            told["a"] = list(args)
+        if tracebacks:
+            told["tb"] = _encodable("".join(traceback.format_exception(error, chain=False)))[-MAX_TRACEBACK:]
+    except Exception:  # a class that is strange, or a SyntaxError with something else than text in it
+        pass
     cause = error.__cause__
     if cause is not None and causes > 1:
         told["c"] = describe(cause, tracebacks=tracebacks, causes=causes - 1)
@@ -92,6 +98,22 @@ def describe_plain(error: BaseException) -> str:
 def to_plain(told: dict[str, Any]) -> str:
     """The string for a plain peer of a map that `fault` made."""
     return str(told["m"])
+
+
+def packed(pack: Callable[[Any], bytes], told: Any) -> bytes:
+    """``pack(told)``; of the little that any peer takes, where an error can't be packed or is too long for the peer."""
+    try:
+        return pack(told)
+    except (TypeError, ValueError):
+        if not isinstance(told, dict):
+            return pack(_brief(told))
+        kind, base = _str(told.get("k")), _str(told.get("b"))
+        brief = {**fault(kind if kind in KINDS else "failed", _brief(told.get("m"))), "t": _brief(told.get("t"))}
+        return pack({**brief, "b": base} if base in _BUILTIN else brief)
+
+
+def _brief(value: Any) -> str:
+    return _encodable(_str(value)[:BRIEF]) or "failed"
 
 
 def rebuild(told: Any, kind: type[RemoteError] | None = None) -> RemoteError:
@@ -111,7 +133,8 @@ def rebuild(told: Any, kind: type[RemoteError] | None = None) -> RemoteError:
 
 def rebuild_abort(told: Any) -> RemoteError:
     """The exception for the receiver of a channel whose sender failed."""
-    return rebuild(told, RemoteAbort)
+    late = isinstance(told, dict) and told.get("k") == "deadline"
+    return rebuild(told, DeadlineExceeded if late else RemoteAbort)
 
 
 def _both(ours: type[RemoteError], its: type[BaseException], told: dict[str, Any]) -> RemoteError:

@@ -8,6 +8,7 @@ so without a look into a dict, which is why it is a class of its own.
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,10 @@ CALL = "$/call"
 CAST = "$/cast"
 CANCEL = "$/cancel"
 DATA = "$/d"
+CREDIT = "$/w"
+END = "$/end"
+RESET = "$/rst"
+STOP = "$/stop"
 
 
 class Line(Tap):
@@ -67,6 +72,19 @@ class Line(Tap):
     def is_free(self) -> bool:
         """Whether nothing keeps the present tasklet from a call. If something does, `Session.check` says what."""
         return self.fault is None and not self.early and not self.leaving and get_ident() == self.thread
+
+    def is_at_end(self) -> bool:
+        """Whether nothing more comes than what is still to be read, be it with the system."""
+        if self.direct is None:
+            return False
+        stream = self.direct._stream
+        if stream.ended or stream.at_eof:
+            return True
+        if not hasattr(select, "POLLRDHUP"):
+            return False
+        look = select.poll()
+        look.register(stream._sock, select.POLLRDHUP)
+        return bool(look.poll(0))
 
     def left(self, deadline: float | None) -> float | None:
         """The seconds until then."""

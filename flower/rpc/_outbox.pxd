@@ -2,11 +2,13 @@
 cimport cython
 from flower.net._conn cimport Conn
 
-cdef Py_ssize_t BATCH
+cdef Py_ssize_t BATCH, MOST_QUEUED
 
 cdef class Source:
     cdef public object queue
     cdef public bint listed
+
+    cpdef relieve(self)
 
 @cython.final
 cdef class Outbox:
@@ -17,12 +19,17 @@ cdef class Outbox:
     cdef bint _daemon
     cdef public object sources
     cdef readonly Py_ssize_t bytes
+    cdef public Py_ssize_t queued
+    cdef readonly dict choked
     cdef readonly bint writing
     cdef readonly bint closed
     cdef public object on_sent
 
     cpdef post(self, bytes data)
     cpdef bint send_now(self, bytes data) except -1
+    cpdef put(self, Source source, bytes data, object fresh)
+    cpdef hurry(self, Source source)
+    cpdef bint is_full(self, Source source) except -1
     cpdef offer(self, Source source)
     cdef _wake(self)
     cpdef close(self)

@@ -8,7 +8,7 @@ of which many go in one write. A tasklet, started when there is something, sends
 chooses then, so that a control frame that came meanwhile goes before values that came earlier.
 
 Invariants: a source is in ``sources`` at most once, and is while its ``queue`` has frames. ``writing`` is true
-while the tasklet lives.
+while the tasklet lives. ``queued`` is the bytes in the sources' queues; who found that too much is in ``choked``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from flower.net._conn import Conn
 
 # Bytes in one write: the connection takes as many at a time before it makes senders wait.
 BATCH = 64 * 1024
+# Bytes of values that wait here: above that no channel takes more, whatever credit the peer has given.
+MOST_QUEUED = 4 * 1024 * 1024
 
 
 class Source:
@@ -34,6 +36,9 @@ class Source:
     def __init__(self) -> None:
         self.queue = deque()
         self.listed = False
+
+    def relieve(self) -> None:
+        """Less waits than before."""
 
 
 class Outbox:
@@ -47,6 +52,8 @@ class Outbox:
         self._daemon = True
         self.sources: deque[Source] = deque()
         self.bytes = 0  # of control frames
+        self.queued = 0  # bytes of values
+        self.choked: dict[Source, None] = {}
         self.writing = False
         self.closed = False
         self.on_sent: Callable[[], object] | None = None
@@ -66,6 +73,27 @@ class Outbox:
         """Send it if nothing waits, and there is room; says whether that was so."""
         return self._direct is not None and not self.writing and self._direct._stream.offer(data)
 
+    def put(self, source: Source, data: bytes, fresh: Any) -> None:
+        """Let the source have one frame more; `offer` is next."""
+        source.queue.append((data, fresh))
+        self.queued += len(data)
+
+    def is_full(self, source: Source) -> bool:
+        """Whether so much waits that no source should have more; then this one is told when that is over."""
+        if self.queued < MOST_QUEUED:
+            return False
+        self.choked[source] = None
+        return True
+
+    def hurry(self, source: Source) -> None:
+        """Send what the source has before all that comes later."""
+        queue = source.queue
+        while queue:
+            data, fresh = queue.popleft()
+            self.queued -= len(data)
+            self.post(data)
+            self._commit(fresh or [])
+
     def offer(self, source: Source) -> None:
         """The source has frames to send."""
         if not source.listed and not self.closed:
@@ -83,6 +111,7 @@ class Outbox:
         self.closed = True
         self._control.clear()
         self.bytes = 0
+        self.choked.clear()
         self.sources.clear()
 
     def flush(self) -> None:
@@ -133,6 +162,7 @@ class Outbox:
             mine = 0
             while queue and mine < BATCH:
                 data, fresh = queue.popleft()
+                self.queued -= len(data)
                 pieces.append(data)
                 mine += len(data)
                 if fresh is not None:
@@ -143,4 +173,8 @@ class Outbox:
                 self.sources.append(source)
             else:
                 source.listed = False
+        if self.choked and self.queued < MOST_QUEUED:
+            choked, self.choked = self.choked, {}
+            for each in choked:
+                each.relieve()
         return b"".join(pieces), after

@@ -21,6 +21,7 @@ cdef class Serving:
     cdef readonly object notices
     cdef public Py_ssize_t backlog
     cdef readonly bint noticing
+    cdef Context noticed
     cdef readonly Py_ssize_t served
     cdef readonly Py_ssize_t refused
     cdef readonly object last_id
@@ -34,17 +35,26 @@ cdef class Serving:
     cdef bint begin(self, list event) except -1
     @cython.locals(scheduler=Scheduler, when=double)
     cdef _set_deadline(self, Context context, dict meta)
-    @cython.locals(session=Line)
+    @cython.locals(session=Line, task=Task)
     cdef _serve(self, Context context)
+    @cython.locals(session=Line)
+    cdef _end(self, Context context)
+    cpdef killed(self, Context context)
     @cython.locals(session=Line, data=bytes)
     cdef _answer(self, Context context)
     cdef _stream(self, object values, channel stream, Context context)
+    cdef _close(self, object values, Context context)
+    @cython.locals(size=Py_ssize_t)
+    cdef list _listed(self, object values, Context context)
+    @cython.locals(wire=object)
+    cdef object _refusal(self, object msgid, object told)
     cdef _fail_stream(self, channel stream, object error, Context context)
     @cython.locals(session=Line, size=Py_ssize_t)
     cdef _send(self, bytes data, object fresh=*)
     @cython.locals(session=Line)
     cdef on_notification(self, list event)
-    @cython.locals(session=Line)
+    cpdef drop_notices(self)
+    @cython.locals(session=Line, context=Context)
     cdef _notice(self, object method, list args, object kwargs, object meta, Py_ssize_t cost)
     cpdef go_on(self)
     cdef _wake(self, channel waiting)

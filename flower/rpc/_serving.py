@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from itertools import islice
+from functools import partial
 from types import GeneratorType
 from typing import TYPE_CHECKING, Any
 
@@ -35,14 +35,14 @@ from greenlet import GreenletExit
 from flower.channels import schedule, shield, tasklet
 from flower.channels._channel import channel
 from flower.channels._waiting import Alarm
-from flower.errors import Cancelled, ChannelClosed, Disconnected, ProtocolError, TaskletExit
+from flower.errors import Cancelled, ChannelClosed, Disconnected, ProtocolError, TaskletExit, Timeout
 from flower.rpc._builtin import BUILTIN
 from flower.rpc._context import Context, _current
-from flower.rpc._faults import describe, describe_plain, fault, to_plain
+from flower.rpc._faults import describe, describe_plain, fault, packed, to_plain
 from flower.rpc._line import CALL, CAST
 from flower.rpc._service import BadArguments, Method
 from flower.rpc._types import NotPlain
-from flower.rpc._wire import MAX_MESSAGE, Unmade
+from flower.rpc._wire import MAX_MESSAGE, Unmade, short
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
@@ -56,10 +56,14 @@ if TYPE_CHECKING:
 ENOUGH = 256 * 1024
 # ... and above that it is refused, or cut off. Twice the longest message.
 AT_MOST = 2 * MAX_MESSAGE
+# Seconds between two looks whether a peer that is held back is still there.
+A_LOOK = 1.0
 # What a held message costs beside its bytes, so that a flood of tiny ones is bounded too.
 MESSAGE_COST = 256
 # Values of a generator that a plain peer gets, as an array: it has no streams.
 MAX_LISTED = 100_000
+# Values that are sent, or collected, until others have their turn, should the peer's credit never end.
+IN_A_ROW = 256
 # Milliseconds: the longest deadline that is watched, about three years.
 MAX_DEADLINE = 10**11
 
@@ -101,6 +105,7 @@ class Serving:
         self.notices: deque[tuple[str, Any, Any, Any, int]] = deque()
         self.backlog = 0
         self.noticing = False
+        self.noticed: Context | None = None  # the notification that is being served
         self.served = 0
         self.refused = 0
         self.last_id = 0
@@ -115,33 +120,46 @@ class Serving:
         """A request has come: it is begun, or answered here."""
         if self.begin(event):
             return
+        if self.unbegun and self.inflight >= self.session.max_inflight:
+            schedule()  # those that came in the same piece have not had a turn yet
+            if self.begin(event):
+                return
+        refusal = self._refusal_of(event)
+        if refusal is not None:
+            kind, text = refusal
+            self.refuse(event[1], kind, text)
+            self.session.streams.turn_away(event[3], text)
+
+    def _refusal_of(self, event: list[Any]) -> tuple[str, str] | None:
+        """Why a request can't be begun: a kind and a text; None if it is one of the protocol's, and answered here."""
         session = self.session
-        msgid = event[1]
         method = event[2]
         args = event[3]
         if session.is_locked:
-            self.refuse(msgid, "invalid", "the first message here is $/hello, with a token")
-            return
+            return "invalid", "the first message here is $/hello, with a token"
         if type(args) is Unmade:
-            self.refuse(msgid, "invalid", f"the arguments hold {args.error}")
-            return
+            return "invalid", f"the arguments hold {args.error}"
         if method == CALL and session.theirs is not None:
             method, args, *_ = _extended(args)
             if method is None:
-                self.refuse(msgid, "invalid", "the params of $/call are a name, an array and two maps")
-                return
-        limit = session.max_inflight
-        if method not in session.exports:
-            self._on_builtin(msgid, method, args)
-        elif session.draining:
-            self.refuse(msgid, "overloaded", "overloaded: about to leave, no new calls")
-        elif self.inflight < limit:
-            self.refuse(msgid, "overloaded", f"overloaded: {self.asked} bytes of requests are being served")
-        elif self.unbegun:
-            schedule()  # those that came in the same piece have not had a turn yet
-            self.on_request(event)
-        else:
-            self.refuse(msgid, "overloaded", f"overloaded: {limit} requests are being served")
+                return "invalid", "the params of $/call are a name, an array and two maps"
+        if method in session.exports:
+            if session.draining:
+                return "overloaded", "overloaded: about to leave, no new calls"
+            limit = session.max_inflight
+            what = f"{limit} requests" if self.inflight >= limit else f"{self.asked} bytes of requests"
+            return "overloaded", f"overloaded: {what} are being served"
+        function = BUILTIN.get(method)
+        if function is None:
+            return "unimplemented", f"unknown method: {printable(method)}"
+        try:
+            self._post(session.wire.reply(event[1], function(session, *args)))
+        except KeyError:
+            name = args[0] if type(args[0]) is str else short(args[0])
+            return "unimplemented", f"unknown method: {printable(name)}"
+        except Exception as error:
+            return "invalid", f"{method}: {describe_plain(error)}"
+        return None
 
     def begin(self, event: list[Any]) -> bool:
         """Start the tasklet of a request, if it is one that may be served now; says whether it is."""
@@ -157,7 +175,7 @@ class Serving:
         function = session.exports.get(method)
         if function is None or type(args) is Unmade or session.is_locked or session.draining:
             return False
-        if self.inflight and (self.inflight >= session.max_inflight or self.asked + cost > AT_MOST):
+        if self.inflight >= session.max_inflight or (self.inflight and self.asked + cost > AT_MOST):
             return False
         context = new_context(session, method, meta)
         context._serving = self
@@ -169,6 +187,7 @@ class Serving:
         t = start_in(session.context, _serve, (context,), None)
         t.label = method
         t.daemon = session.daemon
+        t.owner = context
         self.running[event[1]] = context
         self.inflight += 1
         self.unbegun += 1
@@ -205,7 +224,9 @@ class Serving:
         self.unbegun -= 1
         self.served += 1
         session = self.session
-        context._task = session.scheduler.current
+        task: Any = session.scheduler.current
+        context._task = task
+        task.owner = None
         _set_current(context)
         try:
             self._answer(context)
@@ -213,15 +234,26 @@ class Serving:
             if context._reason is None:  # it is somebody else's
                 raise
         finally:
-            context._ended = True
-            if context._alarm is not None:
-                session.scheduler.clear_alarm(context._alarm)
-                context._alarm = None  # they refer to each other
-            self.running.pop(context._msgid, None)
-            self.inflight -= 1
-            self.asked -= context._cost + MESSAGE_COST
-            if session.awaited:
-                session.answered()
+            self._end(context)
+
+    def _end(self, context: Context) -> None:
+        session = self.session
+        context._ended = True
+        if context._alarm is not None:
+            session.scheduler.clear_alarm(context._alarm)
+            context._alarm = None  # they refer to each other
+        self.running.pop(context._msgid, None)
+        self.inflight -= 1
+        self.asked -= context._cost + MESSAGE_COST
+        if session.awaited:
+            session.answered()
+
+    def killed(self, context: Context) -> None:
+        """The tasklet of a request was killed before its first turn."""
+        self.unbegun -= 1
+        context._function = context._args = context._kwargs = None
+        self.refuse(context._msgid, "cancelled", "cancelled: TaskletExit")
+        self._end(context)
 
     def _answer(self, context: Context) -> None:
         """Call the method, and answer, whatever happens."""
@@ -249,7 +281,7 @@ class Serving:
                     stream = channel(1, context.method)
                     values, result = result, stream.receiver
                 else:
-                    result = _listed(result)
+                    result = self._listed(result, context)
             try:
                 data = session.wire.reply(msgid, result, AT_MOST - self.unsent)
             except NotPlain:
@@ -265,7 +297,7 @@ class Serving:
         except BaseException as error:
             log.debug("%s: %s failed", session.name, context.method, exc_info=error)
             with shield():
-                self._send(session.wire.refuse(msgid, self._told(error)))
+                self._send(self._refusal(msgid, self._told(error)))
             return
         fresh = session.take_fresh() if session.fresh else None
         if stream is None:
@@ -288,8 +320,10 @@ class Serving:
     def _stream(self, values: Any, stream: channel[Any], context: Context) -> None:
         """Send what a generator gives, until it ends, or nobody wants more."""
         try:
-            for value in values:
+            for number, value in enumerate(values, 1):
                 stream.send(value)
+                if number % IN_A_ROW == 0:
+                    schedule()
         except (ChannelClosed, Disconnected) as error:
             context._calm()
             if not stream.closing:
@@ -302,8 +336,37 @@ class Serving:
             log.debug("%s: the stream of %s failed", self.session.name, context.method, exc_info=error)
         finally:
             context._ended = True
+            try:
+                self._close(values, context)
+            finally:
+                stream.close()
+
+    def _close(self, values: Any, context: Context) -> None:
+        """Have a generator tidy up, if it has not ended. What that raises, nobody waits for."""
+        try:
             values.close()
-            stream.close()
+        except _ENDS:
+            raise
+        except BaseException as error:
+            log.error("%s: %s failed as it tidied up", self.session.name, context.method, exc_info=error)
+
+    def _listed(self, values: Any, context: Context) -> list[Any]:
+        """The values of a generator, for a peer that has no streams."""
+        found: list[Any] = []
+        size = 0
+        wire = self.session.wire
+        try:
+            for value in values:
+                found.append(value)
+                size += len(value) if type(value) is bytes else len(wire.pack_value(value))
+                if len(found) > MAX_LISTED or size > wire.most_sent:
+                    most = f"{MAX_LISTED} values, or {wire.most_sent} bytes"
+                    raise ValueError(f"a stream of more than {most}, can't be sent to a plain peer")
+                if len(found) % IN_A_ROW == 0:
+                    schedule()
+        finally:
+            self._close(values, context)
+        return found
 
     def _fail_stream(self, stream: channel[Any], error: BaseException, context: Context) -> None:
         if isinstance(error, Cancelled) and context._reason is not None:
@@ -355,22 +418,11 @@ class Serving:
     def refuse(self, msgid: int, kind: str, text: str) -> None:
         """Answer without a tasklet of its own: there may be very many."""
         self.refused += 1
-        self._post(self.session.wire.refuse(msgid, self._fault(kind, text)))
+        self._post(self._refusal(msgid, self._fault(kind, text)))
 
-    def _on_builtin(self, msgid: int, method: str, args: Any) -> None:
-        session = self.session
-        function = BUILTIN.get(method)
-        if function is None:
-            self.refuse(msgid, "unimplemented", f"unknown method: {printable(method)}")
-            return
-        try:
-            data = session.wire.reply(msgid, function(session, *args))
-        except KeyError:
-            self.refuse(msgid, "unimplemented", f"unknown method: {printable(str(args[0]))}")
-        except Exception as error:
-            self.refuse(msgid, "invalid", f"{method}: {describe_plain(error)}")
-        else:
-            self._post(data)
+    def _refusal(self, msgid: int, told: Any) -> bytes:
+        wire: Any = self.session.wire
+        return packed(partial(wire.refuse, msgid), told)
 
     def _post(self, data: bytes) -> None:
         self.session.outbox.post(data)
@@ -415,20 +467,33 @@ class Serving:
             if self.notices:  # this tasklet was killed, or interrupted: the rest are served by another
                 self._begin_noticing()
 
+    def drop_notices(self) -> None:
+        """Those that wait are dropped, and the one that runs is cancelled."""
+        self.notices.clear()
+        context = self.noticed
+        if context is not None and context._task is not self.session.scheduler.current:
+            context._cancel("cancelled")
+
     def _notice(self, method: str, args: Any, kwargs: Any, meta: Any, cost: int) -> None:
         session = self.session
-        _set_current(new_context(session, method, meta))
+        context = new_context(session, method, meta)
+        context._task = session.scheduler.current
+        self.noticed = context
+        _set_current(context)
         try:
             function: Any = session.exports[method]
             if type(function) is Method:
                 cython.cast(Method, function).call(args, kwargs)
             else:
                 function(*args, **(kwargs or {}))
-        except _ENDS:
-            raise
+        except _ENDS as error:
+            if context._reason is None or not isinstance(error, Cancelled):
+                raise
         except BaseException as error:
             log.error("%s: the notification %s failed", session.name, method, exc_info=error)
         finally:
+            context._ended = True
+            self.noticed = None
             self.backlog -= cost + MESSAGE_COST
             if self.backlog <= ENOUGH:
                 self.go_on()
@@ -454,7 +519,12 @@ class Serving:
                 if self.waiting > AT_MOST:
                     raise Flood(f"{session.name}: it sends requests and does not read the answers")
                 return
-            self.proceed.receive()
+            if session.is_at_end():
+                return  # no more comes than what has, so it may all be read
+            try:
+                self.proceed.receive(A_LOOK)
+            except Timeout:
+                pass
 
     def go_on(self) -> None:
         """Less waits than before."""
@@ -479,14 +549,6 @@ def _extended(params: Any) -> tuple[Any, Any, Any, Any]:
             if all(type(key) is str for key in kwargs):
                 return method, args, kwargs, meta
     return None, None, None, None
-
-
-def _listed(values: Any) -> list[Any]:
-    found = list(islice(values, MAX_LISTED + 1))
-    values.close()
-    if len(found) > MAX_LISTED:
-        raise ValueError(f"a stream of more than {MAX_LISTED} values can't be sent to a plain peer")
-    return found
 
 
 def printable(name: str) -> str:

@@ -210,7 +210,7 @@ class Session(Line):
         if self.fault is None:
             self.outbox.flush()
             self._fail(Disconnected(f"{self.name}: closed here"))
-        self.serving.notices.clear()
+        self.serving.drop_notices()
         self.conn.close()
         self.give_up()
 
@@ -388,7 +388,8 @@ class Session(Line):
             self.outbox.flush()
             raise AuthError(f"{self.name}: {error}") from None
         self._let_in()
-        greeting = _Greeting(self.wire.reply(msgid, answer), self._settle)
+        greeting = Source()  # when it has left, we speak as Flower
+        self.outbox.put(greeting, self.wire.reply(msgid, answer), [(self._settle, self._settle)])
         self.outbox.offer(greeting)
         self.outbox.flush()
 
@@ -552,14 +553,6 @@ class Session(Line):
     def _wake_drain(self) -> None:
         if self._idle is not None:
             self._idle.try_send(None)
-
-
-class _Greeting(Source):
-    """The answer to a hello, as a source of the `Outbox`, which says when it has left."""
-
-    def __init__(self, answer: bytes, sent: Callable[[], object]) -> None:
-        Source.__init__(self)
-        self.queue.append((answer, [(sent, sent)]))
 
 
 # The protocol's own notifications, between Flower peers.

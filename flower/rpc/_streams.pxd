@@ -1,7 +1,8 @@
 # cython: language_level=3
 cimport cython
-from flower.rpc._ends cimport Inbound, Outbound
+from flower.rpc._inbound cimport Inbound
 from flower.rpc._line cimport Line
+from flower.rpc._outbound cimport Outbound
 from flower.rpc._wire cimport Unmade
 
 cdef class Streams:
@@ -12,6 +13,8 @@ cdef class Streams:
     cdef public Py_ssize_t spare
     cdef int _parity
     cdef object _next
+    cdef list _packing
+    cdef public Py_ssize_t partial
 
     cpdef post(self, object kind, list params)
     @cython.locals(inbound=Inbound)

@@ -21,7 +21,10 @@ import msgpack
 from flower.channels import channel
 from flower.channels._ends import Receiver, Sender
 from flower.errors import ProtocolError
-from flower.rpc._ends import MAX_HELD, MORE_ITEMS, STOP, Inbound, Outbound
+from flower.rpc._faults import fault, packed
+from flower.rpc._inbound import MAX_HELD, MORE_ITEMS, Inbound
+from flower.rpc._line import STOP
+from flower.rpc._outbound import Outbound
 from flower.rpc._wire import Unmade, short
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ RECEIVING = 2
 HOME = 3
 # Ids are no larger than what every MessagePack implementation has, with room for none ever to run out.
 MAX_ID = 2**53
+# Bytes of an end in a message; ours have fewer than 50.
+MAX_END = 1024
 
 # What is to be done with an end when its message was sent, and when it was not.
 Fresh = tuple[Callable[[], object], Callable[[], object]]
@@ -83,6 +88,8 @@ class Streams:
         self.spare = (MORE_ITEMS - 1) * session.settings.channel_items  # values of credit beyond the settings'
         self._parity = 1 if dialed else 0  # of our ids
         self._next = 1 if dialed else 2
+        self._packing: list[Fresh] = []  # of the message that is being packed
+        self.partial = 0  # bytes of values that have not come whole
 
     def __len__(self) -> int:
         return len(self.inbound) + len(self.outbound)
@@ -91,7 +98,11 @@ class Streams:
         """Send a control frame."""
         session = self.session
         if session.fault is None:
-            session.outbox.post(session.wire.notify(kind, params))
+            session.outbox.post(self.telling(kind, params))
+
+    def telling(self, kind: str, params: list[Any]) -> bytes:
+        """A control frame. If the last of the params is an error, that is shortened for a peer that takes no more."""
+        return packed(lambda last: self.session.wire.notify(kind, [*params[:-1], last]), params[-1])
 
     # -- Ends in messages that we send
 
@@ -115,10 +126,8 @@ class Streams:
     def _export_sender(self, ch: channel[Any]) -> list[Any]:
         outlet = ch._outlet
         if isinstance(outlet, Outbound) and outlet.streams is self and not outlet.here:
-            for data, fresh in outlet.queue:  # what is under way goes first
-                self.session.outbox.post(data)
-                self.commit(fresh or [])
-            outlet.queue.clear()
+            self.session.outbox.hurry(outlet)
+            self._packing.append((lambda: self._came_home(outlet), _nothing))
             return [HOME, outlet.id, 0, 0, {}]
         forwards = isinstance(outlet, Outbound)
         number = self._new_id()
@@ -128,7 +137,7 @@ class Streams:
         elif inbound.meets:
             inbound.granted = max(0, -ch.balance)
         self.inbound[number] = inbound
-        self.session.fresh.append((lambda: self._bind(ch, inbound), lambda: self._forget(inbound)))
+        self._packing.append((lambda: self._bind(ch, inbound), lambda: self._forget(inbound)))
         return [SENDING, number, inbound.granted, inbound.granted_bytes, {}]
 
     def _export_receiver(self, value: Receiver[Any]) -> list[Any]:
@@ -138,7 +147,7 @@ class Streams:
             raise ValueError(f"{value!r} has been passed on already, and is somebody else's")
         if isinstance(feeder, Inbound) and feeder.streams is self:
             taken = feeder._taken()
-            self.session.fresh.append((lambda: self._moved(feeder, ch), _nothing))
+            self._packing.append((lambda: self._moved(feeder, ch), _nothing))
             return [HOME, feeder.id, taken, 0, {}]
         if ch.balance < 0:
             raise ValueError(f"{value!r} can't be passed on: a tasklet waits for a value of it")
@@ -150,7 +159,7 @@ class Streams:
         assert theirs is not None
         meets = ch.capacity == 0 and feeder is None
         items, size = (0 if meets else theirs.channel_items), theirs.channel_bytes
-        self.session.fresh.append((lambda: outbound.start(items, size), lambda: self._undo(outbound, ch)))
+        self._packing.append((lambda: outbound.start(items, size), lambda: self._undo(outbound, ch)))
         return [RECEIVING, number, items, size, {"meet": True} if meets else {}]
 
     def _new_id(self) -> int:
@@ -187,6 +196,9 @@ class Streams:
         outbound.over = True
         outbound._let_go()
 
+    def _came_home(self, outbound: Outbound) -> None:
+        outbound.home = True
+
     def _moved(self, inbound: Inbound, ch: channel[Any]) -> None:
         """Our receiving end has gone home. What still comes for it is dropped: the other side has kept it."""
         inbound.stopped = True
@@ -203,14 +215,27 @@ class Streams:
         for _, undo in reversed(fresh or []):
             undo()
 
-    def undo_fresh(self) -> None:
+    def begin(self) -> list[Fresh]:
+        """A message is about to be packed. Gives the ends of that within whose packing this happens, for `finish`."""
+        outer, self._packing = self._packing, []
+        return outer
+
+    def undo(self) -> None:
         """The message that was being packed can't be."""
-        self.roll_back(self.session.take_fresh())
+        fresh, self._packing = self._packing, []
+        self.roll_back(fresh)
+
+    def finish(self, outer: list[Fresh]) -> None:
+        """It was packed: its sender takes its ends, by `Line.take_fresh`."""
+        self.session.fresh.extend(self._packing)
+        self._packing = outer
 
     # -- Ends in messages that we receive
 
     def load(self, data: bytes) -> Any:
         """The end that a message holds. Raises ValueError for one that breaks the protocol."""
+        if len(data) > MAX_END:
+            raise ValueError(f"an end of a channel takes less than {len(data)} bytes")
         told = msgpack.unpackb(data, strict_map_key=False)
         if not isinstance(told, list) or len(told) < 2:
             raise ValueError("an end of a channel is an array")
@@ -236,6 +261,22 @@ class Streams:
             return inbound.hand_out().receiver
         self.post(STOP, [number, 0, "this kind of channel is not known here", None])
         return self._closed("this kind of channel is not known here").receiver
+
+    def turn_away(self, value: Any, reason: str) -> None:
+        """Stop the ends in what the peer sent, and nobody takes."""
+        if isinstance(value, Receiver):
+            feeder = value._channel._feeder
+            if isinstance(feeder, Inbound) and not feeder.here:
+                value.close(reason)
+        elif isinstance(value, Sender):
+            outlet = value._channel._outlet
+            if isinstance(outlet, Outbound) and not outlet.here:
+                outlet.fail(fault("failed", reason))
+        elif isinstance(value, list | tuple | set | frozenset):
+            for each in value:
+                self.turn_away(each, reason)
+        elif isinstance(value, dict):
+            self.turn_away(list(value.values()), reason)
 
     def _come_home(self, number: int, taken: int) -> Any:
         inbound = self.inbound.get(number)
@@ -303,6 +344,7 @@ class Streams:
 
     def fail(self, text: str) -> None:
         """The connection is over."""
+        self.partial = 0
         outbound, self.outbound = self.outbound, {}
         for each in outbound.values():
             each.broken(text)

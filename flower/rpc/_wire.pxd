@@ -30,9 +30,13 @@ cdef class Unmade:
 cdef class _Tools:
     cdef object __weakref__
     cdef public Codec codec
+    cdef bint busy
     cdef readonly object pack
     cdef object feed
     cdef object unpack
+
+    @cython.locals(tools=_Tools)
+    cdef _Tools borrow(self, Codec codec)
 
 cdef class Wire:
     cdef object __weakref__

@@ -54,6 +54,8 @@ _LAST_ID, _REQUEST, _RESPONSE, _NOTIFICATION = MAX_ID, REQUEST, RESPONSE, NOTIFI
 
 # Bytes in one message, sent or received; 16 MiB, four times gRPC's, which its users meet in production.
 MAX_MESSAGE = 16 * 1024 * 1024
+# As a bound beside what the peer takes: none.
+NO_LIMIT = 2**62
 # What a message's values may take in memory, in times of its longest length. A list of floats takes 3.6 times its
 # bytes, one of short strings 8, empty arrays would take 64.
 MEMORY_FACTOR = 8
@@ -211,9 +213,9 @@ class Wire:
 
     def _decode(self, data: Any, cost: int, keyed: bool) -> Any:
         """One value, whole. Leaves what the contents of its ext types may still take in ``codec.budget``."""
-        tools, codec = self._tools, self.codec
+        codec = self.codec
         codec.budget = self._scanner.most_cost - cost
-        tools.codec = codec
+        tools = self._tools.borrow(codec)
         try:
             if keyed or len(data) > FED:
                 return unpack(data, codec.load, keyed)
@@ -222,6 +224,8 @@ class Wire:
         except Exception as error:  # of several kinds: a timestamp that is none, the contents of an ext type
             tools.renew()
             raise _Broken(f"no valid MessagePack: {type(error).__name__}: {error}") from None
+        finally:
+            tools.busy = False
 
     def _event(self, message: Any) -> Event:
         """The message that the scanner has found, if it may stand; None: it is not plain, and still to be decoded."""
@@ -291,10 +295,16 @@ class Wire:
                 break
         if type(method) is not str:
             _check_method(method)
-        data = self._pack(REQUEST, msgid, method, params, MAX_MESSAGE)
-        self._last_id = number
+        before = self._last_id
+        self._last_id = number  # now: what is packed may have a finalizer that calls, too
         self._calls.add(msgid)
-        return msgid, data
+        try:
+            return msgid, self._pack(REQUEST, msgid, method, params, NO_LIMIT)
+        except BaseException:
+            self._calls.discard(msgid)
+            if self._last_id == number:
+                self._last_id = before
+            raise
 
     def take_back(self, msgid: int) -> None:
         """The request of this id was never sent: nobody will answer it."""
@@ -304,9 +314,9 @@ class Wire:
         """A notification. Raises as `call` does."""
         if type(method) is not str:
             _check_method(method)
-        return self._pack(NOTIFICATION, None, method, params, MAX_MESSAGE)
+        return self._pack(NOTIFICATION, None, method, params, NO_LIMIT)
 
-    def reply(self, msgid: int, result: Any, most: int = MAX_MESSAGE) -> bytes:
+    def reply(self, msgid: int, result: Any, most: int = NO_LIMIT) -> bytes:
         """The answer to the peer's request of this id. Raises as `call` does; ValueError without one.
 
         ``most``: bytes that it may have, where that is less than may be sent anyway.
@@ -317,7 +327,7 @@ class Wire:
         """The answer that the peer's request of this id failed. ``error`` must be true: pynvim tests that."""
         if not error:
             raise ValueError(f"an error must be true, and {error!r} is not")
-        return self._answer(msgid, error, None, MAX_MESSAGE)
+        return self._answer(msgid, error, None, NO_LIMIT)
 
     def _answer(self, msgid: int, error: Any, result: Any, most: int) -> bytes:
         if msgid not in self._serving:
@@ -349,6 +359,8 @@ class Wire:
             plain = pack_plain(kind, msgid, first, second)
             if plain is not None and len(plain) <= most:
                 return plain
+        ends = self.codec.ends
+        outer = None if ends is None else ends.begin()
         try:
             if kind == RESPONSE:
                 return self._packed([kind, msgid, first, second], (first, second), most)
@@ -356,14 +368,16 @@ class Wire:
             message = [kind, first, params] if kind == NOTIFICATION else [kind, msgid, first, params]
             return self._packed(message, params, most)
         except BaseException:
-            if self.codec.ends is not None:
-                self.codec.ends.undo_fresh()
+            if ends is not None:
+                ends.undo()
             raise
+        finally:
+            if ends is not None:
+                ends.finish(outer)
 
     def _packed(self, message: list[Any], values: Any, most: int) -> bytes:
         most = min(most, self.most_sent)
-        tools = self._tools
-        tools.codec = self.codec
+        tools = self._tools.borrow(self.codec)
         try:
             data: bytes = tools.pack(message)
         except BaseException as error:
@@ -373,6 +387,8 @@ class Wire:
             if isinstance(error, NotPlain) or not isinstance(error, TypeError):
                 raise
             raise TypeError(str(error)) from None
+        finally:
+            tools.busy = False
         if len(data) > KEPT_BUFFER:
             tools.renew()  # the old one would keep its large buffer
         if len(data) > most:
@@ -409,12 +425,20 @@ def _check_method(method: Any) -> None:
 class _Tools:
     """A thread's encoder and decoder: they are large, and idle between two calls, so all its connections share them.
 
-    Each call is for one whole message, which is of the connection whose ``codec`` was put here before it.
+    Each call is for one whole message, which is of the connection whose ``codec`` they were borrowed for.
     """
 
     def __init__(self) -> None:
         self.codec = Codec()
+        self.busy = False
         self.renew()
+
+    def borrow(self, codec: Codec) -> _Tools:
+        """These, for one message; others while they are busy: a finalizer, or a class's ``to``, may send or call."""
+        tools = _Tools() if self.busy else self
+        tools.codec = codec
+        tools.busy = True
+        return tools
 
     def renew(self) -> None:
         """Start with fresh ones."""

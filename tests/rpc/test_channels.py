@@ -13,7 +13,7 @@ import pytest
 
 import flower
 from flower import ChannelClosed, Timeout, channel, rpc
-from flower.errors import ChannelBroken, RemoteAbort, RemoteError
+from flower.errors import ChannelBroken, DeadlineExceeded, RemoteAbort, RemoteError
 from flower.rpc import Settings
 from tests.net.support import NEVER, in_thread, rounds, until
 from tests.rpc.support import PLAIN, URL, Calc, raw_client, served
@@ -219,9 +219,10 @@ def test_the_deadline_of_a_stream() -> None:
     with streaming() as (_, session, other):
         stream = session.stream("waiting", (), None, 0.02)
         assert stream.receive() == 0
-        with pytest.raises(RemoteAbort) as caught:
+        with pytest.raises(DeadlineExceeded, match=r"within 0\.02 s") as caught:
             stream.receive(NEVER)
         assert caught.value.kind == "deadline"
+        assert isinstance(caught.value, Timeout)
         quiet(session, other)
         assert other.inflight == 0
 
@@ -518,10 +519,15 @@ def test_6_ends_that_nobody_takes_are_stopped() -> None:
     with streaming() as (service, session, other):
         ch = channel(5)
         with pytest.raises(RemoteError, match="unknown method"):
-            session.call("no such method", (ch.receiver,))
-        with pytest.raises(ChannelClosed, match="dropped"):
+            session.call("no such method", ([{"deep": ch.receiver}],))
+        with pytest.raises(ChannelClosed, match="unknown method: no such method"):
             for _ in range(100):
                 ch.send(1, NEVER)
+        ch = channel(5)
+        with pytest.raises(RemoteError, match="unknown method"):
+            session.call("no such method", (ch.sender,))
+        with pytest.raises(RemoteAbort, match="unknown method: no such method"):
+            ch.receive(NEVER)
         ch = channel(5)
         session.call("drop", (ch.sender,))
         with pytest.raises(RemoteAbort, match="dropped"):

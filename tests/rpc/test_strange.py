@@ -1,0 +1,510 @@
+"""What a peer, a method or a finalizer may do, and what it costs: itself, its call or its connection, nobody else."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+import pytest
+
+import flower
+from flower import channel, rpc
+from flower.errors import ChannelClosed, Disconnected, RemoteError, Timeout
+from flower.rpc import Settings
+from tests.net.support import NEVER, until
+from tests.rpc.support import PLAIN, URL, Calc, Raw, pair, raw_client, served, settle
+
+pytestmark = pytest.mark.usefixtures("loop")
+
+LIMITS = {"max_chans": 100, "chan_items": 64, "chan_bytes": 1 << 18}
+
+
+def greet(raw: Raw, **told: Any) -> None:
+    hello = {"v": 1, "feat": ["call", "cancel", "channels", "types", "bye"], "ext": 70, **LIMITS, **told}
+    raw.send([0, 1, "$/hello", [hello]])
+    assert raw.receive()[2] is None
+
+
+def end_of(kind: int, number: int, items: int, size: int) -> msgpack.ExtType:
+    return msgpack.ExtType(70, msgpack.packb([kind, number, items, size, {}]))
+
+
+def resident() -> int:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+# -- Errors that can't be told as they are
+
+
+class Odd(Exception):
+    @property
+    def args(self) -> Any:  # type: ignore[override]
+        raise ValueError("no arguments to be had")
+
+    @args.setter
+    def args(self, value: Any) -> None:
+        pass
+
+
+class Failing(Calc):
+    def long(self) -> None:
+        raise KeyError("x" * 50_000)
+
+    def syntax(self) -> None:
+        raise SyntaxError("text", ("file", 1, 2, 3))  # whose line is no text: it can't be formatted
+
+    def odd(self) -> None:
+        raise Odd
+
+    def cause(self) -> None:
+        try:
+            raise RemoteError({"k": "failed", "m": "m", "tb": "t" * 20_000_000})
+        except RemoteError as error:
+            raise ValueError("with a cause") from error
+
+    def unpackable_cause(self) -> None:
+        raise RemoteError({"k": ["failed"], "b": [1], "m": "m", "x": object()})
+
+    def stream(self) -> Iterator[int]:
+        yield 1
+        raise KeyError("x" * 50_000)
+
+
+@pytest.mark.parametrize("method", ["long", "syntax", "odd", "cause", "unpackable_cause"])
+@pytest.mark.parametrize("most", [1024, 1 << 24])
+def test_an_error_is_told_as_far_as_the_peer_takes_it(method: str, most: int) -> None:
+    with rpc.serve(URL, Failing()) as server, raw_client(server) as raw:
+        greet(raw, max_msg=most)
+        raw.send([0, 2, method, []])
+        answer = raw.receive()
+        assert answer[:2] == [1, 2]
+        assert answer[2]["k"] == "failed"
+        assert len(msgpack.packb(answer)) <= most
+        raw.send([0, 3, "add", [1, 2]])
+        assert raw.receive() == [1, 3, None, 3]
+
+
+def test_the_error_of_a_stream_is_told_as_far_as_the_peer_takes_it() -> None:
+    with rpc.serve(URL, Failing()) as server, rpc.connect(server.url, max_message=4096) as peer:
+        values = peer.stream("stream")
+        assert values.receive(NEVER) == 1
+        with pytest.raises(KeyError) as caught:
+            values.receive(NEVER)
+        assert isinstance(caught.value, RemoteError)
+        assert peer.call("add", 1, 2) == 3
+
+
+def test_a_receiver_gives_a_long_reason() -> None:
+    with served(Far(), Settings(max_message=4096)) as (_, peer):
+        for reason in ("r" * 100_000, ValueError("v" * 100_000)):
+            ch: channel[Any] = channel(1)
+            learns = peer.start("send_on", ch.sender)
+            assert ch.receive(NEVER) == 1
+            ch.receiver.close(reason)
+            assert learns.receive(NEVER)[:100] == str(reason)[:100]
+
+
+def test_a_strange_name_of_what_help_is_asked_for() -> None:
+    with rpc.serve(URL, Calc()) as server, raw_client(server) as raw:
+        greet(raw)
+        raw.send([0, 2, "$/help", [msgpack.ExtType(71, b"i" + msgpack.packb(b"\x01" * 5000))]])
+        assert raw.receive()[2]["k"] == "unimplemented"
+        raw.send([0, 3, "add", [1, 2]])
+        assert raw.receive() == [1, 3, None, 3]
+
+
+class Far(Calc):
+    def send_on(self, values: Any) -> Any:
+        with pytest.raises(ChannelClosed) as caught:
+            while True:
+                values.send(1, timeout=NEVER)
+        return caught.value.reason
+
+
+# -- Generators
+
+
+class Endless(Calc):
+    def numbers(self) -> Iterator[int]:
+        n = 0
+        while True:
+            yield n
+            n += 1
+
+    def blocks(self, size: int) -> Iterator[bytes]:
+        while True:
+            yield bytes(size)
+
+    def untidy(self) -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            self.log.append("tidying")
+            raise ValueError("as it tidies up")
+
+
+@pytest.mark.parametrize("how", ["close", "disconnect"])
+def test_a_generator_that_fails_as_it_tidies_up(how: str, caplog: pytest.LogCaptureFixture) -> None:
+    service = Endless()
+    with rpc.serve(URL, service) as server:
+        with rpc.connect(server.url) as peer:
+            values = peer.stream("untidy")
+            assert values.receive(NEVER) == 1
+            if how == "close":
+                values.close()
+                until(lambda: bool(service.log))
+        until(lambda: bool(service.log))
+        with rpc.connect(server.url) as peer:
+            assert peer.call("add", 1, 2) == 3
+    settle()
+    assert "untidy failed as it tidied up" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["numbers", "blocks"])
+def test_credit_without_end_takes_neither_memory_nor_the_others_turns(method: str) -> None:
+    with rpc.serve(URL, Endless()) as server, raw_client(server) as raw, rpc.connect(server.url) as other:
+        greet(raw, chan_items=1 << 52, chan_bytes=1 << 52)
+        other.call("add", 1, 2)
+        before = resident()
+        raw.send([0, 2, method, [50_000] if method == "blocks" else []])
+        for _ in range(20):
+            assert other.call("add", 1, 2, timeout=NEVER) == 3
+        until(lambda: next(iter(server._sessions)).outbox.queued >= 1 << 22)
+        assert resident() - before < 100 << 20
+        raw.conn.abort()
+
+
+@pytest.mark.parametrize("method", ["numbers", "blocks"])
+def test_a_stream_without_end_for_a_plain_peer(method: str) -> None:
+    with served(Endless(), ours=PLAIN) as (server, peer), rpc.connect(server.url) as other:
+        before = resident()
+        answer = peer.start(method, *([1 << 20] if method == "blocks" else []))
+        assert other.call("add", 1, 2, timeout=NEVER) == 3
+        with pytest.raises(RemoteError, match="can't be sent to a plain peer"):
+            answer.receive(NEVER)
+        assert resident() - before < 100 << 20
+
+
+# -- Hostile ends of channels, and pieces of values
+
+
+def test_an_end_of_a_channel_that_is_far_too_long() -> None:
+    with rpc.serve(URL, Calc()) as server, raw_client(server) as raw:
+        greet(raw)
+        bloated = msgpack.packb([2, 1, 64, 1 << 18, {}, [[]] * 1_000_000])
+        raw.send([0, 2, "echo", [msgpack.ExtType(70, bloated)]])
+        assert raw.receive() is None
+
+
+def test_unfinished_values_have_a_bound_together() -> None:
+    service = Calc()
+    with rpc.serve(URL, service, settings=Settings(max_message=1 << 20)) as server, raw_client(server) as raw:
+        greet(raw)
+        raw.send([0, 2, "note", [[end_of(2, n, 64, 1 << 18) for n in range(1, 41, 2)]]])
+        assert raw.receive() == [1, 2, None, None]
+        with pytest.raises((OSError, ChannelClosed)):
+            for number in range(1, 41, 2):
+                for _ in range(15):
+                    raw.send([2, "$/d", [number, bytes(60_000), True]])
+            while raw.receive() is not None:
+                pass
+            raise ConnectionError("the peer has closed")
+        until(lambda: not server._sessions)
+        service.log.clear()
+
+
+def test_values_are_finished_and_others_begun() -> None:
+    """What is complete, or whose channel has ended, counts no longer."""
+    service = Calc()
+    with rpc.serve(URL, service, settings=Settings(max_message=1 << 20)) as server, raw_client(server) as raw:
+        greet(raw)
+        raw.send([0, 2, "note", [[end_of(2, n, 64, 1 << 30) for n in range(1, 41, 2)]]])
+        assert raw.receive() == [1, 2, None, None]
+        whole = msgpack.packb(bytes(700_000))
+        for number in range(1, 41, 2):
+            raw.send([2, "$/d", [number, whole[:60_000], True]])
+            if number % 4 == 1:
+                raw.send([2, "$/d", [number, whole[60_000:], False]])
+            else:
+                raw.send([2, "$/d", [number, whole[60_000:], True]], [2, "$/rst", [number, {"k": "failed", "m": "m"}]])
+        raw.send([0, 3, "add", [1, 2]])
+        while (message := raw.receive())[0] != 1:
+            assert message[0] == 2  # credit
+        assert message == [1, 3, None, 3]
+        assert [len(values.receive(NEVER)) for values in service.log[0][::2]] == [700_000] * 10
+        service.log.clear()
+
+
+# -- Ends that go home, and reasons that go far
+
+
+def test_a_sending_end_that_has_come_home_may_be_dropped_there() -> None:
+    with served() as (_, peer):
+        ch: channel[Any] = channel(4)
+        sender = peer.call("echo", ch.sender)
+        gc.collect()
+        peer.call("add", 1, 2)
+        sender.send("x")
+        assert ch.receive(NEVER) == "x"
+        with pytest.raises(Timeout):
+            ch.receive(0.01)
+
+
+def test_the_reason_of_a_stop_goes_over_three_nodes() -> None:
+    with rpc.serve(URL, Far()) as far, rpc.connect(far.url) as beyond:
+        with served({"send_on": lambda values: beyond.call("send_on", values)}) as (_, peer):
+            ch: channel[Any] = channel(2)
+            answer = peer.start("send_on", ch.sender)
+            assert ch.receive(NEVER) == 1
+            ch.receiver.close("no more")
+            assert answer.receive(NEVER) == "no more"
+    settle()
+
+
+# -- Finalizers, and what packs an object, may send and call
+
+
+class Packs:
+    """What is sent in its place, is made as it is packed."""
+
+    def __init__(self, do: Any) -> None:
+        self.do = do
+
+
+rpc.register(Packs, name="tests.Packs", to=lambda found: found.do(), of=lambda value: value)
+
+
+class Fires:
+    """Garbage in a circle, which does something when it is collected."""
+
+    def __init__(self, do: Any) -> None:
+        self.me = self
+        self.do = do
+
+    def __del__(self) -> None:
+        self.do()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["notify", "start", "send", "channel"])
+@pytest.mark.parametrize("most", [4096, 1 << 24])
+def test_a_finalizer_that_sends_as_something_is_packed(what: str, most: int) -> None:
+    before = gc.get_threshold()
+    for threshold in range(1, 60):
+        service = Calc()
+        with served(service, settings=Settings(max_message=most)) as (_, peer):
+            peer.call("add", 1, 2)
+            ch: channel[Any] = channel(20)
+            peer.call("note", ch.receiver)
+            values = service.log.pop()
+            begun: list[Any] = []
+            notice = ("from a finalizer",)
+            do = {
+                "notify": lambda: peer.notify("note", notice),  # noqa: B023
+                "start": lambda: begun.append(peer.start("echo", {"a": (1, 2)})),  # noqa: B023
+                "send": lambda: ch.try_send(("late",)),  # noqa: B023
+                "channel": lambda: peer.notify("note", channel(1).sender),
+            }[what]
+            Fires(do)
+            gc.disable()
+            try:
+                gc.set_threshold(threshold, 1000, 1000)
+                gc.enable()
+                for n in range(15):
+                    pairs = [(n, str(n)), {"n": [n, (n,)]}]
+                    assert peer.call("echo", pairs) == pairs
+                    ch.send((n,), NEVER)
+            finally:
+                gc.set_threshold(*before)
+                gc.enable()
+            gc.collect()
+            assert peer.call("add", 1, 2) == 3
+            assert all(reply.receive(NEVER) == {"a": (1, 2)} for reply in begun)
+            ch.close()
+            assert [value for value in values if value != ("late",)] == [(n,) for n in range(15)]
+            service.log.clear()
+            del values
+
+
+def test_what_packs_an_object_may_send_and_call() -> None:
+    with served() as (server, peer), rpc.connect(server.url) as other:
+
+        def chat() -> Any:
+            peer.notify("note", (1, 2))
+            other.notify("note", {"a": (1,)})
+            begun.append(peer.start("echo", (3, 4)))
+            return [1, (2,)]
+
+        begun: list[Any] = []
+        ch: channel[Any] = channel(1)
+        answer = peer.call("echo", [ch.sender, Packs(chat), ch.receiver, Packs(chat)])
+        assert answer[1::2] == [[1, (2,)]] * 2
+        answer[0].send("through both", NEVER)
+        assert answer[2].receive(NEVER) == "through both"
+        assert [reply.receive(NEVER) for reply in begun] == [(3, 4)] * 2
+        assert other.call("add", 1, 2) == 3
+
+
+def test_credit_holds_for_what_is_sent_as_a_value_is_packed() -> None:
+    with rpc.serve(URL, {"open": lambda: ch.receiver}) as server, raw_client(server) as raw:
+        ch: channel[Any] = channel(5)
+        greet(raw, chan_items=1)
+        raw.send([0, 2, "open", []])
+        assert raw.receive()[1:3] == [2, None]
+        ch.send(Packs(lambda: ch.try_send("inner")), NEVER)
+        assert raw.receive()[1] == "$/d"
+        raw.send([0, 3, "$/ping", []])
+        assert raw.receive() == [1, 3, None, None]  # there is no second value, for which there was no credit
+        raw.conn.abort()
+
+
+# -- Requests and their tasklets
+
+
+def test_a_method_that_is_killed_before_it_began() -> None:
+    with rpc.serve(URL, {"f": lambda: 1}, settings=Settings(max_inflight=1)) as server, raw_client(server) as raw:
+        killed: list[Any] = []
+
+        def hunt() -> None:
+            while not killed:
+                other = flower.getcurrent().next
+                while other is not None and other is not flower.getcurrent():
+                    if other.label == "f":
+                        killed.append(other)
+                        other.kill()
+                        return
+                    other = other.next
+                flower.schedule()
+
+        flower.go(hunt)
+        raw.send([0, 1, "f", []])
+        assert raw.receive() == [1, 1, "cancelled: TaskletExit", None]
+        raw.send([0, 2, "f", []])
+        assert raw.receive() == [1, 2, None, 1]
+        assert next(iter(server._sessions)).serving.inflight == 0
+
+
+def test_a_server_that_takes_no_calls() -> None:
+    with rpc.serve(URL, {"f": lambda: 1}, settings=Settings(max_inflight=0)) as server, raw_client(server) as raw:
+        raw.send([0, 1, "f", []])
+        assert "overloaded" in raw.receive()[2]
+
+
+def test_an_error_of_others_while_a_call_waits_for_room_is_no_loss_of_the_connection() -> None:
+    service = Calc()
+    with pair(None, service) as (a, b):
+        flower.go(a.call, "wait")
+        until(lambda: service.gate.balance == -1)
+        b._session.conn._stream._pause()  # it reads no more
+        sent = 0
+        caught: list[BaseException] = []
+
+        def call() -> None:
+            nonlocal sent
+            try:
+                while True:
+                    a.notify("note", bytes(100_000))
+                    sent += 1
+            except OSError as error:
+                caught.append(error)
+
+        t = flower.go(call)
+        until(lambda: a._session.conn._stream.full)
+        flower.schedule()
+        t.throw(FileNotFoundError("of somebody else"))
+        until(lambda: bool(caught))
+        assert isinstance(caught[0], FileNotFoundError)
+        assert a._session.fault is None
+        assert not a._session.mute
+        b._session.conn._stream._resume()
+        service.gate.send(None, NEVER)
+        until(lambda: len(service.log) == sent)
+        assert a.call("add", 1, 2) == 3
+
+
+@pytest.mark.slow
+def test_a_call_longer_than_the_default_limit() -> None:
+    roomy = Settings(max_message=1 << 26)
+    with served(settings=roomy, ours=roomy) as (_, peer):
+        data = bytes(20 << 20)
+        assert peer.call("echo", data) == data
+        peer.notify("note", data)
+
+
+def test_the_time_of_a_stream_is_kept_here_too() -> None:
+    with flower.net.Listen(("127.0.0.1", 0)) as listener:
+        host, port = listener.addr()
+        with rpc.connect(f"tcp://{host}:{port}") as peer:
+            raw = Raw(listener.receive(NEVER))
+            hello = raw.receive()
+            raw.send([1, hello[1], None, {"v": 1, "feat": ["call", "channels"], "ext": 70, **LIMITS}])
+
+            def answer() -> None:
+                raw.send([1, raw.receive()[1], None, end_of(2, 2, 0, 0)])
+                raw.send([2, "$/d", [2, "first"]])
+
+            flower.go(answer)
+            values = peer.stream("values", timeout=0.1)
+            assert values.receive(NEVER) == "first"
+            with pytest.raises(Timeout, match=r"the stream of values did not end within 0\.1 s"):
+                values.receive(NEVER)
+            with pytest.raises(ChannelClosed):
+                values.receive(NEVER)
+            assert raw.receive()[1:] == ["$/stop", [2, 1, "deadline", None]]
+            raw.send([2, "$/end", [2, 1]])
+            raw.conn.close()
+    settle()
+
+
+def test_what_is_given_up_and_answered_later_is_forgotten() -> None:
+    with flower.net.Listen(("127.0.0.1", 0)) as listener:
+        host, port = listener.addr()
+        with rpc.connect(f"tcp://{host}:{port}") as peer:
+            raw = Raw(listener.receive(NEVER))
+            assert raw.receive()[2] == "$/hello"  # which is never answered
+            for n in range(50):
+                with flower.move_on(0):
+                    peer.call("f", n)
+                request = raw.receive()
+                raw.send([1, request[1], None, n])
+            until(lambda: peer._session.outstanding == 0)
+            assert not peer._session.calls._given_up
+            raw.conn.close()
+    settle()
+
+
+@pytest.mark.slow
+def test_a_peer_that_goes_while_it_is_held_back_is_missed_soon(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    gate: channel[None] = channel()
+    log: list[str] = []
+
+    def slow(_: Any) -> None:
+        gate.receive(NEVER)
+
+    def watch(values: Any) -> None:
+        try:
+            values.receive(NEVER)
+        except Disconnected:
+            log.append("missed")
+
+    with rpc.serve(URL, {"slow": slow, "watch": watch}) as server:
+        with rpc.connect(server.url) as peer:
+            ch: channel[Any] = channel(1)
+            watching = peer.start("watch", ch.receiver)
+            for _ in range(400):
+                peer.notify("slow", bytes(1000))
+            until(lambda: gate.balance == -1)
+        with pytest.raises(Disconnected):
+            watching.receive(NEVER)
+        until(lambda: bool(log))
+        assert gate.balance == -1  # what it had sent is still served
+        gate.close()
+    settle()
