@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flower.channels import channel
+from flower.channels import channel, move_on
 from flower.channels._ends import Receiver
+from flower.errors import Timeout
 from flower.net import Conn, Dial
 from flower.rpc._hello import Settings
 from flower.rpc._middleware import Call, Middleware, Proceed, chain, check
@@ -87,8 +88,9 @@ class Peer:
         """Call a method of the peer, and give the channel on which its one answer comes.
 
         A receive from it, a select's too, gives the result or raises as `call` does; the channel then closes.
-        ``reply.receiver.close()`` gives the call up, and cancels it at the peer. Blocks only while the connection
-        has no room for the request.
+        ``reply.receiver.close()`` gives the call up, and cancels it at the peer. Blocks while the connection
+        has no room for the request, and, with ``reconnect`` or several URLs, while none stands; raises Timeout when
+        ``timeout`` seconds, which count from here, are over before it could be sent, and Disconnected.
 
         >>> reply = peer.start("add", 1, 2)
         >>> flower.select(reply, flower.after(1.0))
@@ -102,8 +104,8 @@ class Peer:
     def notify(self, method: str, /, *args: Any, **kwargs: Any) -> None:
         """Call a method of the peer and want no answer.
 
-        Blocks only while the connection has no room for the message. Raises Disconnected; TypeError or
-        ValueError for values that can't be carried.
+        Blocks while the connection has no room for the message, and, with ``reconnect`` or several URLs, while none
+        stands; `using` bounds that. Raises Disconnected; TypeError or ValueError for values that can't be carried.
         """
         if self._chain is not None:
             self._chain(Call(method, args, kwargs, "notify"))
@@ -207,7 +209,7 @@ class Caller:
         return reply
 
     def notify(self, method: str, /, *args: Any, **kwargs: Any) -> None:
-        """As `Peer.notify`; there is nothing to wait for, so the timeout is not used."""
+        """As `Peer.notify`; raises Timeout where it could not be sent in time."""
         self._make("notify", method, args, kwargs)
 
     def stream(self, method: str, /, *args: Any, **kwargs: Any) -> Receiver[Any]:
@@ -348,6 +350,10 @@ def _performer(session: Session | Pool) -> Proceed:
 
 def _perform(session: Session | Pool, call: Call) -> Any:
     if call.way == "notify":
-        return session.notify(call.method, call.args, call.kwargs, meta=call.meta)
+        with move_on(call.timeout) as scope:
+            session.notify(call.method, call.args, call.kwargs, meta=call.meta)
+        if scope.expired:
+            raise Timeout(f"{session.name}: {call.method} could not be sent within {call.timeout} s")
+        return None
     do = {"call": session.call, "start": session.begin, "stream": session.stream}[call.way]
     return do(call.method, call.args, call.kwargs, timeout=call.timeout, meta=call.meta)
