@@ -278,6 +278,15 @@ def test_no_answer_in_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "slow gave no answer within 0.05 s" in err
 
 
+def test_a_token_is_not_taken_in_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server((HOME, 0)) as silent:
+        url = f"tcp://{HOME}:{silent.getsockname()[1]}"
+        code, out, err = in_process(capsys, "call", url, "add", "--timeout", "0.05", "--token", "secret")
+    assert (code, out) == (4, "")
+    assert "no answer to our hello within 0.05 s" in err
+    settle()
+
+
 def test_ctrl_c_ends_a_call(folder: Path) -> None:
     with serving(folder, "aservice:Calc") as (server, url), ended(start("call", url, "slow", "60")) as process:
         assert server.stdout

@@ -9,6 +9,7 @@ from typing import Any
 
 from flower.channels import channel, move_on
 from flower.channels._ends import Receiver
+from flower.channels._scheduler import current_scheduler
 from flower.errors import Timeout
 from flower.net import Conn, Dial
 from flower.rpc._hello import Settings
@@ -273,8 +274,8 @@ def connect(
     provably did not (nothing of them had left, or the peer refused them as overloaded or about to stop) are made
     again, elsewhere. Of `Peer.start` and `Peer.notify`, which don't wait, only what has not left at all.
 
-    Blocks until a connection stands. Without ``timeout``, each URL is tried once; with it, and ``reconnect``, until
-    ``timeout`` seconds have passed.
+    Blocks until a connection stands, and with a ``token`` until the peer has taken it. Without ``timeout``, each URL
+    is tried once; with it, and ``reconnect``, until ``timeout`` seconds have passed.
 
     Raises ValueError for a URL that is none; OSError, with the address in its text, where nobody answers;
     AuthenticationError where the peer does not take our ``token``; Timeout.
@@ -291,9 +292,10 @@ def connect(
     daemon = service is None
     openers = [_opener(one, table, settings, configure(one, settings, options)[1], daemon) for one in urls]
     if len(urls) == 1 and not reconnect:
+        began = current_scheduler().now()
         session = openers[0](_nothing, timeout)
         if settings.token is not None:
-            _await_admission(session)
+            _await_admission(session, timeout, began)
         return Peer._of(session, daemon, middleware)
     links = [Link(one, opener) for one, opener in zip(urls, openers, strict=True)]
     pool = Pool(links, reconnect=reconnect, daemon=daemon)
@@ -301,10 +303,13 @@ def connect(
     return Peer._of(pool, daemon, middleware)
 
 
-def _await_admission(session: Session) -> None:
+def _await_admission(session: Session, timeout: float | None, began: float) -> None:
     """That a token is not taken is better told here than at the first call."""
     try:
-        session.ready()
+        session.ready(session.left(None if timeout is None else began + timeout))
+    except Timeout:
+        session.close()
+        raise Timeout(f"{session.name}: no answer to our hello within {timeout} s") from None
     except BaseException:
         session.close()
         raise

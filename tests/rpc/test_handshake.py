@@ -288,6 +288,15 @@ def test_who_shows_a_token_waits_for_the_answer_and_no_longer() -> None:
     settle()
 
 
+def test_who_shows_a_token_waits_no_longer_than_the_timeout() -> None:
+    with Listen(("127.0.0.1", 0)) as listener:
+        host, port = listener.addr()
+        with pytest.raises(Timeout, match=r"no answer to our hello within 0.01 s"), flower.timeout(NEVER / 6):
+            rpc.connect(f"tcp://{host}:{port}", token="secret", timeout=0.01)
+        listener.receive(NEVER).close()
+    settle()
+
+
 def test_nothing_of_flowers_leaves_before_the_answer_to_hello() -> None:
     """The peer reads it as one of Flower's from that answer on, and not a message before."""
     blob = "x" * 3_000_000
