@@ -71,10 +71,11 @@ class Settings:
       values, and bytes of them, may be under way to us in each; 16 times as many values, and 4 times the bytes, where
       the receiver would have to wait. ``max_frame``: bytes of a value that come in one go, so that a large one holds
       up nobody.
-    - ``token``: what we prove with that we may come in; where we serve, what everybody has to. ``verify(token,
-      hello)``: decides in its place; it gives True or a dict, which becomes the context's ``identity``, or else
-      False. It may not block. ``handshake_timeout``: seconds that a peer has to come in; where we connect, that calls
-      wait for an answer to our hello if they can't do without.
+    - ``token``: what we prove with that we may come in; where we serve, what everybody has to who has no certificate
+      that was verified. ``verify(token, hello)``: decides in its place, on those with a certificate too; it gives True
+      or a dict, which becomes the context's ``identity``, or else False. It may not block. ``handshake_timeout``:
+      seconds that a peer has to come in; where we connect, that calls wait for an answer to our hello if they can't do
+      without.
     - ``heartbeat``: seconds of silence after which a peer is asked for a sign of life, and after as many again without
       one the connection is given up; None: only the kernel watches, which does not notice a program that is stopped.
     - ``plain``: no hello; the peer is taken for a plain MessagePack-RPC peer. ``metadata``: a dict of plain data,
@@ -217,7 +218,7 @@ class Handshake:
         self.identity: Any = None
         if dialed:
             self.state = PLAIN if settings.plain else GREETING
-        elif settings.demands and not authenticated:
+        elif settings.demands and not (authenticated and settings.verify is None):  # who verifies decides on all
             self.state = LOCKED
         else:
             self.state = WAITING
