@@ -214,6 +214,8 @@ def _connected(options: argparse.Namespace) -> Iterator[rpc.Peer]:
 
 def credentials(options: argparse.Namespace) -> dict[str, Any]:
     """What `rpc.serve` and `rpc.connect` are to be told, and only what was given."""
+    if options.token == "":
+        raise Unusable("the token is empty: give --token or FLOWER_TOKEN a value, or neither")
     given = {name: getattr(options, name, None) for name in ("ca", "cert", "key", "server_name", "token")}
     return {name: value for name, value in given.items() if value is not None}
 

@@ -396,6 +396,12 @@ def test_a_token(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
             assert "token" in err
         monkeypatch.setenv("FLOWER_TOKEN", "secret")
         assert in_process(capsys, "ping", url, "-c", "1")[0] == 0
+        monkeypatch.setenv("FLOWER_TOKEN", "")
+        for words in (["call", url, "add", "1"], ["serve", "json:JSONDecoder"]):
+            code, out, err = in_process(capsys, *words)
+            assert (code, out) == (2, "")
+            assert "the token is empty" in err
+        assert in_process(capsys, "call", url, "add", "1", "2", "--token", "secret") == (0, "3\n", "")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])

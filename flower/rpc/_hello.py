@@ -106,8 +106,8 @@ class Settings:
                 raise TypeError(f"{name} is a whole number, not {value!r}")
             if not least.get(name, 0) <= value <= 2**31:
                 raise ValueError(f"{name} is at least {least.get(name, 0)} and at most 2**31, not {value}")
-        if self.token is not None and len(as_token(self.token)) > MAX_TOKEN:
-            raise ValueError(f"a token has at most {MAX_TOKEN} bytes")
+        if self.token is not None and not 1 <= len(as_token(self.token)) <= MAX_TOKEN:  # an empty one lets all in
+            raise ValueError(f"a token has at least 1 byte and at most {MAX_TOKEN}")
         if not self.handshake_timeout > 0:
             raise ValueError(f"handshake_timeout is a number of seconds above 0, not {self.handshake_timeout!r}")
         if self.heartbeat is not None and not self.heartbeat > 0:

@@ -95,7 +95,8 @@ def test_unknown_keys_of_a_hello_are_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"max_message": 5}, {"max_inflight": -1}, {"handshake_timeout": 0}, {"token": "x" * 5000}]
+    "wrong",
+    [{"max_message": 5}, {"max_inflight": -1}, {"handshake_timeout": 0}, {"token": "x" * 5000}, {"token": ""}],
 )
 def test_settings_that_cant_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"at least|above 0|at most"):
