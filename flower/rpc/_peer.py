@@ -278,7 +278,7 @@ def connect(
     is tried once; with it, and ``reconnect``, until ``timeout`` seconds have passed.
 
     Raises ValueError for a URL that is none; OSError, with the address in its text, where nobody answers;
-    AuthenticationError where the peer does not take our ``token``; Timeout.
+    AuthError where the peer does not take our ``token``; Timeout.
 
     >>> peer = rpc.connect("tcp://127.0.0.1:9000")
     >>> peer = rpc.connect(["tcp://10.0.0.1:9000", "tcp://10.0.0.2:9000"], reconnect=True, token="secret")
