@@ -23,8 +23,16 @@ _KINDS = (types.FunctionType, staticmethod, classmethod, functools.partialmethod
 MAX_DOC = 8 * 1024
 
 
-class BadArguments(TypeError):
-    """Inside this package: the arguments of a call do not fit the method; it has not run."""
+class InvalidArguments(TypeError):
+    """Inside this package: the arguments of a call do not fit the method; it has not run.
+
+    Its name is what callers see, and so that of the error that a Flower peer makes of it.
+    """
+
+    __module__ = "flower.errors"
+
+
+BadArguments = InvalidArguments  # as `Serving` knows it
 
 
 def method(function: F) -> F:
@@ -65,7 +73,7 @@ class Method:
         return self.call(args, kwargs)
 
     def call(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:
-        """Call it, through the middleware. Raises `BadArguments`, and what the method raises."""
+        """Call it, through the middleware. Raises `InvalidArguments`, and what the method raises."""
         if self._chain is not None:
             return self._chain(Call(self.name, tuple(args), dict(kwargs or {})))
         if kwargs:
@@ -85,13 +93,13 @@ class Method:
         return self.function(*call.args, **call.kwargs)
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Raises `BadArguments` where the method could not be called with these."""
+        """Raises `InvalidArguments` where the method could not be called with these."""
         if self._takes is None or (not kwargs and self._least <= len(args) <= self._most):
             return
         try:
             self._takes.bind(*args, **kwargs)
         except TypeError as error:
-            raise BadArguments(f"{self.name}{_text(self._takes)}: {error}") from None
+            raise InvalidArguments(f"{self.name}{_text(self._takes)}: {error}") from None
 
     @property
     def signature(self) -> str:

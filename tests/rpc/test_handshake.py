@@ -242,6 +242,18 @@ def test_an_error_of_verify_costs_that_peer_its_connection_alone(caplog: pytest.
     settle()
 
 
+def test_arguments_that_do_not_fit_have_one_name_for_all() -> None:
+    with served() as (server, peer), raw_client(server) as raw:
+        with pytest.raises(
+            InvalidArguments, match=r"^InvalidArguments: add\(a: Any, b: Any\) -> Any: missing"
+        ) as caught:
+            peer.call("add", 1)
+        assert caught.value.type == "flower.errors.InvalidArguments"
+        assert "flower.errors.InvalidArguments: add(" in (caught.value.traceback or "")
+        raw.send([0, 1, "add", [1]])
+        assert raw.receive()[2].startswith("InvalidArguments: add(a: Any, b: Any) -> Any: missing")
+
+
 def test_who_says_no_hello_in_time_is_cut_off() -> None:
     with rpc.serve(URL, Calc(), settings=Settings(token="secret", handshake_timeout=0.01)) as server:
         with raw_client(server) as raw, pytest.raises(ConnectionResetError):

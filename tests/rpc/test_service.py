@@ -17,7 +17,7 @@ import pytest
 from flower import rpc
 from flower.errors import RemoteError
 from flower.rpc._middleware import Call
-from flower.rpc._service import BadArguments, exports
+from flower.rpc._service import InvalidArguments, exports
 from tests.rpc.support import served
 
 
@@ -233,7 +233,7 @@ def test_what_stands_for_a_method_is_exported_as_one() -> None:
     assert set(table) == {"cached", "bound", "by_type", "more", "both", "marked"}
     assert [table["cached"](1), table["bound"](4), table["by_type"](1), table["more"]()] == [2, 8, "int", 11]
     assert table["cached"].signature == "(a: int) -> int"
-    with pytest.raises(BadArguments, match="too many"):
+    with pytest.raises(InvalidArguments, match="too many"):
         table["cached"](1, 2)
 
 
@@ -378,7 +378,7 @@ def test_arguments_that_do_not_fit_are_refused_before_it_runs(
     name: str, args: list[Any], kwargs: dict[str, Any], text: str
 ) -> None:
     service = Signatures()
-    with pytest.raises(BadArguments, match=text):
+    with pytest.raises(InvalidArguments, match=text):
         exports(service)[name].call(args, kwargs)
     assert service.ran == 0
 
@@ -451,7 +451,7 @@ def test_middleware_may_change_the_call_its_result_and_its_arguments() -> None:
     assert add("secret", 1, 2) == -3
     with pytest.raises(PermissionError):
         add("public", 1, 2)
-    with pytest.raises(BadArguments):
+    with pytest.raises(InvalidArguments):
         exports({"f": lambda: 1}, [strip])["f"]("secret", 1)
 
 
@@ -473,7 +473,7 @@ def test_a_type_error_of_the_methods_own_is_not_one_of_its_arguments() -> None:
         table["method"].call([1], {"b": "text"})
     assert type(caught.value) is TypeError
     for args, kwargs in (([], {"b": 1}), ([1], {"a": 1, "b": 1}), ([1], {"c": 1}), ([1, 2], {"b": 1})):
-        with pytest.raises(BadArguments):
+        with pytest.raises(InvalidArguments):
             table["method"].call(args, kwargs)
     assert ran == [(1, "text")]
 
@@ -483,5 +483,5 @@ def test_a_signature_that_is_told_is_kept_to() -> None:
         raise AssertionError("it was called")
 
     method.__signature__ = inspect.signature(lambda a, *, b=1: None)  # type: ignore[attr-defined]
-    with pytest.raises(BadArguments):
+    with pytest.raises(InvalidArguments):
         exports({"method": method})["method"].call([1], {"c": 1})
