@@ -27,7 +27,7 @@ from typing import Any
 
 from flower.errors import AuthError
 from flower.rpc._types import END
-from flower.rpc._wire import MAX_MESSAGE
+from flower.rpc._wire import MAX_MESSAGE, Wire
 
 VERSION = 1
 HELLO = "$/hello"
@@ -79,8 +79,8 @@ class Settings:
     - ``heartbeat``: seconds of silence after which a peer is asked for a sign of life, and after as many again without
       one the connection is given up; None: only the kernel watches, which does not notice a program that is stopped.
     - ``plain``: no hello; the peer is taken for a plain MessagePack-RPC peer. ``metadata``: a dict of plain data,
-      which the peer sees. ``node``: our name; the host's and the process id if none is given. ``tracebacks``:
-      whether peers are told the tracebacks of our methods' errors.
+      which the peer sees, of less than 16 KiB with what else is in a hello. ``node``: our name; the host's and the
+      process id if none is given. ``tracebacks``: whether peers are told the tracebacks of our methods' errors.
     """
 
     max_message: int = MAX_MESSAGE
@@ -112,6 +112,12 @@ class Settings:
             raise ValueError(f"handshake_timeout is a number of seconds above 0, not {self.handshake_timeout!r}")
         if self.heartbeat is not None and not self.heartbeat > 0:
             raise ValueError(f"heartbeat is a number of seconds above 0, or None, not {self.heartbeat!r}")
+        if self.metadata or self.node:  # else it fits; what does not would cost us each connection
+            try:
+                Wire(LOCKED_MESSAGE).call(HELLO, [self.announce(with_token=True)])
+            except (TypeError, ValueError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"metadata and node can't be told to a peer: {error}") from None
 
     @property
     def demands(self) -> bool:

@@ -107,6 +107,32 @@ def test_settings_that_cant_be(wrong: dict[str, Any]) -> None:
         Settings(heartbeat=0)
 
 
+@pytest.mark.parametrize(
+    ("settings", "error", "text"),
+    [
+        ({"metadata": {"x": "y" * 20_000}}, ValueError, "a message of 20.* bytes; 16384 is the most"),
+        ({"node": "n" * 20_000}, ValueError, "16384 is the most"),
+        ({"metadata": {"x": "y" * 13_000}, "token": "t" * 4000}, ValueError, "16384 is the most"),
+        ({"metadata": {"x": "y" * 13_000}}, None, ""),
+        ({"metadata": {"x": {1}}}, TypeError, "a set can be sent to a Flower peer"),
+        ({"metadata": {"x": object()}}, TypeError, "object"),
+        ({"metadata": {"x": 2**70}}, ValueError, "71 bits"),
+    ],
+)
+def test_a_hello_that_no_peer_could_take_is_refused_before_it_is_said(
+    settings: dict[str, Any], error: type[Exception] | None, text: str
+) -> None:
+    if error is None:
+        with rpc.serve(URL, Calc(), token="s", **settings) as server:
+            with rpc.connect(server.url, token="s", **settings) as peer:
+                assert peer.call("add", 1, 2) == 3
+        settle()
+        return
+    for make in (rpc.serve, rpc.connect):
+        with pytest.raises(error, match=f"metadata and node can't be told to a peer: .*{text}"):
+            make(URL, Calc(), **settings)
+
+
 # -- Over a connection
 
 
