@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -355,9 +356,9 @@ def _performer(session: Session | Pool) -> Proceed:
 
 def _perform(session: Session | Pool, call: Call) -> Any:
     if call.way == "notify":
-        with move_on(call.timeout) as scope:
+        with nullcontext() if call.timeout is None else move_on(call.timeout) as scope:
             session.notify(call.method, call.args, call.kwargs, meta=call.meta)
-        if scope.expired:
+        if scope is not None and scope.expired:
             raise Timeout(f"{session.name}: {call.method} could not be sent within {call.timeout} s")
         return None
     do = {"call": session.call, "start": session.begin, "stream": session.stream}[call.way]
