@@ -13,7 +13,7 @@ An ARG is JSON where it can be read as such (``5``, ``true``, ``'[1, "two"]'``, 
 
 Exit codes
     0    it went well
-    1    the method failed, or what was pinged did not answer every time
+    1    the method failed, what was pinged did not answer every time, or the address can't be served on
     2    the command line makes no sense, or the object to be served can't be had
     3    no connection, or it was lost
     4    no answer within --timeout
@@ -27,7 +27,9 @@ import base64
 import contextlib
 import importlib
 import json
+import math
 import os
+import re
 import signal
 import sys
 import time
@@ -43,6 +45,7 @@ __all__ = ["main"]
 OK, FAILED, USAGE, NO_CONNECTION, TOO_LATE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 GRACE = 10.0  # seconds that running calls have to end when a server is told to
 TOKEN_HELP = "what proves that one may come in; better in the environment, as FLOWER_TOKEN"
+NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")  # an ARG and no option
 PATIENCE = 1.0  # seconds after which a terminal is told that we are waiting
 
 
@@ -75,18 +78,20 @@ def main(argv: list[str] | None = None) -> int:
         return code
     except KeyboardInterrupt:
         return INTERRUPTED
+    except RemoteError as error:  # before what it may be besides, such as a BrokenPipeError of the method
+        if error.kind == "deadline":
+            return _complain(f"the time is over: {_remote(error)}", TOO_LATE)
+        return _complain(_remote(error), FAILED)
     except BrokenPipeError:  # whoever read our output has gone, as `head` does
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except Unusable as error:
         return _complain(str(error), USAGE)
-    except RemoteError as error:
-        return _complain(_remote(error), FAILED)
     except Timeout as error:
         return _complain(str(error), TOO_LATE)
     except OSError as error:
-        return _complain(error.strerror or str(error), NO_CONNECTION)
+        return _complain(error.strerror or str(error), FAILED if command is serve else NO_CONNECTION)
     except (ValueError, TypeError) as error:
         return _complain(str(error), USAGE)
 
@@ -107,6 +112,7 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
 
     def add(name: str, command: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
         made = commands[name] = argparse.ArgumentParser(f"flower {name}", description=what)
+        made._negative_number_matcher = NEGATIVE  # else -1e3 is an option
         made.set_defaults(command=command)
         made.add_argument("--ca", metavar="FILE", help="tls: the authorities whose certificates count")
         made.add_argument("--cert", metavar="FILE", help="tls: our certificate, and its chain")
@@ -214,6 +220,8 @@ def _connected(options: argparse.Namespace) -> Iterator[rpc.Peer]:
 
 def credentials(options: argparse.Namespace) -> dict[str, Any]:
     """What `rpc.serve` and `rpc.connect` are to be told, and only what was given."""
+    if options.token == "":
+        raise Unusable("the token is empty: give --token or FLOWER_TOKEN a value, or neither")
     given = {name: getattr(options, name, None) for name in ("ca", "cert", "key", "server_name", "token")}
     return {name: value for name, value in given.items() if value is not None}
 
@@ -223,6 +231,8 @@ def call(options: argparse.Namespace) -> int:
     with _connected(options) as peer:
         with _patience(lambda: f"waiting for {options.method}"):
             result = peer.using(timeout=options.timeout).call(options.method, *args, **kwargs)
+        if hasattr(result, "receive"):
+            raise Unusable(f"{options.method} gives a stream of values: use flower stream")
         print(shown(result, options.json)) if result is not None or options.json else None
     return OK
 
@@ -256,11 +266,11 @@ def list_methods(options: argparse.Namespace) -> int:
     with _connected(options) as peer:
         methods = described(peer, options.timeout)
     if options.json:
-        print(json.dumps(methods))
+        print(shown(methods, True))
     else:
         for name, about in sorted(methods.items()):
             summary = about["doc"].strip().partition("\n")[0]
-            print(name + about["signature"] + (f"\n    {summary}" if summary else ""))
+            print(shown(name + about["signature"] + (f"\n    {summary}" if summary else ""), False))
     return OK
 
 
@@ -271,30 +281,46 @@ def help_method(options: argparse.Namespace) -> int:
     if about is None:
         raise RemoteError(f"no method {options.method} at {options.url}; there are: {', '.join(sorted(methods)[:20])}")
     if options.json:
-        print(json.dumps(about))
+        print(shown(about, True))
     else:
-        print(options.method + about["signature"] + ("  (streams)" if about.get("streams") else ""))
-        print("\n" + about["doc"] if about["doc"] else "", end="\n" if about["doc"] else "")
+        text = options.method + about["signature"] + ("  (streams)" if about.get("streams") else "")
+        print(shown(text + (f"\n\n{about['doc']}" if about["doc"] else ""), False))
     return OK
 
 
 def described(peer: rpc.Peer, timeout: float | None) -> dict[str, dict[str, Any]]:
     """What can be called, name by name: as Flower's peers tell it, or as Neovim does."""
     try:
-        return dict(peer.call("$/list", timeout=timeout))
+        methods = peer.call("$/list", timeout=timeout)
     except RemoteError as first:
         try:
-            _, info = peer.call("nvim_get_api_info", timeout=timeout)
+            methods = _of_neovim(peer.call("nvim_get_api_info", timeout=timeout))
         except RemoteError:
             raise Unusable(f"it does not tell what can be called there ({first})") from None
+    if not isinstance(methods, dict) or not all(
+        isinstance(name, str)
+        and isinstance(about, dict)
+        and isinstance(about.get("signature"), str)
+        and isinstance(about.get("doc"), str)
+        for name, about in methods.items()
+    ):
+        raise RemoteError(f"what it says can be called there makes no sense: {repr(methods)[:80]}")
+    return methods
+
+
+def _of_neovim(told: Any) -> Any:
+    """The same from what Neovim tells of its API; what is not of that form, as it is."""
     found = {}
-    for function in info["functions"]:
-        parameters = ", ".join(f"{name}: {kind}" for kind, name in function["parameters"])
-        since = function.get("deprecated_since")
-        found[function["name"]] = {
-            "signature": f"({parameters}) -> {function['return_type']}",
-            "doc": f"Deprecated since API level {since}." if since is not None else "",
-        }
+    try:
+        for function in told[1]["functions"]:
+            parameters = ", ".join(f"{name}: {kind}" for kind, name in function["parameters"])
+            since = function.get("deprecated_since")
+            found[function["name"]] = {
+                "signature": f"({parameters}) -> {function['return_type']}",
+                "doc": f"Deprecated since API level {since}." if since is not None else "",
+            }
+    except (TypeError, ValueError, LookupError, AttributeError):
+        return told
     return found
 
 
@@ -379,11 +405,11 @@ def _value(word: str) -> Any:
 def shown(value: Any, as_json: bool) -> str:
     """A result as text: JSON, or what is easiest to read and to hand to another program.
 
-    In JSON, bytes become ``{"$bytes": base64}``, other peers' own types ``{"$ext": [code, base64]}``, and what
-    JSON does not know otherwise its ``repr``.
+    In JSON, bytes become ``{"$bytes": base64}``, other peers' own types ``{"$ext": [code, base64]}``, NaN and the
+    infinities null, as in JavaScript and jq, and what JSON does not know otherwise its ``repr``.
     """
     if as_json:
-        return json.dumps(_jsonable(value))
+        return json.dumps(_jsonable(value), allow_nan=False)
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, list | dict | tuple | bool) or value is None:
@@ -400,6 +426,8 @@ def _jsonable(value: Any) -> Any:
         return [_jsonable(item) for item in value]
     if isinstance(value, bytes):
         return {"$bytes": base64.b64encode(value).decode()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if value is None or isinstance(value, str | int | float):
         return value
     return repr(value)

@@ -19,10 +19,12 @@ from pathlib import Path
 
 import pytest
 
+import flower
 from flower import cli, rpc
+from flower.net import Listen
 from tests.net.certificates import certificates
 from tests.net.support import HOME, NEVER
-from tests.rpc.support import settle
+from tests.rpc.support import Raw, settle
 from tests.test_examples import ended, environment
 
 NVIM = shutil.which("nvim")
@@ -54,6 +56,12 @@ class Calc:
 
     def fail(self, text):
         raise ValueError(text)
+
+    def pipe(self):
+        raise BrokenPipeError("not ours")
+
+    def odd(self):
+        return [float("nan"), float("-inf"), {"a": float("inf")}]
 
     def binary(self):
         return b"\\xff\\x00"
@@ -204,7 +212,10 @@ def in_process(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, st
         (["same", '{"a": [1, null]}', "--json"], '{"a": [1, null]}\n'),
         (["binary"], "b'\\xff\\x00'\n"),
         (["binary", "--json"], '{"$bytes": "/wA="}\n'),
+        (["odd", "--json"], '[null, null, {"a": null}]\n'),
+        (["same", "1e999", "--json"], "null\n"),
         (["same", "--", "-5"], "-5\n"),
+        (["add", "-1e3", "-2.5E-1"], "-1000.25\n"),
         (["add", "1"], "11\n"),
         (["add", "1", "b=5"], "6\n"),
         (["echo", "1", "x=y", "z=[2]", "--json"], '[[1], {"x": "y", "z": [2]}]\n'),
@@ -220,6 +231,8 @@ def test_call(url: str, capsys: pytest.CaptureFixture[str], words: list[str], ou
         (["fail", "as we said"], 1, "as we said"),
         (["nothing"], 1, "nothing"),
         (["add"], 1, "missing a required argument: 'a'"),
+        (["pipe"], 1, "BrokenPipeError: not ours"),
+        (["count", "3"], 2, "count gives a stream of values: use flower stream"),
         (["add", "b=5", "1"], 2, "positional arguments come first: '1' stands after b="),
     ],
 )
@@ -278,6 +291,15 @@ def test_no_answer_in_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert "slow gave no answer within 0.05 s" in err
 
 
+def test_a_token_is_not_taken_in_time(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server((HOME, 0)) as silent:
+        url = f"tcp://{HOME}:{silent.getsockname()[1]}"
+        code, out, err = in_process(capsys, "call", url, "add", "--timeout", "0.05", "--token", "secret")
+    assert (code, out) == (4, "")
+    assert "no answer to our hello within 0.05 s" in err
+    settle()
+
+
 def test_ctrl_c_ends_a_call(folder: Path) -> None:
     with serving(folder, "aservice:Calc") as (server, url), ended(start("call", url, "slow", "60")) as process:
         assert server.stdout
@@ -300,6 +322,9 @@ def test_stream(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "add gives no stream" in err
     code, out, err = in_process(capsys, "stream", url, "nothing")
     assert (code, out) == (1, "")
+    code, out, err = in_process(capsys, "stream", url, "forever", "--timeout", "0.05")
+    assert (code, out.splitlines()[0]) == (4, "0")
+    assert "the time is over" in err
 
 
 def test_ctrl_c_ends_a_stream(folder: Path) -> None:
@@ -357,7 +382,7 @@ def test_a_module_that_fails_to_import_says_where(folder: Path) -> None:
 def test_an_address_that_is_taken(folder: Path) -> None:
     with socket.create_server((HOME, 0)) as taken:
         code, out, err = run("serve", "aservice:Calc", "--on", f"tcp://{HOME}:{taken.getsockname()[1]}", folder=folder)
-    assert (code, out) == (3, "")
+    assert (code, out) == (1, "")
     assert "in use" in err
 
 
@@ -387,6 +412,12 @@ def test_a_token(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: 
             assert "token" in err
         monkeypatch.setenv("FLOWER_TOKEN", "secret")
         assert in_process(capsys, "ping", url, "-c", "1")[0] == 0
+        monkeypatch.setenv("FLOWER_TOKEN", "")
+        for words in (["call", url, "add", "1"], ["serve", "json:JSONDecoder"]):
+            code, out, err = in_process(capsys, *words)
+            assert (code, out) == (2, "")
+            assert "the token is empty" in err
+        assert in_process(capsys, "call", url, "add", "1", "2", "--token", "secret") == (0, "3\n", "")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -435,6 +466,25 @@ def test_list_and_help(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, out) == (1, "")
     assert "no method nothing" in err
     assert "add, binary" in err
+
+
+@pytest.mark.parametrize("told", [5, None, {"x": 5}, {"x": {}}, {1: {}}, {"x": {"signature": "()", "doc": b""}}])
+@pytest.mark.parametrize("method", ["$/list", "nvim_get_api_info"])
+def test_a_list_that_makes_no_sense(capsys: pytest.CaptureFixture[str], told: object, method: str) -> None:
+    def answer() -> None:
+        for conn in listener:
+            raw = Raw(conn)
+            while (request := raw.receive()) is not None:
+                raw.send([1, request[1], None, told] if request[2] == method else [1, request[1], "no such", None])
+
+    with Listen((HOME, 0)) as listener:
+        flower.go(answer)
+        host, port = listener.addr()
+        for words in (["list"], ["help", "x"]):
+            code, out, err = in_process(capsys, words[0], f"tcp://{host}:{port}", *words[1:])
+            assert (code, out) == (1, "")
+            assert f"what it says can be called there makes no sense: {told!r}" in err
+    settle()
 
 
 def test_ping(url: str, capsys: pytest.CaptureFixture[str]) -> None:

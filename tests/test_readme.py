@@ -4,12 +4,17 @@ A ```python block that is followed by a ```text block is a whole program, and th
 ```python block is an extract: it must at least compile.
 """
 
+import ast
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from flower import rpc
+from flower.rpc._url import TLS_OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -50,6 +55,15 @@ def test_extracts_compile() -> None:
     for where, code, output in blocks():
         if output is None:
             compile(code, where, "exec")
+
+
+def test_extracts_give_serve_and_connect_options_that_there_are() -> None:
+    for where, code, _ in blocks():
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("rpc.serve", "rpc.connect"):
+                function = getattr(rpc, node.func.attr)
+                known = {*inspect.signature(function).parameters, *rpc.Settings.__dataclass_fields__, *TLS_OPTIONS}
+                assert {keyword.arg for keyword in node.keywords} <= known, where
 
 
 def test_the_readme_opens_with_a_program_and_two_commands() -> None:

@@ -27,7 +27,7 @@ from typing import Any
 
 from flower.errors import AuthError
 from flower.rpc._types import END
-from flower.rpc._wire import MAX_MESSAGE
+from flower.rpc._wire import MAX_MESSAGE, Wire
 
 VERSION = 1
 HELLO = "$/hello"
@@ -71,15 +71,16 @@ class Settings:
       values, and bytes of them, may be under way to us in each; 16 times as many values, and 4 times the bytes, where
       the receiver would have to wait. ``max_frame``: bytes of a value that come in one go, so that a large one holds
       up nobody.
-    - ``token``: what we prove with that we may come in; where we serve, what everybody has to. ``verify(token,
-      hello)``: decides in its place; it gives True or a dict, which becomes the context's ``identity``, or else
-      False. It may not block. ``handshake_timeout``: seconds that a peer has to come in; where we connect, that calls
-      wait for an answer to our hello if they can't do without.
+    - ``token``: what we prove with that we may come in; where we serve, what everybody has to who has no certificate
+      that was verified. ``verify(token, hello)``: decides in its place, on those with a certificate too; it gives True
+      or a dict, which becomes the context's ``identity``, or else False. It may not block. ``handshake_timeout``:
+      seconds that a peer has to come in; where we connect, that calls wait for an answer to our hello if they can't do
+      without.
     - ``heartbeat``: seconds of silence after which a peer is asked for a sign of life, and after as many again without
       one the connection is given up; None: only the kernel watches, which does not notice a program that is stopped.
     - ``plain``: no hello; the peer is taken for a plain MessagePack-RPC peer. ``metadata``: a dict of plain data,
-      which the peer sees. ``node``: our name; the host's and the process id if none is given. ``tracebacks``:
-      whether peers are told the tracebacks of our methods' errors.
+      which the peer sees, of less than 16 KiB with what else is in a hello. ``node``: our name; the host's and the
+      process id if none is given. ``tracebacks``: whether peers are told the tracebacks of our methods' errors.
     """
 
     max_message: int = MAX_MESSAGE
@@ -105,12 +106,18 @@ class Settings:
                 raise TypeError(f"{name} is a whole number, not {value!r}")
             if not least.get(name, 0) <= value <= 2**31:
                 raise ValueError(f"{name} is at least {least.get(name, 0)} and at most 2**31, not {value}")
-        if self.token is not None and len(as_token(self.token)) > MAX_TOKEN:
-            raise ValueError(f"a token has at most {MAX_TOKEN} bytes")
+        if self.token is not None and not 1 <= len(as_token(self.token)) <= MAX_TOKEN:  # an empty one lets all in
+            raise ValueError(f"a token has at least 1 byte and at most {MAX_TOKEN}")
         if not self.handshake_timeout > 0:
             raise ValueError(f"handshake_timeout is a number of seconds above 0, not {self.handshake_timeout!r}")
         if self.heartbeat is not None and not self.heartbeat > 0:
             raise ValueError(f"heartbeat is a number of seconds above 0, or None, not {self.heartbeat!r}")
+        if self.metadata or self.node:  # else it fits; what does not would cost us each connection
+            try:
+                Wire(LOCKED_MESSAGE).call(HELLO, [self.announce(with_token=True)])
+            except (TypeError, ValueError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"metadata and node can't be told to a peer: {error}") from None
 
     @property
     def demands(self) -> bool:
@@ -217,7 +224,7 @@ class Handshake:
         self.identity: Any = None
         if dialed:
             self.state = PLAIN if settings.plain else GREETING
-        elif settings.demands and not authenticated:
+        elif settings.demands and not (authenticated and settings.verify is None):  # who verifies decides on all
             self.state = LOCKED
         else:
             self.state = WAITING

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
-from flower.channels import channel
+from flower.channels import channel, move_on
 from flower.channels._ends import Receiver
+from flower.channels._scheduler import current_scheduler
+from flower.errors import Timeout
 from flower.net import Conn, Dial
 from flower.rpc._hello import Settings
 from flower.rpc._middleware import Call, Middleware, Proceed, chain, check
@@ -87,8 +90,9 @@ class Peer:
         """Call a method of the peer, and give the channel on which its one answer comes.
 
         A receive from it, a select's too, gives the result or raises as `call` does; the channel then closes.
-        ``reply.receiver.close()`` gives the call up, and cancels it at the peer. Blocks only while the connection
-        has no room for the request.
+        ``reply.receiver.close()`` gives the call up, and cancels it at the peer. Blocks while the connection
+        has no room for the request, and, with ``reconnect`` or several URLs, while none stands; raises Timeout when
+        ``timeout`` seconds, which count from here, are over before it could be sent, and Disconnected.
 
         >>> reply = peer.start("add", 1, 2)
         >>> flower.select(reply, flower.after(1.0))
@@ -102,8 +106,8 @@ class Peer:
     def notify(self, method: str, /, *args: Any, **kwargs: Any) -> None:
         """Call a method of the peer and want no answer.
 
-        Blocks only while the connection has no room for the message. Raises Disconnected; TypeError or
-        ValueError for values that can't be carried.
+        Blocks while the connection has no room for the message, and, with ``reconnect`` or several URLs, while none
+        stands; `using` bounds that. Raises Disconnected; TypeError or ValueError for values that can't be carried.
         """
         if self._chain is not None:
             self._chain(Call(method, args, kwargs, "notify"))
@@ -207,7 +211,7 @@ class Caller:
         return reply
 
     def notify(self, method: str, /, *args: Any, **kwargs: Any) -> None:
-        """As `Peer.notify`; there is nothing to wait for, so the timeout is not used."""
+        """As `Peer.notify`; raises Timeout where it could not be sent in time."""
         self._make("notify", method, args, kwargs)
 
     def stream(self, method: str, /, *args: Any, **kwargs: Any) -> Receiver[Any]:
@@ -271,11 +275,11 @@ def connect(
     provably did not (nothing of them had left, or the peer refused them as overloaded or about to stop) are made
     again, elsewhere. Of `Peer.start` and `Peer.notify`, which don't wait, only what has not left at all.
 
-    Blocks until a connection stands. Without ``timeout``, each URL is tried once; with it, and ``reconnect``, until
-    ``timeout`` seconds have passed.
+    Blocks until a connection stands, and with a ``token`` until the peer has taken it. Without ``timeout``, each URL
+    is tried once; with it, and ``reconnect``, until ``timeout`` seconds have passed.
 
     Raises ValueError for a URL that is none; OSError, with the address in its text, where nobody answers;
-    AuthenticationError where the peer does not take our ``token``; Timeout.
+    AuthError where the peer does not take our ``token``; Timeout.
 
     >>> peer = rpc.connect("tcp://127.0.0.1:9000")
     >>> peer = rpc.connect(["tcp://10.0.0.1:9000", "tcp://10.0.0.2:9000"], reconnect=True, token="secret")
@@ -289,9 +293,10 @@ def connect(
     daemon = service is None
     openers = [_opener(one, table, settings, configure(one, settings, options)[1], daemon) for one in urls]
     if len(urls) == 1 and not reconnect:
+        began = current_scheduler().now()
         session = openers[0](_nothing, timeout)
         if settings.token is not None:
-            _await_admission(session)
+            _await_admission(session, timeout, began)
         return Peer._of(session, daemon, middleware)
     links = [Link(one, opener) for one, opener in zip(urls, openers, strict=True)]
     pool = Pool(links, reconnect=reconnect, daemon=daemon)
@@ -299,10 +304,13 @@ def connect(
     return Peer._of(pool, daemon, middleware)
 
 
-def _await_admission(session: Session) -> None:
+def _await_admission(session: Session, timeout: float | None, began: float) -> None:
     """That a token is not taken is better told here than at the first call."""
     try:
-        session.ready()
+        session.ready(session.left(None if timeout is None else began + timeout))
+    except Timeout:
+        session.close()
+        raise Timeout(f"{session.name}: no answer to our hello within {timeout} s") from None
     except BaseException:
         session.close()
         raise
@@ -348,6 +356,10 @@ def _performer(session: Session | Pool) -> Proceed:
 
 def _perform(session: Session | Pool, call: Call) -> Any:
     if call.way == "notify":
-        return session.notify(call.method, call.args, call.kwargs, meta=call.meta)
+        with nullcontext() if call.timeout is None else move_on(call.timeout) as scope:
+            session.notify(call.method, call.args, call.kwargs, meta=call.meta)
+        if scope is not None and scope.expired:
+            raise Timeout(f"{session.name}: {call.method} could not be sent within {call.timeout} s")
+        return None
     do = {"call": session.call, "start": session.begin, "stream": session.stream}[call.way]
     return do(call.method, call.args, call.kwargs, timeout=call.timeout, meta=call.meta)

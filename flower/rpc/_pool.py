@@ -142,7 +142,7 @@ class Pool:
         first = self._turn
         for number in range(first, first + count):
             session = self._links[number % count].session
-            if session is None or session.fault is not None or session.mute or session.leaving or session in tried:
+            if session is None or not _takes_calls(session) or session in tried:
                 continue
             if best is None or session.outstanding < best.outstanding:
                 best = session
@@ -217,6 +217,26 @@ class Pool:
         """`Session.stream`, in the same way."""
         return self._repeating(timeout, lambda session, left: session.stream(method, args, kwargs, left, meta))
 
+    def begin(
+        self,
+        method: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """`Session.begin` on the least loaded session; on another where nothing of it had left the first."""
+        return self._repeating(timeout, lambda session, left: session.begin(method, args, kwargs, left, meta))
+
+    def notify(self, *args: Any, **options: Any) -> None:
+        """`Session.notify`, in the same way."""
+        self._repeating(None, lambda session, _: session.notify(*args, **options))
+
+    def ping(self, timeout: float | None = None) -> float:
+        """`Session.ping` on the least loaded session."""
+        return self._repeating(timeout, lambda session, left: session.ping(left))
+
     def _repeating(self, timeout: float | None, do: Callable[[Session, float | None], T]) -> T:
         timeout = check_timeout(timeout)
         began = _now()
@@ -241,30 +261,8 @@ class Pool:
                 if not session.leaving:
                     tried.append(session)
             except Disconnected as error:
-                if not error.not_run:
-                    raise
-
-    def begin(self, *args: Any, **options: Any) -> Any:
-        """`Session.begin` on the least loaded session."""
-        return self._on_one(lambda session: session.begin(*args, **options))
-
-    def notify(self, *args: Any, **options: Any) -> None:
-        """`Session.notify` on the least loaded session."""
-        self._on_one(lambda session: session.notify(*args, **options))
-
-    def ping(self, timeout: float | None = None) -> float:
-        """`Session.ping` on the least loaded session."""
-        return self._on_one(lambda session: session.ping(timeout))
-
-    def _on_one(self, do: Callable[[Session], T]) -> T:
-        until = _now() + PATIENCE
-        while True:
-            session = self._pick(until, [])
-            assert session is not None  # none was tried
-            try:
-                return do(session)
-            except Disconnected as error:
-                if not error.not_run:
+                # Of a session that still takes calls it says nothing: then packing the arguments raised it.
+                if not error.not_run or _takes_calls(session):
                     raise
 
     @property
@@ -296,6 +294,10 @@ class Pool:
         for session in list(self._sessions):
             session.close()
         self._tell()
+
+
+def _takes_calls(session: Session) -> bool:
+    return session.fault is None and not session.mute and not session.leaving
 
 
 def _not_run(text: str) -> Disconnected:

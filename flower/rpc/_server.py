@@ -130,7 +130,7 @@ def serve(
     ``middleware`` are functions ``f(call, proceed)`` around each call, the first outermost. Further options are, for
     a tls URL, those of `flower.net.Listen`: ``cert``, ``key``, ``ca``, ``context``; and each of the `Settings`, such
     as ``token="..."``, which is then demanded of each peer before anything is served to it. A peer with a
-    certificate of the authorities in ``ca`` needs no token.
+    certificate of the authorities in ``ca`` needs no token, unless ``verify`` is given: that decides on everybody.
 
     Raises ValueError for a URL that is none, TypeError for a class in place of an object, OSError where the
     address can't be listened on.

@@ -6,6 +6,7 @@ it and never used as an attribute's name.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import types
@@ -17,14 +18,21 @@ from flower.rpc._middleware import Call, Middleware, chain
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK = "__flower_rpc_method__"
-_KINDS = (types.FunctionType, staticmethod, classmethod)
-_FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType)
+_KINDS = (types.FunctionType, staticmethod, classmethod, functools.partialmethod, functools.singledispatchmethod)
 # Characters of a docstring or a signature that are told to a peer that asks.
 MAX_DOC = 8 * 1024
 
 
-class BadArguments(TypeError):
-    """Inside this package: the arguments of a call do not fit the method; it has not run."""
+class InvalidArguments(TypeError):
+    """Inside this package: the arguments of a call do not fit the method; it has not run.
+
+    Its name is what callers see, and so that of the error that a Flower peer makes of it.
+    """
+
+    __module__ = "flower.errors"
+
+
+BadArguments = InvalidArguments  # as `Serving` knows it
 
 
 def method(function: F) -> F:
@@ -56,8 +64,8 @@ class Method:
         self.function = function
         self.streams = inspect.isgeneratorfunction(getattr(function, "__func__", function))
         self._chain = chain(middleware, self._last) if middleware else None
-        # What really takes the arguments: a wrapper may take others than what it wraps.
-        self._takes = _signature(function, follow_wrapped=False)
+        # What really takes the arguments: a wrapper may take others than what it wraps, unless it is written in C.
+        self._takes = _signature(function, follow_wrapped=False) or _signature(function)
         self._told = hasattr(function, "__signature__")  # then it may take more than it tells
         self._least, self._most = _positional(self._takes)
 
@@ -65,7 +73,7 @@ class Method:
         return self.call(args, kwargs)
 
     def call(self, args: Sequence[Any], kwargs: Mapping[str, Any] | None) -> Any:
-        """Call it, through the middleware. Raises `BadArguments`, and what the method raises."""
+        """Call it, through the middleware. Raises `InvalidArguments`, and what the method raises."""
         if self._chain is not None:
             return self._chain(Call(self.name, tuple(args), dict(kwargs or {})))
         if kwargs:
@@ -85,13 +93,13 @@ class Method:
         return self.function(*call.args, **call.kwargs)
 
     def check(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Raises `BadArguments` where the method could not be called with these."""
+        """Raises `InvalidArguments` where the method could not be called with these."""
         if self._takes is None or (not kwargs and self._least <= len(args) <= self._most):
             return
         try:
             self._takes.bind(*args, **kwargs)
         except TypeError as error:
-            raise BadArguments(f"{self.name}{_text(self._takes)}: {error}") from None
+            raise InvalidArguments(f"{self.name}{_text(self._takes)}: {error}") from None
 
     @property
     def signature(self) -> str:
@@ -111,9 +119,9 @@ class Method:
 def exports(service: object, middleware: Sequence[Middleware] = ()) -> dict[str, Method]:
     """The methods of a service that peers may call, by name.
 
-    - An object: the functions (and static and class methods) with public names that its own class defines,
-      and the marked ones that this inherits. Attributes of the object itself, properties and nested classes
-      are none.
+    - An object: the functions (and static and class methods, and what decorators such as `functools.cache` put in
+      their place) with public names that its own class defines, and the marked ones that this inherits. Attributes
+      of the object itself, properties and nested classes are none.
     - A module: the functions with public names that it defines itself (of these, the ones in ``__all__`` where
       there is one), and the marked ones that it imports.
     - A dict: what it says, name by name.
@@ -140,7 +148,7 @@ def _of_object(service: object) -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {}
     for cls in reversed(own.__mro__):
         for name, member in vars(cls).items():
-            if not name.startswith("_") and (_marked(member) or (cls is own and isinstance(member, _KINDS))):
+            if not name.startswith("_") and (_marked(member) or (cls is own and _is_function(member))):
                 found[name] = member.__get__(service, own)
             else:
                 found.pop(name, None)  # something else of that name hides it
@@ -151,7 +159,8 @@ def _of_module(module: types.ModuleType) -> Iterator[tuple[str, Callable[..., An
     members = vars(module)
     public = members.get("__all__", members)
     for name, member in members.items():
-        own = isinstance(member, _FUNCTIONS) and member.__module__ == module.__name__ and name in public
+        function = isinstance(member, types.BuiltinFunctionType) or _is_function(member)
+        own = function and getattr(member, "__module__", None) == module.__name__ and name in public
         if not name.startswith("_") and callable(member) and (own or _marked(member)):
             yield name, member
 
@@ -167,6 +176,13 @@ def _of_mapping(functions: Mapping[Any, Any]) -> Iterator[tuple[str, Callable[..
         if not callable(function):
             raise TypeError(f"the service's {name!r} is no function, but {function!r}")
         yield name, function
+
+
+def _is_function(member: Any) -> bool:
+    """Whether a class has it as a method: a function, or an object that is called and bound as one."""
+    return isinstance(member, _KINDS) or (
+        callable(member) and hasattr(member, "__get__") and not isinstance(member, type)
+    )
 
 
 def _marked(member: Any) -> bool:

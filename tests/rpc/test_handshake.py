@@ -95,7 +95,8 @@ def test_unknown_keys_of_a_hello_are_ignored() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"max_message": 5}, {"max_inflight": -1}, {"handshake_timeout": 0}, {"token": "x" * 5000}]
+    "wrong",
+    [{"max_message": 5}, {"max_inflight": -1}, {"handshake_timeout": 0}, {"token": "x" * 5000}, {"token": ""}],
 )
 def test_settings_that_cant_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"at least|above 0|at most"):
@@ -104,6 +105,32 @@ def test_settings_that_cant_be(wrong: dict[str, Any]) -> None:
         Settings(max_inflight="5")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="heartbeat is a number of seconds above 0"):
         Settings(heartbeat=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "text"),
+    [
+        ({"metadata": {"x": "y" * 20_000}}, ValueError, "a message of 20.* bytes; 16384 is the most"),
+        ({"node": "n" * 20_000}, ValueError, "16384 is the most"),
+        ({"metadata": {"x": "y" * 13_000}, "token": "t" * 4000}, ValueError, "16384 is the most"),
+        ({"metadata": {"x": "y" * 13_000}}, None, ""),
+        ({"metadata": {"x": {1}}}, TypeError, "a set can be sent to a Flower peer"),
+        ({"metadata": {"x": object()}}, TypeError, "object"),
+        ({"metadata": {"x": 2**70}}, ValueError, "71 bits"),
+    ],
+)
+def test_a_hello_that_no_peer_could_take_is_refused_before_it_is_said(
+    settings: dict[str, Any], error: type[Exception] | None, text: str
+) -> None:
+    if error is None:
+        with rpc.serve(URL, Calc(), token="s", **settings) as server:
+            with rpc.connect(server.url, token="s", **settings) as peer:
+                assert peer.call("add", 1, 2) == 3
+        settle()
+        return
+    for make in (rpc.serve, rpc.connect):
+        with pytest.raises(error, match=f"metadata and node can't be told to a peer: .*{text}"):
+            make(URL, Calc(), **settings)
 
 
 # -- Over a connection
@@ -241,6 +268,18 @@ def test_an_error_of_verify_costs_that_peer_its_connection_alone(caplog: pytest.
     settle()
 
 
+def test_arguments_that_do_not_fit_have_one_name_for_all() -> None:
+    with served() as (server, peer), raw_client(server) as raw:
+        with pytest.raises(
+            InvalidArguments, match=r"^InvalidArguments: add\(a: Any, b: Any\) -> Any: missing"
+        ) as caught:
+            peer.call("add", 1)
+        assert caught.value.type == "flower.errors.InvalidArguments"
+        assert "flower.errors.InvalidArguments: add(" in (caught.value.traceback or "")
+        raw.send([0, 1, "add", [1]])
+        assert raw.receive()[2].startswith("InvalidArguments: add(a: Any, b: Any) -> Any: missing")
+
+
 def test_who_says_no_hello_in_time_is_cut_off() -> None:
     with rpc.serve(URL, Calc(), settings=Settings(token="secret", handshake_timeout=0.01)) as server:
         with raw_client(server) as raw, pytest.raises(ConnectionResetError):
@@ -284,6 +323,15 @@ def test_who_shows_a_token_waits_for_the_answer_and_no_longer() -> None:
         host, port = listener.addr()
         with pytest.raises(Disconnected, match=r"no answer to our hello within 0.01 s"):
             rpc.connect(f"tcp://{host}:{port}", token="secret", handshake_timeout=0.01)
+        listener.receive(NEVER).close()
+    settle()
+
+
+def test_who_shows_a_token_waits_no_longer_than_the_timeout() -> None:
+    with Listen(("127.0.0.1", 0)) as listener:
+        host, port = listener.addr()
+        with pytest.raises(Timeout, match=r"no answer to our hello within 0.01 s"), flower.timeout(NEVER / 6):
+            rpc.connect(f"tcp://{host}:{port}", token="secret", timeout=0.01)
         listener.receive(NEVER).close()
     settle()
 

@@ -48,6 +48,22 @@ class Counter(Calc):
         return self.name
 
 
+class Handle:
+    """Asks its peer as it is packed."""
+
+    def __init__(self, peer: rpc.Peer) -> None:
+        self.peer = peer
+        self.packed = 0
+
+    def pack(self) -> None:
+        self.packed += 1
+        assert self.packed < 10
+        self.peer.notify("note")
+
+
+rpc.register(Handle, to=Handle.pack, of=lambda _: None)
+
+
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return f"unix:{tmp_path}/socket"
@@ -110,6 +126,35 @@ def test_a_call_waits_for_a_connection_as_long_as_its_timeout(url: str, monkeypa
             assert caught.value.not_run
         with pytest.raises(Disconnected):
             peer.remote_addr()
+
+
+@pytest.mark.parametrize("urls", [1, 2])
+def test_whatever_waits_for_a_connection_obeys_its_timeout(tmp_path: Path, urls: int) -> None:
+    url = [f"unix:{tmp_path}/{number}" for number in range(urls)]
+    with rpc.serve(url[0], Counter()) as server, rpc.connect(url, reconnect=True) as peer:
+        gone(server)
+        soon = peer.using(timeout=SOON)
+        with flower.timeout(NEVER / 2):
+            for do in (soon.call, soon.start, soon.stream, soon.notify):
+                with pytest.raises(Timeout, match=r"not connected|could not be sent within 0.01 s"):
+                    do("who")
+            with pytest.raises(Timeout, match="not connected"):
+                peer.start("who", timeout=SOON)
+            with pytest.raises(Timeout, match="not connected"):
+                peer.ping(SOON)
+
+
+def test_a_lost_connection_elsewhere_makes_no_call_again(url: str) -> None:
+    """What packs an argument uses a peer that is closed: it did not run, but that says nothing of this connection."""
+    with rpc.serve(url, Counter()), rpc.connect([url, url], reconnect=True) as peer:
+        with rpc.connect(url) as other:
+            pass
+        everywhere(peer, 2)
+        for do in (peer.call, peer.start, peer.stream, peer.notify):
+            handle = Handle(other)
+            with pytest.raises(Disconnected, match="closed here"):
+                do("echo", handle)
+            assert handle.packed == 1
 
 
 def test_close_ends_who_waits_for_a_connection(url: str) -> None:

@@ -17,7 +17,7 @@ import pytest
 from flower import rpc
 from flower.errors import RemoteError
 from flower.rpc._middleware import Call
-from flower.rpc._service import BadArguments, exports
+from flower.rpc._service import InvalidArguments, exports
 from tests.rpc.support import served
 
 
@@ -186,6 +186,57 @@ def test_a_marked_method_may_be_wrapped() -> None:
         rpc.method(functools.partial(print))
 
 
+def test_what_stands_for_a_method_is_exported_as_one() -> None:
+    class Binds:
+        """A decorator that is a class."""
+
+        def __init__(self, function: Any) -> None:
+            self.function = function
+
+        def __get__(self, owner: Any, cls: Any) -> Any:
+            return types.MethodType(self.function, owner)
+
+        def __call__(self, *args: Any) -> Any:
+            raise AssertionError("it is called as a method")
+
+    class Inner:
+        def __get__(self, owner: Any, cls: Any) -> Any:
+            raise AssertionError("it is a nested class's")
+
+    class Various(Service):
+        @functools.cache  # noqa: B019
+        def cached(self, a: int) -> int:
+            return a + self.field
+
+        @functools.cache  # noqa: B019
+        def _hidden(self) -> None: ...
+
+        @functools.cached_property
+        def lazy(self) -> Any:
+            raise AssertionError("a property is never evaluated")
+
+        @Binds
+        def bound(self, a: int) -> int:
+            return a * 2
+
+        @functools.singledispatchmethod
+        def by_type(self, a: object) -> str:
+            return "object"
+
+        more = functools.partialmethod(cached, 10)
+        by_type.register(int)(lambda self, a: "int")
+        Thing = Inner
+        function = print
+        of_one = functools.partial(print)
+
+    table = exports(Various())
+    assert set(table) == {"cached", "bound", "by_type", "more", "both", "marked"}
+    assert [table["cached"](1), table["bound"](4), table["by_type"](1), table["more"]()] == [2, 8, "int", 11]
+    assert table["cached"].signature == "(a: int) -> int"
+    with pytest.raises(InvalidArguments, match="too many"):
+        table["cached"](1, 2)
+
+
 @pytest.mark.parametrize("service", [5, len, "text", []])
 def test_what_can_export_nothing_is_no_service(service: object) -> None:
     with pytest.raises(TypeError, match="a service is an object"):
@@ -204,6 +255,7 @@ def module(source: str, name: str = "aservice") -> types.ModuleType:
 def test_a_module_exports_the_functions_that_it_defines() -> None:
     made = module(
         """
+from functools import cache
 from os.path import join
 from operator import add
 from flower import rpc
@@ -213,16 +265,18 @@ CONSTANT = 5
 alias = len
 
 def public(): return 1
+@cache
+def cached(): return 1
 def _private(): return 2
 """
     )
-    assert set(exports(made)) == {"public"}
+    assert set(exports(made)) == {"public", "cached"}
 
     @rpc.method
     def marked() -> None: ...
 
     vars(made).update(marked=marked, _hidden=marked)  # as imported
-    assert set(exports(made)) == {"public", "marked"}
+    assert set(exports(made)) == {"public", "cached", "marked"}
 
 
 def test_all_of_a_module_narrows_what_it_exports() -> None:
@@ -324,7 +378,7 @@ def test_arguments_that_do_not_fit_are_refused_before_it_runs(
     name: str, args: list[Any], kwargs: dict[str, Any], text: str
 ) -> None:
     service = Signatures()
-    with pytest.raises(BadArguments, match=text):
+    with pytest.raises(InvalidArguments, match=text):
         exports(service)[name].call(args, kwargs)
     assert service.ran == 0
 
@@ -397,7 +451,7 @@ def test_middleware_may_change_the_call_its_result_and_its_arguments() -> None:
     assert add("secret", 1, 2) == -3
     with pytest.raises(PermissionError):
         add("public", 1, 2)
-    with pytest.raises(BadArguments):
+    with pytest.raises(InvalidArguments):
         exports({"f": lambda: 1}, [strip])["f"]("secret", 1)
 
 
@@ -419,7 +473,7 @@ def test_a_type_error_of_the_methods_own_is_not_one_of_its_arguments() -> None:
         table["method"].call([1], {"b": "text"})
     assert type(caught.value) is TypeError
     for args, kwargs in (([], {"b": 1}), ([1], {"a": 1, "b": 1}), ([1], {"c": 1}), ([1, 2], {"b": 1})):
-        with pytest.raises(BadArguments):
+        with pytest.raises(InvalidArguments):
             table["method"].call(args, kwargs)
     assert ran == [(1, "text")]
 
@@ -429,5 +483,5 @@ def test_a_signature_that_is_told_is_kept_to() -> None:
         raise AssertionError("it was called")
 
     method.__signature__ = inspect.signature(lambda a, *, b=1: None)  # type: ignore[attr-defined]
-    with pytest.raises(BadArguments):
+    with pytest.raises(InvalidArguments):
         exports({"method": method})["method"].call([1], {"c": 1})

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from flower import rpc
+from flower.errors import AuthError
 from flower.rpc._url import parse, split, unparse
 from tests.net.certificates import certificates
 from tests.rpc.support import Calc, settle
@@ -110,4 +111,29 @@ def test_mutual_tls() -> None:
             with pytest.raises(OSError), rpc.connect(server.url, ca=files.ca, **credentials) as peer:
                 peer.call("add", 1, 2)
         assert server.peers == ()
+    settle()
+
+
+@pytest.mark.slow  # the certificates are made
+@pytest.mark.usefixtures("loop")
+def test_a_certificate_does_without_a_token_but_not_without_verify() -> None:
+    def verify(token: bytes | None, hello: Any) -> Any:
+        return {"user": hello.node} if token == b"ok" else None
+
+    def identity() -> Any:
+        context = rpc.context()
+        assert context is not None
+        return context.identity
+
+    files = certificates()
+    options = {"cert": files.server, "key": files.server_key, "ca": files.ca}
+    ours = {"cert": files.client, "key": files.client_key, "ca": files.ca}
+    with rpc.serve("tls://127.0.0.1:0", Calc(), token="secret", **options) as server:
+        with rpc.connect(server.url, **ours) as peer:
+            assert peer.call("add", 1, 2) == 3
+    with rpc.serve("tls://127.0.0.1:0", {"identity": identity}, verify=verify, **options) as server:
+        with rpc.connect(server.url, **ours) as peer, pytest.raises(AuthError):
+            peer.call("identity")
+        with rpc.connect(server.url, token="ok", node="ada", **ours) as peer:
+            assert peer.call("identity") == {"user": "ada"}
     settle()
