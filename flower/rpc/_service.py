@@ -32,9 +32,6 @@ class InvalidArguments(TypeError):
     __module__ = "flower.errors"
 
 
-BadArguments = InvalidArguments  # as `Serving` knows it
-
-
 def method(function: F) -> F:
     """Mark a method of a service as one that peers may call.
 

@@ -40,7 +40,7 @@ from flower.rpc._builtin import BUILTIN
 from flower.rpc._context import Context, _current
 from flower.rpc._faults import describe, describe_plain, fault, packed, to_plain
 from flower.rpc._line import CALL, CAST
-from flower.rpc._service import BadArguments, Method
+from flower.rpc._service import InvalidArguments, Method
 from flower.rpc._types import NotPlain
 from flower.rpc._wire import MAX_MESSAGE, Unmade, short
 
@@ -380,7 +380,7 @@ class Serving:
     def _told(self, error: BaseException) -> Any:
         if self.session.theirs is None:
             return describe_plain(error)
-        kind = "invalid" if type(error) is BadArguments else "failed"
+        kind = "invalid" if type(error) is InvalidArguments else "failed"
         return describe(error, kind, self.session.settings.tracebacks)
 
     def _fault(self, kind: str, text: str) -> Any:
