@@ -276,6 +276,22 @@ def test_a_fork_leaves_the_parent_s_watches_alone() -> None:
     assert sorted(output(code).split()) == ["child", "parent"]
 
 
+def test_a_blocking_descriptor_stays_so() -> None:
+    with pipe() as ends:
+        t = waiting(wait_read, ends[0])
+        assert os.get_blocking(ends[0])
+        t.kill()
+        assert os.get_blocking(ends[0])
+        with flower.io.reader(ends[0]) as conn:
+            assert os.get_blocking(ends[0])
+            os.write(ends[1], b"x")
+            assert conn.read(timeout=NEVER) == b"x"
+        assert os.get_blocking(ends[0])
+        os.set_blocking(ends[0], False)
+        with flower.io.reader(ends[0]):
+            assert not os.get_blocking(ends[0])
+
+
 # -- Bytes
 
 
@@ -292,6 +308,15 @@ def test_a_reader() -> None:
             ends[1] = -1
             assert list(lines) == ["two"]
         os.read(ends[0], 1)  # the descriptor itself is still open
+
+
+def test_two_readers_of_a_pipe_stall_nobody() -> None:
+    with pipe() as ends, flower.io.reader(ends[0]) as one, flower.io.reader(ends[0]) as other:
+        for data in (b"1", b"2", b"3"):
+            t = flower.go(flower.select, one, other)
+            os.write(ends[1], data)  # both are told, and one finds nothing any more
+            assert t.join(NEVER)[1] == data
+            rounds(2)
 
 
 def test_a_reader_sends_nothing() -> None:
