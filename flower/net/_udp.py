@@ -334,7 +334,7 @@ class Datagrams(Source):
             raise port.end()
         family = port.sock.family
         try:
-            socket.inet_pton(family, host)
+            socket.inet_pton(family, address[0])
             return address if isinstance(address, tuple) else tuple(address)
         except OSError:  # a name, or an address with its scope
             infos: list[Info] = resolve("udp", host, number, kind=socket.SOCK_DGRAM)

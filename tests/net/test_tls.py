@@ -114,6 +114,14 @@ def test_a_certificate_that_is_not_right(why: str, caplog: pytest.LogCaptureFixt
     assert "while accepting" in record.getMessage()
 
 
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+def test_the_scope_of_an_address_is_no_part_of_its_name() -> None:
+    made = certificates()
+    with Listen(("::1", 0), "tls", cert=made.server, key=made.server_key) as listener:
+        with Dial("tls", (*listener.addr()[:3], 1), ca=made.ca), listener.receive(NEVER):
+            pass
+
+
 def test_mutual_tls() -> None:
     made = certificates()
     with listening(ca=made.ca) as listener:
