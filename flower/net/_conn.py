@@ -260,7 +260,8 @@ class Conn(Source):
         same turn, at its end, before the main tasklet goes on; or when the kernel has room: see `flush`.
 
         Raises ChannelClosed when the connection was closed here, by `close_write` too; ConnectionResetError,
-        BrokenPipeError or another OSError when it broke; Timeout; TypeError for anything but bytes.
+        BrokenPipeError or another OSError when it broke; Timeout; TypeError for anything but bytes; RuntimeError
+        in another thread.
         """
         if type(data) is not bytes:
             data = as_bytes(data)
@@ -303,7 +304,7 @@ class Conn(Source):
         """Say that no more will be sent: the peer reads to the end of file. Reading goes on. Never blocks.
 
         Blocked senders, and all later ones, get ChannelClosed. To call it twice is allowed; it raises as `send`
-        where the connection is gone.
+        where the connection is gone, and in another thread.
         """
         try:
             self._stream.close_write()

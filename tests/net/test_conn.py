@@ -490,6 +490,9 @@ def test_another_thread_may_close_but_not_send() -> None:
     with connected() as (near, far):
         with pytest.raises(RuntimeError, match="another thread"):
             in_thread(near.send, b"x")()
+        with pytest.raises(RuntimeError, match="another thread: only that one may close it for writing"):
+            in_thread(near.close_write)()
+        assert near.status == "open"
         near.send(b"y")
         in_thread(near.close)()
         assert far.read() == b"y"
