@@ -231,6 +231,8 @@ class Stream(Link):
             try:
                 self.open_outbox().send(data, timeout)
             except Timeout:
+                if self.ended:  # it may be what the connection died of
+                    raise self.writing_fault() from None
                 raise Timeout(f"{self.describe()}: no room to write within {timeout} s") from None
         elif data:  # nothing is what somebody sends who only waits for room
             self._send(data)
