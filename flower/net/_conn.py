@@ -373,10 +373,13 @@ class Conn(Source):
     def certificate(self) -> dict[str, Any] | None:
         """The peer's certificate, as ``ssl.SSLSocket.getpeercert`` gives it; empty for one that was not verified.
 
-        None where there is no TLS, and where the peer has shown none.
+        None where there is no TLS, or not yet, and where the peer has shown none.
         """
         tls = self._stream.tls
-        return None if tls is None else tls.getpeercert()
+        try:
+            return None if tls is None else tls.getpeercert()
+        except ValueError:  # they have not shaken hands
+            return None
 
     @property
     def protocol(self) -> str | None:

@@ -525,10 +525,12 @@ def test_those_who_send_while_tls_begins_learn_that_it_failed() -> None:
         t = flower.go(lambda: failing(lambda: near.start_tls(server_name="localhost", handshake_timeout=SOON)).join())
         rounds(1)
         sender = failing(near.send, b"never")
+        assert near.certificate is near.protocol is None
         assert isinstance(t.join(NEVER), Timeout)
         assert "no TLS handshake within" in str(sender.join(NEVER))
         with pytest.raises(Timeout, match="no TLS handshake within"):
             near.send(b"too late")
+        assert near.certificate is near.protocol is None
         assert far.read_exactly(11, timeout=NEVER) == b"still plain"
 
 
