@@ -67,11 +67,25 @@ def test_a_dead_socket_is_replaced_and_a_live_one_is_not(path: str) -> None:
         with pytest.raises(OSError, match=path) as caught:
             Listen(path, "pipe")
         assert caught.value.errno == errno.EADDRINUSE
-        knocked = listener.receive(NEVER)  # the second attempt has looked whether somebody is here
-        assert knocked.read(timeout=NEVER) == b""
-        knocked.close()
-        with Dial("pipe", path) as near, listener.receive(NEVER) as far:
+        with Dial("pipe", path) as near, listener.receive(NEVER) as far:  # the first that comes: nobody has knocked
             exchange(near, far)
+
+
+def test_a_socket_that_does_not_listen_yet_is_not_replaced(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        with pytest.raises(OSError, match=path):
+            Listen(path, "pipe")
+        assert os.path.exists(path)
+    os.unlink(path)
+
+
+def test_a_relative_path_is_removed_from_wherever_we_are(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(os.path.dirname(path))
+    listener = Listen("s", "pipe")
+    assert listener.addr() == "s"
+    monkeypatch.chdir("/")
+    listener.close()
 
 
 def test_a_file_is_not_replaced(path: str) -> None:
