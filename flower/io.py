@@ -15,6 +15,7 @@ import os
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from io import TextIOBase
 from typing import Any
 
@@ -161,9 +162,7 @@ class _Watch:
         self.watching = True
         self.poller.resources.add(self)
         try:
-            for event in (READABLE, WRITABLE):
-                if self.events & event:
-                    _add(self, event)
+            _add(self)
         except BaseException:  # a descriptor that the loop can't watch, or that one of its transports has
             self._end()
             raise
@@ -176,8 +175,7 @@ class _Watch:
         if self.watching:
             self.watching = False
             self.poller.resources.discard(self)
-            for event in (READABLE, WRITABLE):
-                _remove(self, event)
+            _remove(self)
 
     def ready(self, event: int) -> None:
         """On the hub: the descriptor is ready, or somebody has closed it."""
@@ -203,36 +201,53 @@ class _Watch:
         return None
 
 
-# The watches of each descriptor and event: the loop takes one callback for all of them.
-_Table = dict[tuple[int, int], list[_Watch]]
+# The watches of each descriptor: the loop takes one callback an event for all of them.
+_Table = dict[int, list[_Watch]]
 _tables: weakref.WeakKeyDictionary[LoopPoller, _Table] = weakref.WeakKeyDictionary()
 
 
-def _add(waiter: _Watch, event: int) -> None:
+def _add(waiter: _Watch) -> None:
     table = _tables.setdefault(waiter.poller, {})
-    watches = table.get((waiter.fd, event))
-    if watches is None:
-        loop: Any = waiter.poller.loop
-        add = loop.add_reader if event == READABLE else loop.add_writer
-        watch(add, waiter.fd, _on_ready, table, waiter.fd, event)
-        watches = table[waiter.fd, event] = []
+    loop: Any = waiter.poller.loop
+    watches = table.get(waiter.fd, [])
+    events = waiter.events
+    for other in watches:
+        events |= other.events
+    if watches:  # anew: it may be another file of the same number by now, which the loop does not watch
+        _forget(loop, waiter.fd, events)
+    for event, add in ((READABLE, loop.add_reader), (WRITABLE, loop.add_writer)):
+        if events & event:
+            watch(add, waiter.fd, _on_ready, table, waiter.fd, event)
     watches.append(waiter)
+    table[waiter.fd] = watches
 
 
-def _remove(waiter: _Watch, event: int) -> None:
+def _remove(waiter: _Watch) -> None:
     table = _tables.get(waiter.poller, {})
-    watches = table.get((waiter.fd, event), [])
+    watches = table.get(waiter.fd, [])
     if waiter in watches:
         watches.remove(waiter)
+        events = waiter.events
+        for other in watches:
+            events &= ~other.events
+            if not events:
+                break
+        _forget(waiter.poller.loop, waiter.fd, events)
         if not watches:
-            del table[waiter.fd, event]
-            loop: Any = waiter.poller.loop
-            (loop.remove_reader if event == READABLE else loop.remove_writer)(waiter.fd)
+            del table[waiter.fd]
+
+
+def _forget(loop: Any, fd: int, events: int) -> None:
+    for event, remove in ((READABLE, loop.remove_reader), (WRITABLE, loop.remove_writer)):
+        if events & event:
+            with suppress(OSError):  # the standard loop's, of a descriptor that somebody has closed
+                remove(fd)
 
 
 def _on_ready(table: _Table, fd: int, event: int) -> None:
-    for waiter in table.get((fd, event), [])[:]:
-        waiter.ready(event)
+    for waiter in table.get(fd, [])[:]:
+        if waiter.events & event:
+            waiter.ready(event)
 
 
 def _fileno(io: Any) -> int:

@@ -8,7 +8,7 @@ import socket
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import flower.io
 from flower.channels._scheduler import current_scheduler
 from flower.io import READABLE, WRITABLE, IOChannel, wait_read, wait_write
 from flower.net import Lines, framed
-from tests.net.support import NEVER, in_thread, output, rounds
+from tests.net.support import NEVER, in_thread, output, rounds, until
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -274,6 +274,39 @@ def test_a_fork_leaves_the_parent_s_watches_alone() -> None:
         print("parent")
         """
     assert sorted(output(code).split()) == ["child", "parent"]
+
+
+@pytest.mark.parametrize("old", [READABLE, WRITABLE, READABLE | WRITABLE])
+@pytest.mark.parametrize("new", [READABLE, WRITABLE, READABLE | WRITABLE])
+def test_a_descriptor_that_was_closed_does_not_hide_the_next_of_its_number(old: int, new: int) -> None:
+    with pair() as (near, _), pair() as (other, peer):
+        fill(near)
+        fill(other)
+        peer.setblocking(False)
+        first = IOChannel(near, old)
+        t = waiting(first.receive)
+        os.dup2(other.fileno(), near.fileno())
+        with IOChannel(near, new) as second:
+            found = waiting(second.receive)
+            peer.send(b"x")
+            with suppress(BlockingIOError):
+                while peer.recv(1 << 20):
+                    pass
+            found.join(NEVER)
+        first.close()
+        until(lambda: not t.alive)
+
+
+def test_a_channel_of_a_descriptor_that_was_closed_can_be_closed() -> None:
+    near, far = socket.socketpair()
+    with far, IOChannel(near) as both:
+        near.setblocking(False)
+        fill(near)
+        t = waiting(both.receive)
+        near.close()
+        both.close()
+        with pytest.raises(flower.ChannelClosed):
+            t.join(NEVER)
 
 
 def test_a_blocking_descriptor_stays_so() -> None:
