@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Data = bytes | bytearray | memoryview
 Path = str | os.PathLike[str]
 
+MAX_PAUSE = 32_767  # seconds: what Linux takes for each of `Conn.keep_alive`'s
+MAX_PROBES = 127  # and how many questions without an answer
 LONGEST_LINE = 64 * 1024  # bytes: what `Conn.read_until` takes unless it is told otherwise; asyncio's own limit
 
 
@@ -355,7 +357,7 @@ class Conn(Source):
             error.channel = self
             raise
 
-    def keep_alive(self, idle: float = 30, interval: float = 10, count: int = 3) -> None:
+    def keep_alive(self, idle: int = 30, interval: int = 10, count: int = 3) -> None:
         """Have the kernel notice that the peer's machine is gone: no program has to be quick for that.
 
         After ``idle`` seconds of silence it asks, every ``interval`` seconds, and breaks the connection when it had no
@@ -363,11 +365,16 @@ class Conn(Source):
         it waits for hours, and for good if nothing is sent. A Unix socket needs none of it, and nothing is done.
         Systems that know only some of these numbers keep to those.
 
-        Raises ValueError for a number below 1.
+        Raises ValueError for a number below 1, for more than 32,767 seconds, and for a count of more than 127;
+        TypeError for what is no whole number.
         """
-        if min(idle, interval, count) < 1:
-            raise ValueError(f"idle, interval and count are at least 1, not {idle}, {interval}, {count}")
-        self._stream.keep_alive(int(idle), int(interval), int(count))
+        limits = {"idle": (idle, MAX_PAUSE), "interval": (interval, MAX_PAUSE), "count": (count, MAX_PROBES)}
+        for name, (value, most) in limits.items():
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"keep_alive: {name} is an int, not {value!r}")
+            if not 1 <= value <= most:
+                raise ValueError(f"keep_alive: {name} is 1 to {most}, not {value}")
+        self._stream.keep_alive(idle, interval, count)
 
     @property
     def certificate(self) -> dict[str, Any] | None:

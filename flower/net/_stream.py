@@ -385,7 +385,7 @@ class Stream(Link):
     def keep_alive(self, idle: int, interval: int, count: int) -> None:
         if self._sock.family not in (socket.AF_INET, socket.AF_INET6):
             return
-        unacknowledged = 1000 * (idle + interval * count)  # milliseconds
+        unacknowledged = min(1000 * (idle + interval * count), 2**31 - 1)  # milliseconds, in a C int
         names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
         try:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
