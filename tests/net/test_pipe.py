@@ -252,6 +252,18 @@ def test_a_plain_peer_of_a_socketpair() -> None:
         assert in_thread(receive_exactly, theirs, 5)() == b"hello"
 
 
+@pytest.mark.parametrize("by", ["socket", "number"])
+def test_what_was_given_is_closed_where_the_dial_is_cancelled_at_once(by: str) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        given: Any = ours if by == "socket" else ours.detach()
+        with flower.move_on(0) as scope:
+            Dial("sockpipe", given)
+        assert scope.expired
+        theirs.setblocking(False)
+        assert theirs.recv(1) == b""
+
+
 def test_what_can_not_be_given() -> None:
     closed = socket.socket()
     closed.close()
