@@ -103,7 +103,7 @@ class Conn(Source):
             if timeout is None and self._front is None:
                 data: bytes = self._incoming._obtain(None)
             else:
-                data = self._receive_channel.receive(timeout)
+                data = self._within(self._receive_channel, timeout)
         except ChannelClosed:
             raise self._reading_end() from None
         return data
@@ -120,7 +120,7 @@ class Conn(Source):
             if timeout is None and self._front is None:
                 data: bytes = self._incoming._obtain(None)
             else:
-                data = self._receive_channel.receive(timeout)
+                data = self._within(self._receive_channel, timeout)
         except ChannelClosed:
             end = self._reading_end()
             if isinstance(end, ChannelClosed) and not self._stream.shut:
@@ -191,7 +191,7 @@ class Conn(Source):
             self._reading = True
             self._front = bytearray()  # so that everybody looks, and nobody waits for what comes after the rest
             try:
-                data = source.receive(timeout)
+                data = self._within(source, timeout)
             finally:
                 self._reading = False
                 self._front = None

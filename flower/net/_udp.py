@@ -288,9 +288,12 @@ class Datagrams(Source):
         dialled has told us that nobody listens there; Timeout after ``timeout`` seconds.
         """
         try:
-            return self._incoming.receive(timeout)
+            if timeout is None:
+                return self._incoming.receive()
+            datagram: Datagram = self._within(self._incoming, timeout)
         except ChannelClosed:
             raise self._end() from None
+        return datagram
 
     def read(self, *, timeout: float | None = None) -> bytes:
         """The data of the next datagram. As `receive`."""

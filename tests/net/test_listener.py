@@ -93,9 +93,10 @@ def test_several_tasklets_accept_from_one_listener() -> None:
 
 def test_timeouts_and_cancellation_lose_no_connection() -> None:
     with listening() as listener:
-        with pytest.raises(Timeout):
+        name = f"<Listener tcp {HOME}:{listener.addr()[1]}, open>"
+        with pytest.raises(Timeout, match=f"{name}: nothing came within {SOON} s"):
             listener.receive(SOON)
-        with pytest.raises(Timeout):
+        with pytest.raises(Timeout, match=name):
             listener.accept(timeout=SOON)
         with flower.move_on(SOON):
             listener.receive()

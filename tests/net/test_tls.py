@@ -530,6 +530,8 @@ def test_those_who_send_while_tls_begins_learn_that_it_failed() -> None:
         assert "no TLS handshake within" in str(sender.join(NEVER))
         with pytest.raises(Timeout, match="no TLS handshake within"):
             near.send(b"too late")
+        with pytest.raises(Timeout, match="no TLS handshake within"):
+            near.read(timeout=NEVER)
         assert near.certificate is near.protocol is None
         assert far.read_exactly(11, timeout=NEVER) == b"still plain"
 

@@ -150,7 +150,7 @@ def test_what_the_kernel_dropped_is_counted_too() -> None:
 
 def test_timeouts_and_cancellation() -> None:
     with heard() as (here, there):
-        with pytest.raises(Timeout):
+        with pytest.raises(Timeout, match=f"udp {HOME}:{here.addr()[1]}, open>: nothing came within {SOON} s"):
             here.receive(SOON)
         with pytest.raises(Timeout):
             here.read(timeout=SOON)
