@@ -43,7 +43,7 @@ def handle(conn):
         while True:
             source, text = flower.select(lines, heard)
             if source is heard:
-                lines.send(text)
+                conn.write(f"{text}\n")  # no codec: with its name before it, a line may be too long for one
             else:
                 tell_all(f"{name}: {text}")
     except (flower.ChannelClosed, ConnectionError):  # it hung up, was lost, or was too slow

@@ -11,26 +11,22 @@ Remember the milk
 from __future__ import annotations
 
 import builtins
-import errno
 import os
-import select
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from io import TextIOBase
 from typing import Any
 
 from flower.channels import blocking, channel, shield
 from flower.errors import Timeout
 from flower.net import Conn
-from flower.net._descriptor import reading_end
+from flower.net._descriptor import READABLE, WRITABLE, look, reading_end, watch
 from flower.net._loop import LoopPoller, io_poller
 from flower.net._source import Source
 
 __all__ = ["READABLE", "WRITABLE", "File", "IOChannel", "open", "reader", "wait_read", "wait_write"]
-
-READABLE = 1
-WRITABLE = 2
 
 # Characters or bytes that are read ahead for an iteration over a file: a trip to a worker thread costs some 50 us.
 READ_AHEAD = 256 * 1024
@@ -67,7 +63,7 @@ class IOChannel(Source):
         fd = _fileno(io)
         if isinstance(events, bool) or events not in (READABLE, WRITABLE, READABLE | WRITABLE):
             raise ValueError(f"the events are READABLE, WRITABLE or both, not {events!r}")
-        _look(fd, events)
+        look(fd, events)
         self._ready: channel[int] = channel(1, label=label or f"descriptor {fd}")
         self._ready._external = True
         self._watch = _Watch(io_poller(), fd, events, self._ready)
@@ -77,7 +73,7 @@ class IOChannel(Source):
     def _receive_channel(self) -> channel[int]:
         """What `flower.select` receives from, asked for at each select."""
         if not self._ready.closing:
-            if found := _look(self._watch.fd, self._watch.events):
+            if found := look(self._watch.fd, self._watch.events):
                 now: channel[int] = channel(1)
                 now.try_send(found)
                 return now
@@ -166,9 +162,7 @@ class _Watch:
         self.watching = True
         self.poller.resources.add(self)
         try:
-            for event in (READABLE, WRITABLE):
-                if self.events & event:
-                    _add(self, event)
+            _add(self)
         except BaseException:  # a descriptor that the loop can't watch, or that one of its transports has
             self._end()
             raise
@@ -181,13 +175,12 @@ class _Watch:
         if self.watching:
             self.watching = False
             self.poller.resources.discard(self)
-            for event in (READABLE, WRITABLE):
-                _remove(self, event)
+            _remove(self)
 
     def ready(self, event: int) -> None:
         """On the hub: the descriptor is ready, or somebody has closed it."""
         try:
-            found = _look(self.fd, self.events) or event
+            found = look(self.fd, self.events) or event
         except OSError:
             found = event  # whoever uses it will see
         self._end()
@@ -208,35 +201,53 @@ class _Watch:
         return None
 
 
-# The watches of each descriptor and event: the loop takes one callback for all of them.
-_Table = dict[tuple[int, int], list[_Watch]]
+# The watches of each descriptor: the loop takes one callback an event for all of them.
+_Table = dict[int, list[_Watch]]
 _tables: weakref.WeakKeyDictionary[LoopPoller, _Table] = weakref.WeakKeyDictionary()
 
 
-def _add(watch: _Watch, event: int) -> None:
-    table = _tables.setdefault(watch.poller, {})
-    watches = table.get((watch.fd, event))
-    if watches is None:
-        loop: Any = watch.poller.loop
-        (loop.add_reader if event == READABLE else loop.add_writer)(watch.fd, _on_ready, table, watch.fd, event)
-        watches = table[watch.fd, event] = []
-    watches.append(watch)
+def _add(waiter: _Watch) -> None:
+    table = _tables.setdefault(waiter.poller, {})
+    loop: Any = waiter.poller.loop
+    watches = table.get(waiter.fd, [])
+    events = waiter.events
+    for other in watches:
+        events |= other.events
+    if watches:  # anew: it may be another file of the same number by now, which the loop does not watch
+        _forget(loop, waiter.fd, events)
+    for event, add in ((READABLE, loop.add_reader), (WRITABLE, loop.add_writer)):
+        if events & event:
+            watch(add, waiter.fd, _on_ready, table, waiter.fd, event)
+    watches.append(waiter)
+    table[waiter.fd] = watches
 
 
-def _remove(watch: _Watch, event: int) -> None:
-    table = _tables.get(watch.poller, {})
-    watches = table.get((watch.fd, event), [])
-    if watch in watches:
-        watches.remove(watch)
+def _remove(waiter: _Watch) -> None:
+    table = _tables.get(waiter.poller, {})
+    watches = table.get(waiter.fd, [])
+    if waiter in watches:
+        watches.remove(waiter)
+        events = waiter.events
+        for other in watches:
+            events &= ~other.events
+            if not events:
+                break
+        _forget(waiter.poller.loop, waiter.fd, events)
         if not watches:
-            del table[watch.fd, event]
-            loop: Any = watch.poller.loop
-            (loop.remove_reader if event == READABLE else loop.remove_writer)(watch.fd)
+            del table[waiter.fd]
+
+
+def _forget(loop: Any, fd: int, events: int) -> None:
+    for event, remove in ((READABLE, loop.remove_reader), (WRITABLE, loop.remove_writer)):
+        if events & event:
+            with suppress(OSError):  # the standard loop's, of a descriptor that somebody has closed
+                remove(fd)
 
 
 def _on_ready(table: _Table, fd: int, event: int) -> None:
-    for watch in table.get((fd, event), [])[:]:
-        watch.ready(event)
+    for waiter in table.get(fd, [])[:]:
+        if waiter.events & event:
+            waiter.ready(event)
 
 
 def _fileno(io: Any) -> int:
@@ -250,32 +261,15 @@ def _fileno(io: Any) -> int:
     return fd
 
 
-def _look(fd: int, events: int) -> int:
-    """What the descriptor is ready for now."""
-    if not hasattr(select, "poll"):  # Windows
-        no: list[int] = []
-        both = select.select([fd] if events & READABLE else no, [fd] if events & WRITABLE else no, no, 0)
-        return (READABLE if both[0] else 0) | (WRITABLE if both[1] else 0)
-    poll = select.poll()
-    poll.register(fd, (select.POLLIN if events & READABLE else 0) | (select.POLLOUT if events & WRITABLE else 0))
-    for _, found in poll.poll(0):
-        if found & select.POLLNVAL:
-            raise OSError(errno.EBADF, f"{os.strerror(errno.EBADF)}: {fd}")
-        if found & (select.POLLERR | select.POLLHUP):
-            return events
-        return (READABLE if found & select.POLLIN else 0) | (WRITABLE if found & select.POLLOUT else 0)
-    return 0
-
-
 # -- Bytes
 
 
 def reader(io: Any) -> Conn:
     """The bytes that come on a descriptor: a `Conn` that only receives.
 
-    ``io`` is a pipe, a terminal, a device, or a file; it stays open, and what is read here is read by nobody else.
-    ``reader(sys.stdin)`` is what is typed, for a ``flower.select`` or for `flower.net.framed`. A file is read as
-    well, though in the loop's own thread: `open` is better for large ones. Does not block.
+    ``io`` is a pipe, a terminal, a device, or a file; it stays open, and blocking if it is so. What is read here is
+    read by nobody else. ``reader(sys.stdin)`` is what is typed, for a ``flower.select`` or for `flower.net.framed`.
+    A file is read as well, though in the loop's own thread: `open` is better for large ones. Does not block.
 
     Raises TypeError or ValueError for what is no descriptor, OSError for one that is not open.
 
@@ -290,7 +284,7 @@ def reader(io: Any) -> Conn:
     """
     poller = io_poller()
     fd = _fileno(io)
-    return reading_end(poller, os.dup(fd), f"descriptor {fd}")
+    return reading_end(poller, os.dup(fd), f"descriptor {fd}", shared=True)
 
 
 # -- Files

@@ -52,9 +52,9 @@ def run(
     the program wrote is then lost.
 
     Raises FileNotFoundError and other OSErrors when it can't be started; ``subprocess.CalledProcessError`` when the
-    status is not 0, unless ``check`` is false; Timeout.
+    status is not 0, unless ``check`` is false; Timeout; ValueError where no program is named.
     """
-    name = _name(args)
+    name = _name(args, options.get("shell"))
     data = input.encode() if isinstance(input, str) else input
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     if data is not None:
@@ -86,8 +86,9 @@ def start(args: Args, **options: Any) -> Process:
     bytes. Unless they say otherwise its standard input and output are connections to it, and its standard error goes
     where ours goes. What is piped has to be read: a program whose output nobody takes comes to a stop. Does not block.
 
-    Raises FileNotFoundError and other OSErrors when it can't be started; TypeError for an option that would make text
-    of the bytes; RuntimeError where somebody else's event loop runs in this thread.
+    Raises FileNotFoundError and other OSErrors when it can't be started; ValueError where no program is named;
+    TypeError for an option that would make text of the bytes; RuntimeError where somebody else's event loop runs in
+    this thread.
 
     >>> with start(["tr", "a-z", "A-Z"]) as program:
     ...     program.stdin.write("hello")
@@ -98,11 +99,12 @@ def start(args: Args, **options: Any) -> Process:
     refused = _REFUSED & options.keys()
     if refused:
         raise TypeError(f"a program's streams carry bytes here: the option {min(refused)!r} is not for them")
+    name = _name(args, options.get("shell"))
     poller = io_poller()
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, **options}
     popen = subprocess.Popen(args, bufsize=0, **options)
     try:
-        return Process(poller, popen, _name(args))
+        return Process(poller, popen, name)
     except BaseException:
         popen.kill()
         popen.wait()
@@ -309,7 +311,12 @@ def _read_all(conn: Conn | None) -> bytes | None:
     return None if conn is None else b"".join(conn)
 
 
-def _name(args: Any) -> str:
-    """The program, in few words."""
-    first = args if isinstance(args, str | bytes | os.PathLike) or not args else args[0]
-    return os.path.basename(os.fsdecode(first).split(None, 1)[0]) if first else "?"
+def _name(args: Any, shell: Any = False) -> str:
+    """The program, in few words; ValueError where none is named."""
+    first = args if isinstance(args, str | bytes | os.PathLike) else args[0] if len(args) else ""
+    name = os.fsdecode(first)
+    if shell:  # a command line
+        name = (name.split(None, 1) or ["?"])[0]
+    elif not name.strip():
+        raise ValueError(f"no program to start: {args!r}")
+    return os.path.basename(name)

@@ -307,6 +307,9 @@ def test_chat_server() -> None:
         say(rose, "hello", "anybody there?")
         for file in to_rose, to_tulip:
             assert [file.readline(), file.readline()] == ["rose: hello\n", "rose: anybody there?\n"]
+        say(rose, "x" * 1000, "y\r\r")  # as much as a line may hold, and what may not end one that is sent
+        for file in to_rose, to_tulip:
+            assert [file.readline(), file.readline()] == ["rose: " + "x" * 1000 + "\n", "rose: y\n"]
         tulip.shutdown(socket.SHUT_WR)
         assert to_rose.readline() == "* tulip has left\n"
         assert to_tulip.read() == ""

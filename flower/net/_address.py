@@ -27,7 +27,10 @@ def format_address(address: Any) -> str:
 
 
 def check_host_port(proto: str, address: Any, what: str = "address") -> tuple[str, int]:
-    """The host and the port of an address, or TypeError or ValueError with the address in its text."""
+    """The host and the port of an address, or TypeError or ValueError with the address in its text.
+
+    Of four items, as the system gives an IPv6 address, the last is its scope, which the host then has behind a ``%``.
+    """
     if not isinstance(address, tuple | list) or len(address) < 2:
         raise TypeError(f"a {proto} {what} is a pair (host, port), not {address!r}")
     host, port = address[0], address[1]
@@ -39,6 +42,11 @@ def check_host_port(proto: str, address: Any, what: str = "address") -> tuple[st
         raise ValueError(f"the port of a {proto} {what} is 0 to {MAX_PORT}, not {port}, in {address!r}")
     if "\0" in host:
         raise ValueError(f"a null character in the host of {address!r}")
+    if len(address) == 4 and (scope := address[3]):
+        if isinstance(scope, bool) or not isinstance(scope, int):
+            raise TypeError(f"the scope of a {proto} {what} is an int, not {scope!r}, in {address!r}")
+        if "%" not in host:
+            host = f"{host}%{scope}"
     return host, port
 
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 Data = bytes | bytearray | memoryview
 Path = str | os.PathLike[str]
 
+MAX_PAUSE = 32_767  # seconds: what Linux takes for each of `Conn.keep_alive`'s
+MAX_PROBES = 127  # and how many questions without an answer
 LONGEST_LINE = 64 * 1024  # bytes: what `Conn.read_until` takes unless it is told otherwise; asyncio's own limit
 
 
@@ -101,7 +103,7 @@ class Conn(Source):
             if timeout is None and self._front is None:
                 data: bytes = self._incoming._obtain(None)
             else:
-                data = self._receive_channel.receive(timeout)
+                data = self._within(self._receive_channel, timeout)
         except ChannelClosed:
             raise self._reading_end() from None
         return data
@@ -118,7 +120,7 @@ class Conn(Source):
             if timeout is None and self._front is None:
                 data: bytes = self._incoming._obtain(None)
             else:
-                data = self._receive_channel.receive(timeout)
+                data = self._within(self._receive_channel, timeout)
         except ChannelClosed:
             end = self._reading_end()
             if isinstance(end, ChannelClosed) and not self._stream.shut:
@@ -189,7 +191,7 @@ class Conn(Source):
             self._reading = True
             self._front = bytearray()  # so that everybody looks, and nobody waits for what comes after the rest
             try:
-                data = source.receive(timeout)
+                data = self._within(source, timeout)
             finally:
                 self._reading = False
                 self._front = None
@@ -260,7 +262,8 @@ class Conn(Source):
         same turn, at its end, before the main tasklet goes on; or when the kernel has room: see `flush`.
 
         Raises ChannelClosed when the connection was closed here, by `close_write` too; ConnectionResetError,
-        BrokenPipeError or another OSError when it broke; Timeout; TypeError for anything but bytes.
+        BrokenPipeError or another OSError when it broke; Timeout; TypeError for anything but bytes; RuntimeError
+        in another thread.
         """
         if type(data) is not bytes:
             data = as_bytes(data)
@@ -303,7 +306,7 @@ class Conn(Source):
         """Say that no more will be sent: the peer reads to the end of file. Reading goes on. Never blocks.
 
         Blocked senders, and all later ones, get ChannelClosed. To call it twice is allowed; it raises as `send`
-        where the connection is gone.
+        where the connection is gone, and in another thread.
         """
         try:
             self._stream.close_write()
@@ -354,7 +357,7 @@ class Conn(Source):
             error.channel = self
             raise
 
-    def keep_alive(self, idle: float = 30, interval: float = 10, count: int = 3) -> None:
+    def keep_alive(self, idle: int = 30, interval: int = 10, count: int = 3) -> None:
         """Have the kernel notice that the peer's machine is gone: no program has to be quick for that.
 
         After ``idle`` seconds of silence it asks, every ``interval`` seconds, and breaks the connection when it had no
@@ -362,20 +365,28 @@ class Conn(Source):
         it waits for hours, and for good if nothing is sent. A Unix socket needs none of it, and nothing is done.
         Systems that know only some of these numbers keep to those.
 
-        Raises ValueError for a number below 1.
+        Raises ValueError for a number below 1, for more than 32,767 seconds, and for a count of more than 127;
+        TypeError for what is no whole number.
         """
-        if min(idle, interval, count) < 1:
-            raise ValueError(f"idle, interval and count are at least 1, not {idle}, {interval}, {count}")
-        self._stream.keep_alive(int(idle), int(interval), int(count))
+        limits = {"idle": (idle, MAX_PAUSE), "interval": (interval, MAX_PAUSE), "count": (count, MAX_PROBES)}
+        for name, (value, most) in limits.items():
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise TypeError(f"keep_alive: {name} is an int, not {value!r}")
+            if not 1 <= value <= most:
+                raise ValueError(f"keep_alive: {name} is 1 to {most}, not {value}")
+        self._stream.keep_alive(idle, interval, count)
 
     @property
     def certificate(self) -> dict[str, Any] | None:
         """The peer's certificate, as ``ssl.SSLSocket.getpeercert`` gives it; empty for one that was not verified.
 
-        None where there is no TLS, and where the peer has shown none.
+        None where there is no TLS, or not yet, and where the peer has shown none.
         """
         tls = self._stream.tls
-        return None if tls is None else tls.getpeercert()
+        try:
+            return None if tls is None else tls.getpeercert()
+        except ValueError:  # they have not shaken hands
+            return None
 
     @property
     def protocol(self) -> str | None:

@@ -1,8 +1,8 @@
-"""Connections over one end of a pipe, or another descriptor that is no socket: `Conn`s that go one way.
+"""Descriptors: how they are watched, and connections over one that is no socket, such as one end of a pipe.
 
-A `OneWay` behaves to `Stream` as the loop's transport, as a TLS layer does, and as its socket. The loops' own
-transports for pipes are not used: uvloop's and the standard one differ in how they tell of a reader that is gone, and
-neither takes a file or /dev/null, which standard input may well be.
+The connections are `Conn`s that go one way. A `OneWay` behaves to `Stream` as the loop's transport, as a TLS layer
+does, and as its socket. The loops' own transports for pipes are not used: uvloop's and the standard one differ in how
+they tell of a reader that is gone, and neither takes a file or /dev/null, which standard input may well be.
 
 Invariants of `OneWay`: ``_watched`` is set while the loop watches the descriptor for reading: at a reading end unless
 it is paused or at its end, at a writing end always, since that is how the kernel tells that nobody reads any more.
@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flower.net._bounds import Bounds
@@ -24,26 +26,67 @@ from flower.net._transport import Link
 if TYPE_CHECKING:
     from flower.net._loop import LoopPoller
 
+READABLE = 1
+WRITABLE = 2
+
 CHUNK = 64 * 1024  # bytes read at a time: what a pipe holds on Linux
 
 
-def reading_end(poller: LoopPoller, fd: int, name: str) -> Conn:
-    """A connection that only receives: what comes out of the descriptor, which it owns from now on. Does not block."""
-    return _open(poller, fd, name, False)
+def watch(add: Callable[..., object], fd: int, callback: Callable[..., object], *args: Any) -> None:
+    """Have the loop watch a descriptor that others use too; ``add`` is its add_reader or add_writer.
+
+    uvloop makes it non-blocking, which is a flag of the open file: of all who have it, standard output beside standard
+    input, the shell and the children. That is undone at once; to be watched needs no flag.
+    """
+    blocking = os.name == "posix" and os.get_blocking(fd)
+    try:
+        add(fd, callback, *args)
+    finally:
+        if blocking:
+            os.set_blocking(fd, True)
+
+
+def look(fd: int, events: int) -> int:
+    """What the descriptor is ready for now."""
+    if not hasattr(select, "poll"):  # Windows
+        no: list[int] = []
+        both = select.select([fd] if events & READABLE else no, [fd] if events & WRITABLE else no, no, 0)
+        return (READABLE if both[0] else 0) | (WRITABLE if both[1] else 0)
+    poll = select.poll()
+    poll.register(fd, (select.POLLIN if events & READABLE else 0) | (select.POLLOUT if events & WRITABLE else 0))
+    for _, found in poll.poll(0):
+        if found & select.POLLNVAL:
+            raise OSError(errno.EBADF, f"{os.strerror(errno.EBADF)}: {fd}")
+        if found & (select.POLLERR | select.POLLHUP):
+            return events
+        return (READABLE if found & select.POLLIN else 0) | (WRITABLE if found & select.POLLOUT else 0)
+    return 0
+
+
+# -- Connections
+
+
+def reading_end(poller: LoopPoller, fd: int, name: str, *, shared: bool = False) -> Conn:
+    """A connection that only receives: what comes out of the descriptor, which it owns from now on. Does not block.
+
+    ``shared``: others have it open, too, and it stays blocking if it is.
+    """
+    return _open(poller, fd, name, False, shared)
 
 
 def writing_end(poller: LoopPoller, fd: int, name: str) -> Conn:
     """A connection that only sends: into the descriptor, which it owns from now on. Does not block."""
-    try:
-        os.set_blocking(fd, False)
-    except BaseException:
-        os.close(fd)
-        raise
-    return _open(poller, fd, name, True)
+    return _open(poller, fd, name, True, False)
 
 
-def _open(poller: LoopPoller, fd: int, name: str, writes: bool) -> Conn:
-    end = OneWay(poller, fd, name, writes)
+def _open(poller: LoopPoller, fd: int, name: str, writes: bool, shared: bool) -> Conn:
+    if not shared:
+        try:
+            os.set_blocking(fd, False)
+        except BaseException:
+            os.close(fd)
+            raise
+    end = OneWay(poller, fd, name, writes, shared)
     stream = Stream(poller, end, "pipe", Bounds())  # type: ignore[arg-type]
     if writes:
         stream.eof_received()
@@ -60,11 +103,12 @@ def _open(poller: LoopPoller, fd: int, name: str, writes: bool) -> Conn:
 class OneWay(Link):
     """One end of a pipe, as the transport of a `Stream`, and as what it takes for its socket."""
 
-    def __init__(self, poller: LoopPoller, fd: int, name: str, writes: bool) -> None:
+    def __init__(self, poller: LoopPoller, fd: int, name: str, writes: bool, shared: bool) -> None:
         self._loop: Any = poller.loop
         self._fd = fd
         self._name = name
         self._writes = writes
+        self._shared = shared
         self._stream: Any = None
         self._watched = False
         self._pollable = True
@@ -83,7 +127,7 @@ class OneWay(Link):
             return
         if self._pollable:
             try:
-                self._loop.add_reader(self._fd, self._on_readable)
+                watch(self._loop.add_reader, self._fd, self._on_readable)
                 self._watched = True
                 return
             except OSError as error:
@@ -109,6 +153,8 @@ class OneWay(Link):
             self._lose(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
             return
         try:
+            if self._shared and not look(self._fd, READABLE):
+                return  # another has read it, and we would block the loop
             data = os.read(self._fd, CHUNK)
         except (BlockingIOError, InterruptedError):
             return

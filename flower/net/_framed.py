@@ -106,7 +106,8 @@ class Framed(Source, Generic[T]):
         broke; Timeout after ``timeout`` seconds.
         """
         try:
-            message: T = self._inner.messages.receive(timeout)
+            messages = self._inner.messages
+            message: T = messages.receive() if timeout is None else self._within(messages, timeout)
         except ChannelClosed:
             raise self._inner.end(self) from None
         return message

@@ -71,8 +71,19 @@ def dial_given(proto: str, given: Any, options: Options, secure: Secure | None =
         raise explain(error, "can't use", proto, f"socket {given!r}") from None
     sock.setblocking(False)
 
+    begun = False
+
+    async def connect() -> Stream:
+        nonlocal begun
+        begun = True  # now it is the stream's
+        return await open_stream(poller, sock, proto, options.bounds, secure)
+
     def dial() -> Conn:
-        return Conn(wait(open_stream(poller, sock, proto, options.bounds, secure), Stream.abort))
+        try:
+            return Conn(wait(connect(), Stream.abort))
+        finally:
+            if not begun:  # cancelled before that
+                sock.close()
 
     return within(options.timeout, dial, f"{proto} socket {given!r}")
 

@@ -61,8 +61,10 @@ class Listener(Source):
         ``timeout`` seconds.
         """
         try:
-            connections = self._connections if timeout is None else self._receive_channel
-            conn: Conn = connections.receive(timeout)
+            if timeout is None:
+                conn: Conn = self._connections.receive()
+            else:
+                conn = self._within(self._receive_channel, timeout)
         except ChannelClosed:
             raise self._end() from None
         return conn

@@ -30,7 +30,7 @@ def _dial_tls(address: Any, options: Options) -> Conn:
     o = options
     name = o.server_name
     if not name and not is_given(address):
-        name = check_host_port("tls", address)[0] or "127.0.0.1"
+        name = check_host_port("tls", address)[0].partition("%")[0] or "127.0.0.1"  # no certificate knows a scope
     start = secure(o.context, False, name, o.ca, o.cert, o.key, o.alpn, o.handshake_timeout)
     if is_given(address):
         return dial_given("tls", address, o, start)
@@ -70,7 +70,8 @@ def Listen(addr: Any = ("0.0.0.0", 0), proto: str = "tcp", **options: Any) -> An
     ==============  ===========================================================================
     ``proto``       ``addr``, and options of its own
     ==============  ===========================================================================
-    ``"tcp"``       ``(host, port)``; port 0 lets the system choose: ask ``listener.addr()``.
+    ``"tcp"``       ``(host, port)``; port 0 lets the system choose: ask ``listener.addr()``, whose
+                    four items for IPv6 will do, too.
                     ``reuse_port``: several processes may listen on it.
     ``"tls"``       the same, or a TCP socket or its descriptor, as of socktcp. ``cert``, ``key``:
                     files with the certificate chain and its key, in PEM. ``ca``: a file with

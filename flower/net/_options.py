@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import ssl
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from flower.net._bounds import HIGH_WATER, INCOMING_LIMIT, Bounds
 from flower.net._tls import HANDSHAKE_TIMEOUT
 
 BACKLOG = 1024  # connections that the kernel queues before it turns new ones away
+MAX_BACKLOG = 2**31 - 1  # connections: the system takes a C int
+MAX_BUFFER = sys.maxsize  # bytes: sizes are counted in a C ssize_t
 
 Path = str | os.PathLike[str]
 
@@ -62,12 +65,14 @@ def read_options(function: str, proto: str, known: str, given: dict[str, Any]) -
     return Options(**given)
 
 
-def _whole(least: int, unit: str) -> Callable[[Any], None]:
+def _whole(least: int, most: int, unit: str) -> Callable[[Any], None]:
     def check(value: Any) -> None:
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f"a number of {unit} is needed, not {value!r}")
         if value < least:
             raise ValueError(f"at least {least} {unit}, not {value!r}")
+        if value > most:
+            raise ValueError(f"at most {most} {unit}, not {value!r}")
 
     return check
 
@@ -85,14 +90,14 @@ _file = _of(str | os.PathLike | None, "the path of a file")
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "timeout": check_timeout,
-    "backlog": _whole(0, "connections"),
+    "backlog": _whole(0, MAX_BACKLOG, "connections"),
     "reuse_addr": _flag,
     "reuse_port": _flag,
     "broadcast": _flag,
     "nodelay": _flag,
     "keepalive": _flag,
-    "read_buffer": _whole(1, "bytes"),
-    "write_buffer": _whole(1, "bytes"),
+    "read_buffer": _whole(1, MAX_BUFFER, "bytes"),
+    "write_buffer": _whole(1, MAX_BUFFER, "bytes"),
     "server_name": _of(str | None, "the name of a server"),
     "cert": _file,
     "key": _file,

@@ -31,13 +31,14 @@ def listen_pipe(address: Any, options: Options) -> Listener:
         sock = unix_socket()
         sock.bind(path)
         sock.listen(options.backlog)
+        file = "" if path.startswith("\0") else os.path.realpath(path)  # for the end, wherever we are then
     except BaseException as error:
         if sock is not None:
             sock.close()
         if isinstance(error, OSError):
             raise explain(error, "can't listen on", "pipe", path) from None
         raise
-    return Listener(Acceptor(poller, sock, "pipe", options.bounds, path="" if path.startswith("\0") else path))
+    return Listener(Acceptor(poller, sock, "pipe", options.bounds, path=file))
 
 
 def dial_pipe(address: Any, options: Options) -> Conn:
@@ -88,12 +89,12 @@ def unix_socket() -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that its process has left behind. One that somebody listens on stays, and so does a file."""
+    """Remove a socket that its process has left behind. One that somebody has open stays, and so does a file."""
     try:
         if path.startswith("\0") or not stat.S_ISSOCK(os.stat(path).st_mode):
             return
-        with unix_socket() as probe:
-            probe.connect(path)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+            probe.connect(path)  # of another kind, so that whoever listens there gets no connection
     except ConnectionRefusedError:
         try:
             os.unlink(path)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from flower.errors import ChannelClosed
+from flower.errors import ChannelClosed, Timeout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +36,15 @@ class Source:
             return self.receive()
         except ChannelClosed:
             raise StopIteration from None
+
+    def _within(self, ch: Any, timeout: float | None) -> Any:
+        """Receive from the channel; where nothing comes in time, the error says from whom."""
+        try:
+            return ch.receive(timeout)
+        except Timeout as error:
+            if hasattr(error, "_flower_conn"):  # it is what the connection died of
+                raise
+            raise Timeout(f"{self!r}: nothing came within {timeout} s") from None
 
     def __enter__(self) -> Self:
         return self

@@ -226,12 +226,13 @@ class Stream(Link):
 
     def send(self, data: bytes, timeout: float | None) -> None:
         """Wait for room, then take all of the data. What is raised before that took nothing."""
-        if get_ident() != self._thread:
-            raise self._refusal("send")
+        self._check_thread("send")
         if self.full or self.half or self.ended or self._transport.is_closing():
             try:
                 self.open_outbox().send(data, timeout)
             except Timeout:
+                if self.ended:  # it may be what the connection died of
+                    raise self.writing_fault() from None
                 raise Timeout(f"{self.describe()}: no room to write within {timeout} s") from None
         elif data:  # nothing is what somebody sends who only waits for room
             self._send(data)
@@ -245,8 +246,7 @@ class Stream(Link):
 
     def open_outbox(self) -> channel[Any]:
         """Where all who can't send at once wait, with what they offer; what has no room, or none any more, refuses."""
-        if get_ident() != self._thread:
-            raise self._refusal("send")
+        self._check_thread("send")
         if self.outbox is None:
             self.outbox = channel(0, "room to write")
             self.outbox._external = True
@@ -329,8 +329,7 @@ class Stream(Link):
 
     def flush(self, timeout: float | None) -> None:
         """Wait until all that was written is with the kernel."""
-        if get_ident() != self._thread:
-            raise self._refusal("flush")
+        self._check_thread("flush")
         if self.ended:
             raise self.writing_fault()
         self.let_out()
@@ -361,6 +360,7 @@ class Stream(Link):
 
     def close_write(self) -> None:
         """What was written leaves, and then the peer is told that no more comes. Reading goes on."""
+        self._check_thread("close it for writing")
         if self.ended:
             raise self.writing_fault()
         if not self.half:
@@ -385,7 +385,7 @@ class Stream(Link):
     def keep_alive(self, idle: int, interval: int, count: int) -> None:
         if self._sock.family not in (socket.AF_INET, socket.AF_INET6):
             return
-        unacknowledged = 1000 * (idle + interval * count)  # milliseconds
+        unacknowledged = min(1000 * (idle + interval * count), 2**31 - 1)  # milliseconds, in a C int
         names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
         try:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -407,8 +407,7 @@ class Stream(Link):
 
     def refuse_tls(self) -> None:
         """Raise what keeps TLS from beginning, if anything does."""
-        if get_ident() != self._thread:
-            raise self._refusal("start TLS")
+        self._check_thread("start TLS")
         if self.tls is not None:
             raise RuntimeError(f"{self.describe()}: it speaks TLS already")
         if self.ended or self.half or self.at_eof:
@@ -572,8 +571,9 @@ class Stream(Link):
             self._holding = False
             self.poller.scheduler.release()
 
-    def _refusal(self, what: str) -> RuntimeError:
-        return RuntimeError(f"{self.describe()} belongs to another thread: only that one may {what}")
+    def _check_thread(self, what: str) -> None:
+        if get_ident() != self._thread:
+            raise RuntimeError(f"{self.describe()} belongs to another thread: only that one may {what}")
 
     def status(self) -> str:
         if self.ended:

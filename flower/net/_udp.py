@@ -22,7 +22,6 @@ from typing import TYPE_CHECKING, Any
 
 from flower.channels import bomb, channel
 from flower.channels import timeout as time_limit
-from flower.channels._task import check_timeout
 from flower.errors import ChannelClosed, Timeout
 from flower.net._address import Info, check_host_port, explain, format_address, resolve
 from flower.net._conn import Data, look
@@ -167,23 +166,22 @@ class Port:
 
     # -- Sending
 
-    def send(self, data: bytes, where: Any, timeout: float | None) -> None:
+    def send(self, data: bytes, where: Any) -> None:
         """Hand the datagram to the kernel, when it has room."""
         if get_ident() != self._thread:
             raise RuntimeError(f"{self.describe()} belongs to another thread: only that one may send")
         if self._room.balance == 0 and self._try_send(data, where):
             return
-        with time_limit(math.inf if timeout is None else timeout):
-            while True:
-                if self.sock is None:
-                    raise self.end()
-                self.poller.loop.add_writer(self.sock, self._on_writable)
-                try:
-                    self._room.receive()
-                except ChannelClosed:
-                    raise self.end() from None
-                if self._try_send(data, where):
-                    return
+        while True:
+            if self.sock is None:
+                raise self.end()
+            self.poller.loop.add_writer(self.sock, self._on_writable)
+            try:
+                self._room.receive()
+            except ChannelClosed:
+                raise self.end() from None
+            if self._try_send(data, where):
+                return
 
     def _try_send(self, data: bytes, where: Any) -> bool:
         if self.sock is None:
@@ -290,9 +288,12 @@ class Datagrams(Source):
         dialled has told us that nobody listens there; Timeout after ``timeout`` seconds.
         """
         try:
-            return self._incoming.receive(timeout)
+            if timeout is None:
+                return self._incoming.receive()
+            datagram: Datagram = self._within(self._incoming, timeout)
         except ChannelClosed:
             raise self._end() from None
+        return datagram
 
     def read(self, *, timeout: float | None = None) -> bytes:
         """The data of the next datagram. As `receive`."""
@@ -308,19 +309,19 @@ class Datagrams(Source):
         can't be sent (EMSGSIZE: more than 65,507 bytes; EDESTADDRREQ: no address); Timeout; TypeError for anything
         but bytes; TypeError and ValueError for what is no address.
         """
-        data = as_bytes(data)
         if timeout is not None:
-            timeout = check_timeout(timeout)
+            try:
+                with time_limit(timeout):
+                    return self.send(data, address)
+            except Timeout:
+                raise Timeout(f"{self._port.describe()}: not sent within {timeout} s") from None
+        data = as_bytes(data)
         port = self._port
         try:
-            port.send(data, None if address is None else self._where(port, address), timeout)
+            port.send(data, None if address is None else self._where(port, address))
         except ChannelClosed as error:
             error.channel = self
             raise
-        except Timeout:
-            if timeout is None:
-                raise
-            raise Timeout(f"{port.describe()}: no room to write within {timeout} s") from None
 
     def write(self, data: Data | str, *, timeout: float | None = None) -> None:
         """`send` to the address that was dialled; a str is sent as UTF-8."""
@@ -334,7 +335,7 @@ class Datagrams(Source):
             raise port.end()
         family = port.sock.family
         try:
-            socket.inet_pton(family, host)
+            socket.inet_pton(family, address[0])
             return address if isinstance(address, tuple) else tuple(address)
         except OSError:  # a name, or an address with its scope
             infos: list[Info] = resolve("udp", host, number, kind=socket.SOCK_DGRAM)

@@ -445,6 +445,13 @@ class ConnectionConformance(SendCases):
             near.send(b"2")
             assert far.read() == b"2"
 
+    def test_a_timeout_says_from_whom_nothing_came(self) -> None:
+        with self.connected() as (_near, far):
+            for attempt in (far.receive, lambda t: far.read(timeout=t), lambda t: far.read(1, timeout=t)):
+                with pytest.raises(Timeout) as caught:
+                    attempt(SOON)
+                assert str(caught.value) == f"{far!r}: nothing came within {SOON} s"
+
     def test_an_outer_timeout_stays_the_outer_one(self) -> None:
         with self.connected() as (_near, far):
             with pytest.raises(Timeout) as caught, flower.timeout(SOON) as scope:

@@ -486,10 +486,30 @@ def test_a_receiver_in_another_thread_resumes_reading() -> None:
         finish()
 
 
+def test_keep_alive() -> None:
+    with connected() as (near, _far):
+        for options, error, text in [
+            ({"idle": 0}, ValueError, "idle is 1 to 32767, not 0"),
+            ({"interval": 32_768}, ValueError, "interval is 1 to 32767, not 32768"),
+            ({"count": 128}, ValueError, "count is 1 to 127, not 128"),
+            ({"idle": 1.5}, TypeError, r"idle is an int, not 1\.5"),
+            ({"count": True}, TypeError, "count is an int, not True"),
+        ]:
+            with pytest.raises(error, match=text):
+                near.keep_alive(**options)
+        near.keep_alive(32_767, 32_767, 127)  # the kernel takes the limits
+        option = near._stream._sock.getsockopt
+        names = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
+        assert [option(socket.IPPROTO_TCP, name) for name in names] == [32_767, 32_767, 127]
+
+
 def test_another_thread_may_close_but_not_send() -> None:
     with connected() as (near, far):
         with pytest.raises(RuntimeError, match="another thread"):
             in_thread(near.send, b"x")()
+        with pytest.raises(RuntimeError, match="another thread: only that one may close it for writing"):
+            in_thread(near.close_write)()
+        assert near.status == "open"
         near.send(b"y")
         in_thread(near.close)()
         assert far.read() == b"y"

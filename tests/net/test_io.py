@@ -8,7 +8,7 @@ import socket
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import flower.io
 from flower.channels._scheduler import current_scheduler
 from flower.io import READABLE, WRITABLE, IOChannel, wait_read, wait_write
 from flower.net import Lines, framed
-from tests.net.support import NEVER, in_thread, output, rounds
+from tests.net.support import NEVER, in_thread, output, rounds, until
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -276,6 +276,55 @@ def test_a_fork_leaves_the_parent_s_watches_alone() -> None:
     assert sorted(output(code).split()) == ["child", "parent"]
 
 
+@pytest.mark.parametrize("old", [READABLE, WRITABLE, READABLE | WRITABLE])
+@pytest.mark.parametrize("new", [READABLE, WRITABLE, READABLE | WRITABLE])
+def test_a_descriptor_that_was_closed_does_not_hide_the_next_of_its_number(old: int, new: int) -> None:
+    with pair() as (near, _), pair() as (other, peer):
+        fill(near)
+        fill(other)
+        peer.setblocking(False)
+        first = IOChannel(near, old)
+        t = waiting(first.receive)
+        os.dup2(other.fileno(), near.fileno())
+        with IOChannel(near, new) as second:
+            found = waiting(second.receive)
+            peer.send(b"x")
+            with suppress(BlockingIOError):
+                while peer.recv(1 << 20):
+                    pass
+            found.join(NEVER)
+        first.close()
+        until(lambda: not t.alive)
+
+
+def test_a_channel_of_a_descriptor_that_was_closed_can_be_closed() -> None:
+    near, far = socket.socketpair()
+    with far, IOChannel(near) as both:
+        near.setblocking(False)
+        fill(near)
+        t = waiting(both.receive)
+        near.close()
+        both.close()
+        with pytest.raises(flower.ChannelClosed):
+            t.join(NEVER)
+
+
+def test_a_blocking_descriptor_stays_so() -> None:
+    with pipe() as ends:
+        t = waiting(wait_read, ends[0])
+        assert os.get_blocking(ends[0])
+        t.kill()
+        assert os.get_blocking(ends[0])
+        with flower.io.reader(ends[0]) as conn:
+            assert os.get_blocking(ends[0])
+            os.write(ends[1], b"x")
+            assert conn.read(timeout=NEVER) == b"x"
+        assert os.get_blocking(ends[0])
+        os.set_blocking(ends[0], False)
+        with flower.io.reader(ends[0]):
+            assert not os.get_blocking(ends[0])
+
+
 # -- Bytes
 
 
@@ -292,6 +341,15 @@ def test_a_reader() -> None:
             ends[1] = -1
             assert list(lines) == ["two"]
         os.read(ends[0], 1)  # the descriptor itself is still open
+
+
+def test_two_readers_of_a_pipe_stall_nobody() -> None:
+    with pipe() as ends, flower.io.reader(ends[0]) as one, flower.io.reader(ends[0]) as other:
+        for data in (b"1", b"2", b"3"):
+            t = flower.go(flower.select, one, other)
+            os.write(ends[1], data)  # both are told, and one finds nothing any more
+            assert t.join(NEVER)[1] == data
+            rounds(2)
 
 
 def test_a_reader_sends_nothing() -> None:

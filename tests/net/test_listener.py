@@ -11,6 +11,7 @@ import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,11 +20,25 @@ import flower
 from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn, Dial, Listen, Listener, dial, listen
 from flower.net._acceptor import HELD
+from flower.net._address import check_host_port, resolve
 from tests.net.support import HOME, NEVER, echo, echo_server, failing, listening, reset, rounds, until
 
 pytestmark = pytest.mark.usefixtures("loop")
 
 SOON = 0.005  # seconds; a timeout that a test waits for
+
+
+def _link_local() -> Any:
+    """An address of this machine that needs its scope, with port 0; None if it has none."""
+    file = Path("/proc/net/if_inet6")
+    for line in file.read_text().splitlines() if file.exists() else ():
+        if line.startswith("fe80"):
+            digits, index, *_ = line.split()
+            return socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits)), 0, 0, int(index, 16)
+    return None
+
+
+LINK_LOCAL = _link_local()
 
 
 def plain(listener: Listener) -> socket.socket:
@@ -78,9 +93,10 @@ def test_several_tasklets_accept_from_one_listener() -> None:
 
 def test_timeouts_and_cancellation_lose_no_connection() -> None:
     with listening() as listener:
-        with pytest.raises(Timeout):
+        name = f"<Listener tcp {HOME}:{listener.addr()[1]}, open>"
+        with pytest.raises(Timeout, match=f"{name}: nothing came within {SOON} s"):
             listener.receive(SOON)
-        with pytest.raises(Timeout):
+        with pytest.raises(Timeout, match=name):
             listener.accept(timeout=SOON)
         with flower.move_on(SOON):
             listener.receive()
@@ -217,6 +233,28 @@ def test_ipv6() -> None:
     with listener, Dial("tcp", listener.addr()) as conn, listener.receive(NEVER) as other:
         assert other.remote_addr() == conn.local_addr()
         assert "[::1]" in repr(conn)
+
+
+def test_an_ipv6_address_with_its_scope() -> None:
+    assert check_host_port("tcp", ("::1", 80, 0, 0)) == ("::1", 80)
+    assert check_host_port("tcp", ("fe80::1%7", 80, 0, 7)) == ("fe80::1%7", 80)
+    assert check_host_port("tcp", ("fe80::1", 80, 0, 7)) == ("fe80::1%7", 80)
+    assert resolve("tcp", "fe80::1%7", 80)[0][4] == ("fe80::1", 80, 0, 7)
+    with pytest.raises(TypeError, match="the scope of a tcp address is an int, not 'lo'"):
+        Listen(("fe80::1", 80, 0, "lo"))
+
+
+@pytest.mark.skipif(not LINK_LOCAL, reason="no address with a scope here")
+def test_what_an_ipv6_listener_gives_as_its_address_can_be_dialled() -> None:
+    with Listen(LINK_LOCAL) as listener, Dial("tcp", listener.addr(), local_addr=LINK_LOCAL) as conn:
+        with listener.receive(NEVER) as other, Listen(LINK_LOCAL) as second:
+            assert other.remote_addr() == conn.local_addr()
+            assert second.addr()[2:] == listener.addr()[2:]
+    with Listen(LINK_LOCAL, "udp") as here, Dial("udp", here.addr()) as there:
+        there.send(b"x")
+        _, address = here.receive(NEVER)
+        here.send(b"y", address)
+        assert there.receive(NEVER)[1] == here.addr()
 
 
 def test_the_other_spelling() -> None:

@@ -67,11 +67,25 @@ def test_a_dead_socket_is_replaced_and_a_live_one_is_not(path: str) -> None:
         with pytest.raises(OSError, match=path) as caught:
             Listen(path, "pipe")
         assert caught.value.errno == errno.EADDRINUSE
-        knocked = listener.receive(NEVER)  # the second attempt has looked whether somebody is here
-        assert knocked.read(timeout=NEVER) == b""
-        knocked.close()
-        with Dial("pipe", path) as near, listener.receive(NEVER) as far:
+        with Dial("pipe", path) as near, listener.receive(NEVER) as far:  # the first that comes: nobody has knocked
             exchange(near, far)
+
+
+def test_a_socket_that_does_not_listen_yet_is_not_replaced(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        with pytest.raises(OSError, match=path):
+            Listen(path, "pipe")
+        assert os.path.exists(path)
+    os.unlink(path)
+
+
+def test_a_relative_path_is_removed_from_wherever_we_are(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(os.path.dirname(path))
+    listener = Listen("s", "pipe")
+    assert listener.addr() == "s"
+    monkeypatch.chdir("/")
+    listener.close()
 
 
 def test_a_file_is_not_replaced(path: str) -> None:
@@ -236,6 +250,18 @@ def test_a_plain_peer_of_a_socketpair() -> None:
     with theirs, Dial("sockpipe", ours) as conn:
         conn.write("hello")
         assert in_thread(receive_exactly, theirs, 5)() == b"hello"
+
+
+@pytest.mark.parametrize("by", ["socket", "number"])
+def test_what_was_given_is_closed_where_the_dial_is_cancelled_at_once(by: str) -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        given: Any = ours if by == "socket" else ours.detach()
+        with flower.move_on(0) as scope:
+            Dial("sockpipe", given)
+        assert scope.expired
+        theirs.setblocking(False)
+        assert theirs.recv(1) == b""
 
 
 def test_what_can_not_be_given() -> None:

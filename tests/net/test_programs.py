@@ -94,14 +94,30 @@ def test_what_is_no_program(args: Any) -> None:
         process.run(args)
 
 
+@pytest.mark.parametrize("args", [[], "", [""], ["  "]])
+def test_no_program_at_all(args: Any) -> None:
+    for function in (process.run, start):
+        with pytest.raises(ValueError, match="no program to start") as caught:
+            function(args)
+        assert repr(args) in str(caught.value)
+
+
+def test_a_program_s_name(tmp_path: Path) -> None:
+    path = tmp_path / "a program"
+    path.symlink_to("/bin/true")
+    for args in (path, str(path), [str(path), "argument"]):
+        with start(args) as program:
+            assert f"<Process a program[{program.pid}]" in repr(program)
+    with start("true argument", shell=True) as program:
+        assert "<Process true[" in repr(program)
+
+
 def test_bad_arguments(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         process.run(["true"], cwd=tmp_path / "missing")
     for option in "text", "encoding", "bufsize", "universal_newlines", "errors":
         with pytest.raises(TypeError, match=f"the option '{option}' is not for them"):
             start(["true"], **{option: None})
-    with pytest.raises((TypeError, ValueError, IndexError)):
-        start([])
     with pytest.raises((TypeError, ValueError)):
         process.run(["true"], timeout="soon")  # type: ignore[arg-type]
 

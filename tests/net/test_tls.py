@@ -114,6 +114,14 @@ def test_a_certificate_that_is_not_right(why: str, caplog: pytest.LogCaptureFixt
     assert "while accepting" in record.getMessage()
 
 
+@pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
+def test_the_scope_of_an_address_is_no_part_of_its_name() -> None:
+    made = certificates()
+    with Listen(("::1", 0), "tls", cert=made.server, key=made.server_key) as listener:
+        with Dial("tls", (*listener.addr()[:3], 1), ca=made.ca), listener.receive(NEVER):
+            pass
+
+
 def test_mutual_tls() -> None:
     made = certificates()
     with listening(ca=made.ca) as listener:
@@ -517,8 +525,14 @@ def test_those_who_send_while_tls_begins_learn_that_it_failed() -> None:
         t = flower.go(lambda: failing(lambda: near.start_tls(server_name="localhost", handshake_timeout=SOON)).join())
         rounds(1)
         sender = failing(near.send, b"never")
+        assert near.certificate is near.protocol is None
         assert isinstance(t.join(NEVER), Timeout)
-        assert isinstance(sender.join(NEVER), OSError)
+        assert "no TLS handshake within" in str(sender.join(NEVER))
+        with pytest.raises(Timeout, match="no TLS handshake within"):
+            near.send(b"too late")
+        with pytest.raises(Timeout, match="no TLS handshake within"):
+            near.read(timeout=NEVER)
+        assert near.certificate is near.protocol is None
         assert far.read_exactly(11, timeout=NEVER) == b"still plain"
 
 

@@ -150,7 +150,7 @@ def test_what_the_kernel_dropped_is_counted_too() -> None:
 
 def test_timeouts_and_cancellation() -> None:
     with heard() as (here, there):
-        with pytest.raises(Timeout):
+        with pytest.raises(Timeout, match=f"udp {HOME}:{here.addr()[1]}, open>: nothing came within {SOON} s"):
             here.receive(SOON)
         with pytest.raises(Timeout):
             here.read(timeout=SOON)
@@ -163,13 +163,34 @@ def test_timeouts_and_cancellation() -> None:
         assert here.read(timeout=NEVER) == b"kept"
 
 
+def test_a_timeout_bounds_the_look_for_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = flower.channel(1)
+    real = socket.getaddrinfo
+
+    def slow(host: str, *args: Any, flags: int = 0, **kwargs: Any) -> Any:
+        if host == "slow.example" and not flags & socket.AI_NUMERICHOST:
+            host = answer.receive()
+        return real(host, *args, flags=flags, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    with Listen((HOME, 0), "udp") as here, Listen((HOME, 0), "udp") as other:
+        name = "slow.example", here.addr()[1]
+        with pytest.raises(Timeout, match=f"not sent within {SOON} s"):
+            other.send(b"never", name, SOON)
+        answer.send(HOME)  # to the look that nobody waits for
+        until(lambda: answer.balance == 0)
+        answer.send(HOME)
+        other.send(b"x", name, NEVER)
+        assert here.receive(NEVER) == (b"x", other.addr())
+
+
 def test_a_full_kernel_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     with heard() as (here, there):
         port = there._port
         full = True
         send = type(port)._try_send
         monkeypatch.setattr(type(port), "_try_send", lambda self, *args: not full and send(self, *args))
-        with pytest.raises(Timeout, match="no room to write"):
+        with pytest.raises(Timeout, match=f"not sent within {SOON} s"):
             there.send(b"never", timeout=SOON)
         senders = [flower.go(there.send, b"%d" % i) for i in range(3)]
         rounds(3)
