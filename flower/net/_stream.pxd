@@ -49,7 +49,7 @@ cdef class Stream(Link):
     cpdef send(self, bytes data, object timeout)
     cpdef let_out(self)
     cpdef end_turn(self)
-    cpdef bint offer(self, bytes data) except -1
+    cpdef bint offer(self, bytes data, bint urgent=*) except -1
     cpdef Channel open_outbox(self)
     @cython.locals(in_main=bint)
     cdef _send(self, bytes data)

@@ -237,9 +237,10 @@ class Stream(Link):
         elif data:  # nothing is what somebody sends who only waits for room
             self._send(data)
 
-    def offer(self, data: bytes) -> bool:
-        """Take the data if there is room for it now; says whether there was."""
-        if get_ident() != self._thread or self.full or self.half or self.ended or self._transport.is_closing():
+    def offer(self, data: bytes, urgent: bool = False) -> bool:
+        """Take the data if there is room for it now, or if it is urgent; says whether it did."""
+        closed = get_ident() != self._thread or self.half or self.ended or self._transport.is_closing()
+        if closed or (self.full and (self._shaking or not urgent)):
             return False
         self._send(data)
         return True

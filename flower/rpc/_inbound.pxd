@@ -33,6 +33,7 @@ cdef class Inbound:
     cdef Py_ssize_t _parts_held
     cdef object _alarm
     cdef object _late
+    cdef double _deadline
 
     @cython.locals(first=bint, over=bint)
     cdef on_data(self, list params, Py_ssize_t size)

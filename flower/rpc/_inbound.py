@@ -32,6 +32,7 @@ from flower.channels._waiting import Alarm
 from flower.errors import ChannelBroken, ChannelClosed, DeadlineExceeded, ProtocolError
 from flower.rpc._faults import BRIEF, describe, fault, rebuild_abort, text_of
 from flower.rpc._line import CREDIT, STOP, Line
+from flower.rpc._outbox import UNFINISHED
 from flower.rpc._wire import Unmade
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ MORE_ITEMS = 16
 MORE_BYTES = 4
 # Characters of the reason that a receiver gives.
 MAX_REASON = 1000
-# How many of the longest messages the unfinished values of a connection may take, all together.
-MOST_PARTIAL = 4
+# How many of the longest messages the unfinished values of a connection may take, all together: twice what ours send.
+MOST_PARTIAL = 2 * UNFINISHED
 
 
 class Inbound:
@@ -91,12 +92,15 @@ class Inbound:
         self._parts_size = self._parts_held = 0
         self._alarm: Alarm | None = None
         self._late = ""
+        self._deadline = 0.0
 
     def watch(self, deadline: float, text: str) -> None:
         """The values are to end by then; what is missing is an error with this text."""
-        if not self.stopped:
+        if not self.stopped and (self._alarm is None or deadline < self._deadline):
             self._late = text
-            self._alarm = Alarm(self._expire)
+            self._deadline = deadline
+            if self._alarm is None:
+                self._alarm = Alarm(self._expire)
             self.session.scheduler.set_alarm(self._alarm, deadline)
 
     def _expire(self, now: float) -> None:
@@ -238,7 +242,7 @@ class Inbound:
         while len(sizes) > self.received - taken:
             self._taken_bytes += sizes.popleft()
         size = self._taken_bytes + self._bytes_window
-        if self.here and ch._outlet is not None:
+        if (self.here or self.meets) and ch._outlet is not None:
             items = taken + ch._credit  # as much as the next one takes
             due = items > self.granted
         elif self.meets:

@@ -20,7 +20,8 @@ are sent, and fewer bytes; so one value may go beyond the bytes, of any size, an
 
 Invariants
 
-- ``ch._credit`` is above 0 only while the peer's credit allows a value, and the `Outbox` has room. ``taken <= sent``.
+- ``ch._credit`` is above 0 only while the peer's credit allows a value; it is 0 after one that found the `Outbox` full,
+  until that has room. ``taken <= sent``.
 - The channel is not held here: when its last user lets go of it, the peer learns that. But an `Outbound` holds it while
   what was left in it when it was closed waits for credit; and one that is fed from elsewhere is held by where it goes.
 - It leaves the table of `Streams` with its own last word, ``$/end`` or ``$/rst``.
@@ -42,7 +43,7 @@ from flower.channels._channel import channel
 from flower.errors import ChannelBroken, ChannelClosed
 from flower.rpc._faults import describe, fault, rebuild
 from flower.rpc._line import DATA, END, RESET, Line
-from flower.rpc._outbox import Source
+from flower.rpc._outbox import PIECE, Source
 
 if TYPE_CHECKING:
     from flower.rpc._streams import Streams
@@ -53,7 +54,6 @@ if not cython.compiled:
 # What says that a message is a value of this channel, before its id.
 _VALUE_HEAD = b"\x93\x02\xa3$/d\x92"
 _PIECE_HEAD = b"\x93\x02\xa3$/d\x93"
-_MORE = b"\xc3"  # the end of a piece that is not the last
 
 # Bytes that a message has beside a value of ``max_frame`` bytes, or a piece of one.
 FRAME_HEAD = 32
@@ -162,9 +162,9 @@ class Outbound(Source):
         step = session.max_frame
         for at in range(0, len(value), step):
             more = at + step < len(value)
-            frame = self._frame(_PIECE_HEAD, value[at : at + step], _MORE if more else b"\xc2")
+            frame = self._frame(_PIECE_HEAD, value[at : at + step], b"\xc3" if more else b"\xc2")
             self.sent_bytes += len(frame)
-            session.outbox.put(self, frame, None if more else fresh)
+            session.outbox.put(self, frame, PIECE if more else fresh)
 
     def _frame(self, head: bytes, value: Any, tail: bytes) -> bytes:
         """A message with bytes in it, which are copied once: msgpack's packer does so three times."""
@@ -285,7 +285,7 @@ class Outbound(Source):
             return
         ch = self.ref()
         waiting = len(self._later) + (len(ch) if ch is not None else 0)
-        unwritten = sum(1 for data, _ in self.queue if not (data.startswith(_PIECE_HEAD) and data.endswith(_MORE)))
+        unwritten = sum(1 for _, fresh in self.queue if fresh is not PIECE)
         self.over = True
         if ch is not None:
             maybe = max(0, self.sent - self.taken - unwritten)

@@ -7,6 +7,7 @@ cdef Py_ssize_t BATCH, MOST_QUEUED
 cdef class Source:
     cdef public object queue
     cdef public bint listed
+    cdef bint within
 
     cpdef relieve(self)
 
@@ -21,6 +22,7 @@ cdef class Outbox:
     cdef readonly Py_ssize_t bytes
     cdef public Py_ssize_t queued
     cdef readonly dict choked
+    cdef readonly Py_ssize_t unfinished
     cdef readonly bint writing
     cdef readonly bint closed
     cdef public object on_sent

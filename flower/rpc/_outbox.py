@@ -9,6 +9,8 @@ chooses then, so that a control frame that came meanwhile goes before values tha
 
 Invariants: a source is in ``sources`` at most once, and is while its ``queue`` has frames. ``writing`` is true
 while the tasklet lives. ``queued`` is the bytes in the sources' queues; who found that too much is in ``choked``.
+All the pieces of a value are in its source's queue at once. ``unfinished`` is the number of sources that are ``within``
+a value: there is a way on for all of them, and the others wait in ``sources``.
 """
 
 from __future__ import annotations
@@ -23,8 +25,12 @@ from flower.net._conn import Conn
 
 # Bytes in one write: the connection takes as many at a time before it makes senders wait.
 BATCH = 64 * 1024
-# Bytes of values that wait here: above that no channel takes more, whatever credit the peer has given.
+# Bytes of values that wait here: above that a channel that has sent takes no more, whatever credit the peer has given.
 MOST_QUEUED = 4 * 1024 * 1024
+# Values in pieces that are on the way at a time, of all channels. The receiver has to hold what of them has come.
+UNFINISHED = 4
+# In place of the ends in a frame: it is a piece of a value, and not the last one.
+PIECE: Any = object()
 
 
 class Source:
@@ -32,10 +38,12 @@ class Source:
 
     queue: deque[tuple[bytes, Any]]
     listed: bool
+    within: bool
 
     def __init__(self) -> None:
         self.queue = deque()
         self.listed = False
+        self.within = False  # a piece of a value has left, and not yet the last one
 
     def relieve(self) -> None:
         """Less waits than before."""
@@ -54,6 +62,7 @@ class Outbox:
         self.bytes = 0  # of control frames
         self.queued = 0  # bytes of values
         self.choked: dict[Source, None] = {}
+        self.unfinished = 0
         self.writing = False
         self.closed = False
         self.on_sent: Callable[[], object] | None = None
@@ -86,13 +95,18 @@ class Outbox:
         return True
 
     def hurry(self, source: Source) -> None:
-        """Send what the source has before all that comes later."""
+        """Send what the source has before all that comes later, whether there is room or not."""
         queue = source.queue
         while queue:
             data, fresh = queue.popleft()
             self.queued -= len(data)
-            self.post(data)
-            self._commit(fresh or [])
+            if self._direct is None or not self._direct._stream.offer(data, True):
+                self.post(data)
+            if fresh is not None and fresh is not PIECE:
+                self._commit(fresh)
+        if source.within:
+            source.within = False
+            self.unfinished -= 1
 
     def offer(self, source: Source) -> None:
         """The source has frames to send."""
@@ -161,7 +175,18 @@ class Outbox:
             queue = source.queue
             mine = 0
             while queue and mine < BATCH:
-                data, fresh = queue.popleft()
+                data, fresh = queue[0]
+                if fresh is PIECE:
+                    if not source.within:
+                        if self.unfinished >= UNFINISHED:
+                            break
+                        source.within = True
+                        self.unfinished += 1
+                    fresh = None
+                elif source.within:
+                    source.within = False
+                    self.unfinished -= 1
+                queue.popleft()
                 self.queued -= len(data)
                 pieces.append(data)
                 mine += len(data)

@@ -13,7 +13,7 @@ cdef class Streams:
     cdef public Py_ssize_t spare
     cdef int _parity
     cdef object _next
-    cdef list _packing
+    cdef public list packing
     cdef public Py_ssize_t partial
 
     cpdef post(self, object kind, list params)

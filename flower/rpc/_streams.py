@@ -88,7 +88,7 @@ class Streams:
         self.spare = (MORE_ITEMS - 1) * session.settings.channel_items  # values of credit beyond the settings'
         self._parity = 1 if dialed else 0  # of our ids
         self._next = 1 if dialed else 2
-        self._packing: list[Fresh] = []  # of the message that is being packed
+        self.packing: list[Fresh] = []  # where the ends of the message that is being packed are put
         self.partial = 0  # bytes of values that have not come whole
 
     def __len__(self) -> int:
@@ -127,7 +127,7 @@ class Streams:
         outlet = ch._outlet
         if isinstance(outlet, Outbound) and outlet.streams is self and not outlet.here:
             self.session.outbox.hurry(outlet)
-            self._packing.append((lambda: self._came_home(outlet), _nothing))
+            self.packing.append((lambda: self._came_home(outlet), _nothing))
             return [HOME, outlet.id, 0, 0, {}]
         forwards = isinstance(outlet, Outbound)
         number = self._new_id()
@@ -137,7 +137,7 @@ class Streams:
         elif inbound.meets:
             inbound.granted = max(0, -ch.balance)
         self.inbound[number] = inbound
-        self._packing.append((lambda: self._bind(ch, inbound), lambda: self._forget(inbound)))
+        self.packing.append((lambda: self._bind(ch, inbound), lambda: self._forget(inbound)))
         return [SENDING, number, inbound.granted, inbound.granted_bytes, {}]
 
     def _export_receiver(self, value: Receiver[Any]) -> list[Any]:
@@ -147,7 +147,7 @@ class Streams:
             raise ValueError(f"{value!r} has been passed on already, and is somebody else's")
         if isinstance(feeder, Inbound) and feeder.streams is self:
             taken = feeder._taken()
-            self._packing.append((lambda: self._moved(feeder, ch), _nothing))
+            self.packing.append((lambda: self._moved(feeder, ch), _nothing))
             return [HOME, feeder.id, taken, 0, {}]
         if ch.balance < 0:
             raise ValueError(f"{value!r} can't be passed on: a tasklet waits for a value of it")
@@ -159,7 +159,9 @@ class Streams:
         assert theirs is not None
         meets = ch.capacity == 0 and feeder is None
         items, size = (0 if meets else theirs.channel_items), theirs.channel_bytes
-        self._packing.append((lambda: outbound.start(items, size), lambda: self._undo(outbound, ch)))
+        if isinstance(feeder, Inbound) and feeder.meets:
+            outbound.followers.append(feeder)  # who has no credit but that of whom it goes on to
+        self.packing.append((lambda: outbound.start(items, size), lambda: self._undo(outbound, ch)))
         return [RECEIVING, number, items, size, {"meet": True} if meets else {}]
 
     def _new_id(self) -> int:
@@ -215,20 +217,9 @@ class Streams:
         for _, undo in reversed(fresh or []):
             undo()
 
-    def begin(self) -> list[Fresh]:
-        """A message is about to be packed. Gives the ends of that within whose packing this happens, for `finish`."""
-        outer, self._packing = self._packing, []
-        return outer
-
-    def undo(self) -> None:
-        """The message that was being packed can't be."""
-        fresh, self._packing = self._packing, []
-        self.roll_back(fresh)
-
-    def finish(self, outer: list[Fresh]) -> None:
-        """It was packed: its sender takes its ends, by `Line.take_fresh`."""
-        self.session.fresh.extend(self._packing)
-        self._packing = outer
+    def packed(self, fresh: list[Fresh]) -> None:
+        """A message with these ends was packed: its sender takes them, by `Line.take_fresh`."""
+        self.session.fresh.extend(fresh)
 
     # -- Ends in messages that we receive
 

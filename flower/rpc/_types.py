@@ -42,14 +42,15 @@ class NotPlain(TypeError):
 
 
 class Ends(Protocol):
-    """What turns ends of channels into bytes, and back."""
+    """What turns ends of channels into bytes, and back. What is to be done with them is put into ``packing``."""
+
+    packing: Any
 
     def is_end(self, value: Any) -> bool: ...
     def export(self, value: Any) -> bytes: ...
     def load(self, data: bytes) -> Any: ...
-    def begin(self) -> Any: ...
-    def undo(self) -> None: ...
-    def finish(self, outer: Any) -> None: ...
+    def packed(self, fresh: Any) -> None: ...
+    def roll_back(self, fresh: Any) -> None: ...
 
 
 class _Registered(NamedTuple):
@@ -259,7 +260,11 @@ class Codec:
             raise ValueError(f"a value of tuples, sets or registered classes nested more than {MAX_EXT_DEPTH} deep")
         self.depth += 1
         try:
-            return msgpack.ExtType(VALUE, tag + new_packer(self).pack(to(value)))
+            packing = None if self.ends is None else self.ends.packing
+            contents = to(value)
+            if self.ends is not None:
+                self.ends.packing = packing  # others may have packed meanwhile
+            return msgpack.ExtType(VALUE, tag + new_packer(self).pack(contents))
         finally:
             self.depth -= 1
 

@@ -31,6 +31,7 @@ cdef class _Tools:
     cdef object __weakref__
     cdef public Codec codec
     cdef bint busy
+    cdef list fresh
     cdef readonly object pack
     cdef object feed
     cdef object unpack
@@ -78,10 +79,10 @@ cdef class Wire:
     cpdef bytes pack_value(self, object value)
     @cython.locals(codec=Codec, scanner=Scanner)
     cpdef object unpack_value(self, bytes data)
-    @cython.locals(plain=bytes)
+    @cython.locals(plain=bytes, tools=_Tools, data=bytes)
     cdef bytes _pack(self, int kind, object msgid, object first, object second, Py_ssize_t most)
-    @cython.locals(tools=_Tools, data=bytes)
-    cdef bytes _packed(self, list message, object values, Py_ssize_t most)
+    @cython.locals(data=bytes)
+    cdef bytes _packed(self, _Tools tools, list message, object values, Py_ssize_t most)
 
 cdef int _check_id(object msgid) except -1
 cdef bint _are_plain(object values) except -1

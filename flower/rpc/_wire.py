@@ -359,25 +359,28 @@ class Wire:
             plain = pack_plain(kind, msgid, first, second)
             if plain is not None and len(plain) <= most:
                 return plain
-        ends = self.codec.ends
-        outer = None if ends is None else ends.begin()
+        tools = self._tools.borrow(self.codec)
+        ends: Any = self.codec.ends
         try:
             if kind == RESPONSE:
-                return self._packed([kind, msgid, first, second], (first, second), most)
-            params = list(second)
-            message = [kind, first, params] if kind == NOTIFICATION else [kind, msgid, first, params]
-            return self._packed(message, params, most)
+                data = self._packed(tools, [kind, msgid, first, second], (first, second), most)
+            else:
+                params = list(second)
+                message = [kind, first, params] if kind == NOTIFICATION else [kind, msgid, first, params]
+                data = self._packed(tools, message, params, most)
+            if tools.fresh:
+                ends.packed(tools.fresh)
+            return data
         except BaseException:
-            if ends is not None:
-                ends.undo()
+            if tools.fresh:
+                ends.roll_back(tools.fresh)
             raise
         finally:
-            if ends is not None:
-                ends.finish(outer)
+            tools.fresh.clear()
+            tools.busy = False
 
-    def _packed(self, message: list[Any], values: Any, most: int) -> bytes:
+    def _packed(self, tools: _Tools, message: list[Any], values: Any, most: int) -> bytes:
         most = min(most, self.most_sent)
-        tools = self._tools.borrow(self.codec)
         try:
             data: bytes = tools.pack(message)
         except BaseException as error:
@@ -387,8 +390,6 @@ class Wire:
             if isinstance(error, NotPlain) or not isinstance(error, TypeError):
                 raise
             raise TypeError(str(error)) from None
-        finally:
-            tools.busy = False
         if len(data) > KEPT_BUFFER:
             tools.renew()  # the old one would keep its large buffer
         if len(data) > most:
@@ -431,6 +432,7 @@ class _Tools:
     def __init__(self) -> None:
         self.codec = Codec()
         self.busy = False
+        self.fresh: list[Any] = []  # of the ends in the message that is packed
         self.renew()
 
     def borrow(self, codec: Codec) -> _Tools:
@@ -438,12 +440,19 @@ class _Tools:
         tools = _Tools() if self.busy else self
         tools.codec = codec
         tools.busy = True
+        tools.fresh = []
         return tools
+
+    def _default(self, value: Any) -> Any:
+        ends = self.codec.ends
+        if ends is not None:
+            ends.packing = self.fresh
+        return self.codec.default(value)
 
     def renew(self) -> None:
         """Start with fresh ones."""
         packer = msgpack.Packer(
-            default=lambda value: self.codec.default(value),
+            default=self._default,
             use_bin_type=True,
             strict_types=True,
             unicode_errors="surrogateescape",

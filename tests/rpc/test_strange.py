@@ -242,6 +242,29 @@ def test_values_are_finished_and_others_begun() -> None:
         service.log.clear()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("direction", ["here", "there"])
+def test_many_long_values_at_a_time_cost_no_connection(direction: str) -> None:
+    most = 1 << 20
+    settings = Settings(max_message=most)
+    values: list[channel[Any]] = [channel(1) for _ in range(40)]
+
+    def send(senders: list[Any]) -> None:
+        for sender in senders:
+            flower.go(lambda sender=sender: [sender.send(bytes(1_000_000), NEVER) for _ in range(2)])
+
+    with served({"send": send, "open": lambda: [ch.receiver for ch in values]}, settings, settings) as (_, peer):
+        if direction == "here":
+            peer.call("send", [ch.sender for ch in values])
+            receivers: list[Any] = list(values)
+        else:
+            receivers = peer.call("open")
+            send(values)
+        for receiver in receivers:
+            assert [len(receiver.receive(NEVER)) for _ in range(2)] == [1_000_000] * 2
+        assert not peer.closed
+
+
 # -- Ends that go home, and reasons that go far
 
 
@@ -265,6 +288,36 @@ def test_the_reason_of_a_stop_goes_over_three_nodes() -> None:
             assert ch.receive(NEVER) == 1
             ch.receiver.close("no more")
             assert answer.receive(NEVER) == "no more"
+    settle()
+
+
+@pytest.mark.parametrize("size", [10, 300_000, 5_000_000])
+def test_what_was_sent_on_an_end_that_goes_home_comes_first(size: int) -> None:
+    def use(sender: Any) -> Any:
+        sender.send(bytes(size), NEVER)
+        return sender
+
+    with served({"use": use}) as (_, peer):
+        for _ in range(5):
+            ch: channel[Any] = channel(10)
+            sender = peer.call("use", ch.sender)
+            sender.send("after it", NEVER)
+            sender.close()
+            assert [len(value) for value in ch] == [size, 8]
+
+
+def test_an_unbuffered_channel_goes_on_over_a_node_in_the_middle() -> None:
+    def take(values: Any) -> list[int]:
+        return list(values)
+
+    with rpc.serve(URL, {"take": take}) as far, rpc.connect(far.url) as beyond:
+        with served({"take": lambda values: beyond.call("take", values)}) as (_, peer):
+            ch: channel[Any] = channel()
+            answer = peer.start("take", ch.receiver)
+            for n in range(50):
+                ch.send(n, NEVER)
+            ch.close()
+            assert answer.receive(NEVER) == list(range(50))
     settle()
 
 
@@ -350,6 +403,32 @@ def test_what_packs_an_object_may_send_and_call() -> None:
         assert answer[2].receive(NEVER) == "through both"
         assert [reply.receive(NEVER) for reply in begun] == [(3, 4)] * 2
         assert other.call("add", 1, 2) == 3
+
+
+def test_messages_whose_packing_waits_keep_their_ends() -> None:
+    """Each begins while the other waits, and the first ends first."""
+    service = Calc()
+    with served(service) as (_, peer):
+        gates = [channel(), channel()]
+        channels = [(channel(1), channel(1)), (channel(1), channel(1))]
+
+        def call(n: int) -> None:
+            one, other = channels[n]
+            peer.call("note", [one.receiver, Packs(lambda: gates[n].receive(NEVER)), other.receiver])
+
+        for n in range(2):
+            flower.go(call, n)
+        until(lambda: all(gate.balance == -1 for gate in gates))
+        for gate in gates:
+            gate.send(None, NEVER)
+        until(lambda: len(service.log) == 2)
+        for n in range(2):
+            one, _, other = service.log[n]
+            for sender, receiver in zip(channels[n], (one, other), strict=True):
+                sender.send(n, NEVER)
+                assert receiver.receive(NEVER) == n
+        service.log.clear()
+        del one, other, receiver
 
 
 def test_credit_holds_for_what_is_sent_as_a_value_is_packed() -> None:
