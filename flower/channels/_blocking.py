@@ -8,7 +8,7 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
-from flower.channels import _deadlock
+from flower.channels import _deadlock, _scheduler
 from flower.channels._channel import channel
 from flower.channels._deadlock import ignore_thread
 
@@ -96,6 +96,9 @@ def blocking(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """
     if not callable(func):
         raise TypeError(f"blocking needs a function to call, not {func!r}")
+    s = _scheduler.current_scheduler()
+    if s.current is None or s.traps or s.closing:
+        _scheduler.cold.refuse_to_block(s)  # before it runs
     context = contextvars.copy_context()
     answer: channel[Any] = channel(1, label=f"blocking {getattr(func, '__qualname__', func)}")
     answer._external = True

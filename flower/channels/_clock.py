@@ -161,8 +161,9 @@ class Timer:
     def reset(self, seconds: float) -> bool:
         """Let it fire once, after the seconds from now; says whether it had still been to fire."""
         number = _check_seconds(seconds, "a timer")
-        pending = self.stop()
-        _start(self.c._keep.scheduler, self.c, number, 0)
+        with _turn:  # as one, or two threads would arm it twice
+            pending = self.stop()
+            _start(self.c._keep.scheduler, self.c, number, 0)
         return pending
 
 
@@ -194,8 +195,9 @@ class Ticker:
     def reset(self, seconds: float) -> None:
         """Tick every so many seconds from now on. Raises as the constructor."""
         interval = _check_interval(seconds)
-        self.stop()
-        _start(self.c._keep.scheduler, self.c, interval, interval)
+        with _turn:
+            self.stop()
+            _start(self.c._keep.scheduler, self.c, interval, interval)
 
 
 def _check_interval(seconds: Any) -> float:

@@ -54,7 +54,7 @@ def settle(s: Any, t: Any, func: Any) -> None:
     """A tasklet of the function has ended, with an error or with somebody waiting for its end."""
     error = t.failure
     if error is not None and not t.label:
-        t.label = getattr(func, "__qualname__", None)  # reports name it when the function is gone
+        t.label = _attribute(func, "__qualname__")  # reports name it when the function is gone
     owner = t.owner
     collected = owner is not None or t.joiners is not None
     if error is not None:
@@ -71,10 +71,13 @@ def settle(s: Any, t: Any, func: Any) -> None:
     if isinstance(error, KeyboardInterrupt):
         s.raise_in_main(error)
     elif not collected:
-        if _handler is not None or s.interposer is not None or getattr(error, "_flower_conn", False):
+        if _handler is not None or s.interposer is not None or _attribute(error, "_flower_conn"):
             s.report(error, t)
         else:
-            error.add_note(f"This ended {describe(t)}, which nobody joined.")
+            try:
+                error.add_note(f"This ended {describe(t)}, which nobody joined.")
+            except Exception:  # an error, or a label, of its own kind: the error is what matters
+                pass
             s.raise_in_main(error)
 
 
@@ -84,7 +87,14 @@ def pass_on(error: BaseException) -> None:
 
 
 def was_passed_on(error: BaseException) -> bool:
-    return getattr(error, "_flower_passed_on", False)
+    return _attribute(error, "_flower_passed_on") is True
+
+
+def _attribute(thing: Any, name: str) -> Any:
+    try:
+        return getattr(thing, name, None)
+    except Exception:  # a __getattr__ of its own kind
+        return None
 
 
 def handle(t: Any, error: BaseException) -> None:
@@ -98,6 +108,8 @@ def handle(t: Any, error: BaseException) -> None:
         else:
             print_error(t, error)
     except BaseException as failure:
+        if failure.__context__ is None:
+            failure.__context__ = error  # or nobody would see that
         unraisable(failure, _handler)
 
 
@@ -113,7 +125,13 @@ def print_error(t: Any, error: BaseException) -> None:
 def unraisable(error: BaseException, where: Any) -> None:
     """Hand an error that can be raised nowhere to ``sys.unraisablehook``."""
     try:
-        sys.unraisablehook(_Unraisable(error, where))  # type: ignore[arg-type]
+        if sys.unraisablehook is sys.__unraisablehook__:  # which takes nothing but what the interpreter makes
+            import traceback
+
+            lines = "".join(traceback.format_exception(error))
+            print(f"Exception ignored in a callback of flower: {where!r}\n{lines}", end="", file=sys.stderr, flush=True)
+        else:
+            sys.unraisablehook(_Unraisable(error, where))  # type: ignore[arg-type]
     except BaseException as failure:  # the last resort has failed: a line is all that is left
         print(f"Error in sys.unraisablehook, called by flower: {failure!r}", file=sys.stderr)
 
@@ -154,7 +172,10 @@ def copy_error(error: BaseException) -> BaseException:
     for base in cls.__mro__:  # what built-in constructors keep beside the arguments, such as SystemExit.code
         for name, member in vars(base).items():
             if isinstance(member, MemberDescriptorType) and getattr(error, name, None) is not None:
-                setattr(other, name, getattr(error, name))
+                try:
+                    setattr(other, name, getattr(error, name))
+                except AttributeError:  # one that only the constructor sets
+                    pass
     other.__dict__.update(error.__dict__)
     other.args = error.args
     other.__cause__ = error.__cause__

@@ -30,7 +30,7 @@ if cython.compiled:
     import_greenlet()  # type: ignore[name-defined]  # noqa: F821  (from the .pxd)
 else:
     from flower.channels._scheduler import SECONDS_PER_TURN, SWITCHES_PER_TURN, here
-    from flower.channels._task import BLOCKED, DEAD, READY, RUNNING
+    from flower.channels._task import BLOCKED, DEAD, KILL, READY, RUNNING
     from flower.channels._uncompiled import call, coarse, hold, set_context, switch_to, take_caught, track
     from flower.channels._waiting import NEVER
 
@@ -273,6 +273,9 @@ def finish(s: Scheduler, t: Task) -> int:
     t.cases = None
     t.scope = None
     t.carrier = None
+    if t.alert & KILL:  # it came too late
+        t.alert &= ~KILL
+        t.pending = None
     t.ended = True
     t.state = DEAD
     if t.failure is not None or t.joiners is not None or t.owner is not None:

@@ -102,6 +102,11 @@ class Scope:
     def _leave(self) -> None:
         task = self._task
         if task.scope is not self:
+            inner = task.scope
+            while inner is not None and inner._parent is not self:
+                inner = inner._parent
+            if inner is not None:
+                inner._parent = self._parent  # it may strike nobody any more
             raise RuntimeError("scopes are left in the reverse order of entering, by the tasklet that entered")
         task.scope = self._parent
         self._task = None
@@ -245,13 +250,16 @@ class group:
 
     def _await_members(self, error: BaseException) -> BaseException:
         """Wait for the cancelled members, whatever is raised meanwhile; returns the exception to go on with."""
+        last = None
         while self._members:
             try:
                 with shield():
                     self._ended.receive()
             except BaseException as another:
                 closing = current_scheduler().closing  # the thread is at its end: each tasklet is ended by that alone
-                if closing or isinstance(another, Deadlock):  # nobody in here can wake them any more
+                again, last = last, (type(another), str(another)) if isinstance(another, Exception) else None
+                # Nobody in here can wake them any more; or there is no waiting here: a callback, a trap.
+                if closing or isinstance(another, Deadlock) or (last is not None and last == again):
                     for t in self._members:
                         t.owner = None
                     self._members.clear()

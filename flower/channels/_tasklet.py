@@ -109,6 +109,8 @@ class tasklet(Task):
         primed = args is not None or kwargs is not None
         args, kwargs = tuple(args or ()), dict(kwargs or {})
         if self.state == PAUSED and self.carrier is None:
+            if self.joiners is not None and not primed:
+                self.die(TaskletExit())
             self.state = DEAD
         elif self.state != DEAD:
             raise RuntimeError("You cannot bind a tasklet that is alive")
@@ -130,7 +132,8 @@ class tasklet(Task):
         if self.paused:
             _scheduler.cold.before_start(self.sched)
             if self.paused:  # still: another thread may have come between
-                self.decided = self.state == BLOCKED  # it leaves schedule_remove
+                if self.state == BLOCKED:
+                    self.decided = True  # it leaves schedule_remove; what was decided before a remove() stands
                 wake(self)
         elif self.state == BLOCKED:
             raise RuntimeError("You cannot run a blocked tasklet")
@@ -244,7 +247,7 @@ class tasklet(Task):
         self.ended = True
         self.failure = error
         func, _args, _kwargs = self.func, self.args, self.kwargs  # held until the end: see Scheduler.finish
-        self.func = self.args = self.kwargs = self.context = None
+        self.func = self.args = self.kwargs = self.context = self.scope = None
         _scheduler.cold.settle(self.sched, self, func)
         return 0
 
@@ -331,11 +334,11 @@ class tasklet(Task):
     @property
     def tempval(self) -> Any:
         """What ``schedule_remove`` will return in this tasklet, if it is in there; a waker may set another value."""
-        return self.value if self.paused else None
+        return self.value if self.paused and not self.decided else None
 
     @tempval.setter
     def tempval(self, value: Any) -> None:
-        if self.paused and self.carrier is not None:
+        if self.paused and self.carrier is not None and not self.decided:
             self.value = value
 
     @property
