@@ -178,7 +178,7 @@ def _of_mapping(functions: Mapping[Any, Any]) -> Iterator[tuple[str, Callable[..
 def _is_function(member: Any) -> bool:
     """Whether a class has it as a method: a function, or an object that is called and bound as one."""
     return isinstance(member, _KINDS) or (
-        callable(member) and hasattr(member, "__get__") and not isinstance(member, type)
+        callable(member) and hasattr(member, "__get__") and not isinstance(member, type | functools.partial)
     )
 
 
