@@ -250,16 +250,17 @@ class group:
 
     def _await_members(self, error: BaseException) -> BaseException:
         """Wait for the cancelled members, whatever is raised meanwhile; returns the exception to go on with."""
-        last = None
+        last: Any = None
         while self._members:
             try:
                 with shield():
                     self._ended.receive()
             except BaseException as another:
                 closing = current_scheduler().closing  # the thread is at its end: each tasklet is ended by that alone
-                again, last = last, (type(another), str(another)) if isinstance(another, Exception) else None
-                # Nobody in here can wake them any more; or there is no waiting here: a callback, a trap.
-                if closing or isinstance(another, Deadlock) or (last is not None and last == again):
+                raised = type(another), str(another)
+                refused = isinstance(another, Exception) and raised == last  # there is no waiting: a callback, a trap
+                last = raised
+                if closing or refused or isinstance(another, Deadlock):  # nobody in here can wake them any more
                     for t in self._members:
                         t.owner = None
                     self._members.clear()

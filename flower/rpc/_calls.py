@@ -32,7 +32,7 @@ from flower.rpc._faults import fault as make_fault
 from flower.rpc._faults import rebuild
 from flower.rpc._inbound import Inbound
 from flower.rpc._line import CALL, CANCEL, CAST, Line
-from flower.rpc._serving import ENOUGH, Serving
+from flower.rpc._serving import ENOUGH, MAX_DEADLINE, Serving
 from flower.rpc._types import NotPlain
 from flower.rpc._wire import MAX_ID, Unmade
 
@@ -44,8 +44,6 @@ if not cython.compiled:
 
 # Reply channels that are kept for the next call.
 SPARE = 64
-# Seconds: a longer deadline is none to the peer, which takes 10**11 milliseconds.
-LONGEST = 10**8 - 1
 # Bytes of a request that is sent before the peer has told its limits.
 EARLY = 64 * 1024
 
@@ -246,7 +244,7 @@ class Calls:
                 ):
                     told = dict(meta) if meta else {}
                     seconds = line.left(deadline)
-                    if seconds is not None and seconds < LONGEST:
+                    if seconds is not None and 1000 * seconds < MAX_DEADLINE:  # a longer one is none to the peer
                         told["dl"] = int(1000 * seconds) + 1  # milliseconds, rounded up
                     name = CALL
                     params = [method, list(args), dict(kwargs) if kwargs else {}, told]
@@ -292,7 +290,7 @@ class Calls:
         session = self._session
         if fresh is not None:
             session.streams.roll_back(fresh)
-        if isinstance(error, OSError | ChannelClosed) and not isinstance(error, TimeoutError) and self._is_mute():
+        if isinstance(error, OSError | ChannelClosed) and not isinstance(error, Timeout) and self._is_mute():
             session.mute = True
             failure: BaseException = session.disconnected(error, not_run=True)
             return failure
@@ -302,8 +300,8 @@ class Calls:
         """Whether nothing can be sent any more: an error that came as a tasklet waited for room may be another's."""
         try:
             self._line.put(b"", 0)
-        except TimeoutError:
-            return False
+        except Timeout:
+            pass
         except (OSError, ChannelClosed):
             return True
         return False

@@ -35,8 +35,8 @@ cdef class Line(Tap):
     cdef readonly Outbox outbox
 
     cdef bint is_free(self)
-    @cython.locals(seconds=double)
     cpdef bint is_at_end(self) except -1
+    @cython.locals(seconds=double)
     cpdef object left(self, object deadline)
     cdef int put(self, bytes data, object timeout=*) except -1
     cpdef object take_fresh(self)

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from threading import get_ident
 from typing import Any, TypeVar
 
@@ -193,41 +193,17 @@ class Pool:
 
     # -- What `Peer` asks of a session
 
-    def call(
-        self,
-        method: str,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        *,
-        timeout: float | None = None,
-        meta: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def call(self, *args: Any, timeout: float | None = None, **options: Any) -> Any:
         """`Session.call` on the least loaded session; on another where the first provably did not run it."""
-        return self._repeating(timeout, lambda session, left: session.call(method, args, kwargs, left, meta))
+        return self._repeating(timeout, lambda session, left: session.call(*args, timeout=left, **options))
 
-    def stream(
-        self,
-        method: str,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        *,
-        timeout: float | None = None,
-        meta: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def stream(self, *args: Any, timeout: float | None = None, **options: Any) -> Any:
         """`Session.stream`, in the same way."""
-        return self._repeating(timeout, lambda session, left: session.stream(method, args, kwargs, left, meta))
+        return self._repeating(timeout, lambda session, left: session.stream(*args, timeout=left, **options))
 
-    def begin(
-        self,
-        method: str,
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-        *,
-        timeout: float | None = None,
-        meta: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def begin(self, *args: Any, timeout: float | None = None, **options: Any) -> Any:
         """`Session.begin` on the least loaded session; on another where nothing of it had left the first."""
-        return self._repeating(timeout, lambda session, left: session.begin(method, args, kwargs, left, meta))
+        return self._repeating(timeout, lambda session, left: session.begin(*args, timeout=left, **options))
 
     def notify(self, *args: Any, **options: Any) -> None:
         """`Session.notify`, in the same way."""

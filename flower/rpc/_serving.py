@@ -124,13 +124,13 @@ class Serving:
             schedule()  # those that came in the same piece have not had a turn yet
             if self.begin(event):
                 return
-        refusal = self._refusal_of(event)
+        refusal = self._why_not(event)
         if refusal is not None:
             kind, text = refusal
             self.refuse(event[1], kind, text)
             self.session.streams.turn_away(event[3], text)
 
-    def _refusal_of(self, event: list[Any]) -> tuple[str, str] | None:
+    def _why_not(self, event: list[Any]) -> tuple[str, str] | None:
         """Why a request can't be begun: a kind and a text; None if it is one of the protocol's, and answered here."""
         session = self.session
         method = event[2]

@@ -217,7 +217,7 @@ class Streams:
         for _, undo in reversed(fresh or []):
             undo()
 
-    def packed(self, fresh: list[Fresh]) -> None:
+    def was_packed(self, fresh: list[Fresh]) -> None:
         """A message with these ends was packed: its sender takes them, by `Line.take_fresh`."""
         self.session.fresh.extend(fresh)
 

@@ -369,7 +369,7 @@ class Wire:
                 message = [kind, first, params] if kind == NOTIFICATION else [kind, msgid, first, params]
                 data = self._packed(tools, message, params, most)
             if tools.fresh:
-                ends.packed(tools.fresh)
+                ends.was_packed(tools.fresh)
             return data
         except BaseException:
             if tools.fresh:
@@ -432,7 +432,7 @@ class _Tools:
     def __init__(self) -> None:
         self.codec = Codec()
         self.busy = False
-        self.fresh: list[Any] = []  # of the ends in the message that is packed
+        self.fresh: list[Any] = []  # of the ends in the message that is packed; empty between two
         self.renew()
 
     def borrow(self, codec: Codec) -> _Tools:
@@ -440,7 +440,6 @@ class _Tools:
         tools = _Tools() if self.busy else self
         tools.codec = codec
         tools.busy = True
-        tools.fresh = []
         return tools
 
     def _default(self, value: Any) -> Any:

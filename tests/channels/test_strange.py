@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import subprocess
 import sys
@@ -32,26 +33,52 @@ def test_a_group_that_can_not_wait_says_so() -> None:
     assert done == ["ran"]
 
 
-def test_a_group_in_a_callback_says_so() -> None:
-    caught: list[BaseException] = []
-    done: list[str] = []
+def in_a_callback(do: Any) -> BaseException | None:
+    """Do it in a channel callback; what it raised there."""
+    caught: list[BaseException | None] = []
 
-    def callback(ch: Any, t: Any, sending: bool, will_block: bool) -> None:
+    def callback(*_: Any) -> None:
         if not caught:
+            caught.append(None)
             try:
-                with flower.group() as g:
-                    g.go(done.append, "ran")
+                do()
             except BaseException as error:
-                caught.append(error)
+                caught[0] = error
 
     before = flower.set_channel_callback(callback)
     try:
         channel(1).send(1)
     finally:
         flower.set_channel_callback(before)
+    return caught[0]
+
+
+def in_a_foreign_loop(do: Any) -> BaseException | None:
+    """Do it in a coroutine of another loop than Flower's, in a thread that knows nothing of Flower."""
+    caught: list[BaseException | None] = [None]
+
+    async def run() -> None:
+        try:
+            do()
+        except BaseException as error:
+            caught[0] = error
+        schedule()  # what was started has its turn
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    thread.join(NEVER)
+    return caught[0]
+
+
+@pytest.mark.parametrize("where", [in_a_callback, in_a_foreign_loop])
+def test_a_group_where_there_is_no_waiting_says_so(where: Any) -> None:
+    def use() -> None:
+        with flower.group() as g:
+            g.go(int)
+
+    raised = repr(where(use))
+    assert "block" in raised or "event loop" in raised
     schedule()
-    assert len(caught) == 1
-    assert done == ["ran"]
 
 
 def test_an_error_group_is_joined_by_many() -> None:
@@ -173,21 +200,8 @@ def test_a_scope_that_was_left_out_of_order_strikes_nobody() -> None:
 
 def test_blocking_where_there_is_no_waiting_runs_nothing() -> None:
     ran: list[str] = []
-    refused: list[str] = []
-
-    def callback(*_: Any) -> None:
-        try:
-            flower.blocking(ran.append, "ran")
-        except RuntimeError as error:
-            refused.append(str(error))
-
-    before = flower.set_channel_callback(callback)
-    try:
-        channel(1).send(1)
-    finally:
-        flower.set_channel_callback(before)
+    assert isinstance(in_a_callback(lambda: flower.blocking(ran.append, "ran")), RuntimeError)
     flower.blocking(int)
-    assert refused
     assert ran == []
 
 

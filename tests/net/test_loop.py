@@ -685,7 +685,8 @@ ENDS_OF_EXITS = {
         for begin in (lambda: flower.wait(plan()), lambda: flower.go(leave)):
             try:
                 begin()
-                flower.time.sleep(0.05)
+                for _ in range(5):
+                    flower.wait(asyncio.sleep(0))
             except SystemExit as error:
                 print("left with", error.code)
     """,
@@ -701,7 +702,7 @@ ENDS_OF_EXITS = {
             await asyncio.create_task(busy())
         signal.signal(signal.SIGINT, interrupt)
         for begin in (lambda: flower.wait(waits()), lambda: flower.go(flower.wait, waits())):
-            for step in (begin, lambda: flower.time.sleep(0.05)):
+            for step in (begin, lambda: [flower.wait(asyncio.sleep(0)) for _ in range(5)]):
                 try:
                     step()
                 except KeyboardInterrupt as error:
@@ -717,7 +718,7 @@ ENDS_OF_EXITS = {
         try:
             t = flower.go(flower.wait, waits())
             try:
-                flower.time.sleep(5)
+                flower.channel().receive(5)
             finally:
                 t.kill()
         except SystemExit as error:
@@ -729,6 +730,7 @@ ENDS_OF_EXITS = {
         def leave(*_):
             raise SystemExit(3)
         async def work():
+            begun.try_send(None)
             try:
                 await asyncio.sleep(60)
             finally:
@@ -736,12 +738,13 @@ ENDS_OF_EXITS = {
                 for _ in range(1000):
                     pass
         signal.signal(signal.SIGTERM, leave)
+        begun = flower.channel(1)
         for waits in (flower.wait, wait):
             try:
                 t = flower.go(waits, work())
-                flower.time.sleep(0.02)
+                begun.receive()
                 t.kill()
-                flower.time.sleep(5)
+                flower.channel().receive(5)
             except SystemExit as error:
                 print("left with", error.code)
     """,

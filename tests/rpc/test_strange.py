@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -508,6 +509,30 @@ def test_an_error_of_others_while_a_call_waits_for_room_is_no_loss_of_the_connec
         assert a.call("add", 1, 2) == 3
 
 
+def test_a_connection_that_the_kernel_gives_up_is_lost_and_no_call_is_late() -> None:
+    service = Calc()
+    with pair(None, service) as (a, b):
+        a.call("add", 1, 2)
+        b._session.conn._stream._pause()  # it reads no more
+        caught: list[BaseException] = []
+
+        def call() -> None:
+            try:
+                while True:
+                    a.notify("note", bytes(100_000))
+            except BaseException as error:
+                caught.append(error)
+
+        t = flower.go(call)
+        until(lambda: a._session.conn._stream.full)
+        flower.schedule()
+        a._session.conn._stream._break(TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
+        t.join(NEVER)
+        assert isinstance(caught[0], Disconnected)
+        b._session.conn._stream._resume()
+        service.log.clear()
+
+
 @pytest.mark.slow
 def test_a_call_longer_than_the_default_limit() -> None:
     roomy = Settings(max_message=1 << 26)
@@ -532,6 +557,8 @@ def test_the_time_of_a_stream_is_kept_here_too() -> None:
             flower.go(answer)
             values = peer.stream("values", timeout=0.1)
             assert values.receive(NEVER) == "first"
+            later = values._channel._feeder
+            later.watch(later.session.scheduler.now() + NEVER, "a second use, with more time")
             with pytest.raises(Timeout, match=r"the stream of values did not end within 0\.1 s"):
                 values.receive(NEVER)
             with pytest.raises(ChannelClosed):
