@@ -64,6 +64,9 @@ class ChannelClosed(ValueError):
         self.channel = channel
         self.reason = reason
 
+    def __reduce__(self) -> Any:  # a channel stays in its process
+        return type(self), self.args, {**self.__dict__, "channel": None}
+
 
 class Timeout(TimeoutError):
     """The time given to a call, or to a ``with flower.timeout(...)`` block, has passed."""

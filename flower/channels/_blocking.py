@@ -97,8 +97,9 @@ def blocking(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     if not callable(func):
         raise TypeError(f"blocking needs a function to call, not {func!r}")
     s = _scheduler.current_scheduler()
-    if s.current is None or s.traps or s.closing:
-        _scheduler.cold.refuse_to_block(s)  # before it runs
+    if s.closing:
+        _scheduler.cold.refuse_to_block(s)
+    s.check_wait()  # before the function runs
     context = contextvars.copy_context()
     answer: channel[Any] = channel(1, label=f"blocking {getattr(func, '__qualname__', func)}")
     answer._external = True

@@ -45,6 +45,7 @@ def run(main: Any = None, /, *args: Any, **kwargs: Any) -> Any:
     s = here()
     if main is not None:
         t = tasklet(main)
+        s.prepare(None)  # what would keep the caller from waiting is raised before the tasklet begins
         t(*args, **kwargs)
         before = s.victim
         s.victim = t
@@ -175,9 +176,10 @@ def check_callback(callback: Any) -> None:
 
 
 def switch_trap(change: int = 0) -> int:
-    """Raise (1), lower (-1) or read (0) the trap: above zero, whatever would switch tasklets raises RuntimeError.
+    """Raise (1), lower (-1) or read (0) the trap: above zero, no other tasklet of the thread runs.
 
-    Returns the count before the change. Raises RuntimeError when it would fall below zero.
+    What would have to wait, or to give way, raises RuntimeError. What a waiting partner allows is done, and the
+    partner runs when the trap is lowered. Returns the count before the change. Raises RuntimeError when it would fall below zero.
     """
     s = here()
     before = s.traps

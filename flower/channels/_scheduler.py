@@ -470,6 +470,10 @@ class Scheduler:
         self.timers.remove(alarm)
         return True
 
+    def check_wait(self) -> None:
+        """Raise what would keep the current task from waiting."""
+        self.prepare(None)
+
     def pause(self) -> None:
         """Let the others run once; a cancellation or a kill is delivered here."""
         self.prepare(None)

@@ -1,12 +1,13 @@
 # cython: language_level=3
 cimport cython
 from cpython.ref cimport PyObject
+from flower.channels cimport _watch
 from flower.channels._bomb cimport bomb
 from flower.channels._channel cimport NOTHING, channel
 from flower.channels._scheduler cimport Scheduler, here, may_park, wait
 from flower.channels._task cimport SELECT, Task, check_timeout
-from flower.channels._waiting cimport Waiter
-from flower.channels._watch cimport interposer_here
+from flower.channels._waiting cimport Waiter, WaitQueue
+from flower.channels._watch cimport announce, interposer_here
 
 cdef extern from *:
     """
@@ -123,9 +124,13 @@ cdef Waiter pick_ready(Scheduler s, list waiters)
 cdef object perform(Waiter w, PyObject **cases)
 @cython.locals(i=Py_ssize_t, ch=channel, w=Waiter)
 cdef int tell_channels(list waiters) except -1
-@cython.locals(i=Py_ssize_t, count=Py_ssize_t, first=Py_ssize_t, ch=channel, w=Waiter, outside=bint)
+cdef int tell_watcher(Waiter w, bint will_block) except -1
+@cython.locals(i=Py_ssize_t, ch=channel, w=Waiter, last=Waiter, queue=WaitQueue, outside=bint)
 cdef bint link_all(Scheduler s, list waiters) except -1
-@cython.locals(i=Py_ssize_t)
-cdef object name_channel(object error, list waiters, PyObject **cases)
+@cython.locals(first=Waiter, other=Waiter, count=Py_ssize_t)
+cdef int mix(Waiter w) except -1
+@cython.locals(i=Py_ssize_t, w=Waiter)
+cdef object name_channel(object error, object closed, list waiters, PyObject **cases)
+cdef object of_case(object error, object case)
 @cython.locals(i=Py_ssize_t, w=Waiter)
 cdef int forget(Task t, list waiters) except -1

@@ -20,12 +20,12 @@ try:
 except ImportError:
     from flower.channels import _nocython as cython
 
-from flower.channels import _scheduler
+from flower.channels import _scheduler, _watch
 from flower.channels._bomb import bomb
 from flower.channels._channel import channel
 from flower.channels._scheduler import Scheduler
 from flower.channels._task import Task, check_timeout
-from flower.channels._waiting import Waiter
+from flower.channels._waiting import Waiter, WaitQueue
 from flower.errors import ChannelClosed
 
 if cython.compiled:
@@ -36,7 +36,7 @@ else:
     from flower.channels._scheduler import here, may_park, wait
     from flower.channels._task import SELECT
     from flower.channels._uncompiled import hold
-    from flower.channels._watch import interposer_here
+    from flower.channels._watch import announce, interposer_here
 
     class Selected(tuple[Any, ...]):
         """What select returns: the pair (channel, value), with the position of the case as ``index``."""
@@ -87,8 +87,8 @@ def select(*cases: Any, timeout: Any = None, default: Any = MISSING) -> Any:
     ``(None, default)``, index -1, when no case is ready. Blocks until a case is ready; with no case that can be, for
     good. A select that ends with an exception has received nothing and sent nothing.
 
-    Raises ChannelClosed, with ``channel`` set, when a case's channel is closed (receive: and drained); Timeout;
-    what was sent as an exception; TypeError for a case of another type.
+    Raises ChannelClosed when a case's channel is closed (receive: and drained), or the error of a connection that
+    broke, both with ``channel`` set; Timeout; what was sent as an exception; TypeError for a case of another type.
 
     >>> jobs, quit = channel(1), channel()
     >>> jobs.send("job")
@@ -132,19 +132,23 @@ def choose_case(cases: Any, count: int, timeout: Any, default: Any) -> Any:
         if default is not MISSING:
             forget(t, waiters)
             return make_selected(None, default, -1)
-        if prepared or (may_park(timeout) is not None and not wishes):
+        if prepared or (may_park(timeout) is not None and not wishes and not _watch.watched):
             break
         s.prepare(timeout)
         prepared = True
+        if _watch.watched:
+            for i in range(count):
+                tell_watcher(waiters[i], True)
         if wishes:
             tell_channels(waiters)
-        # either may have let another thread in: look again
+        # each may have let another thread in: look again
     outside = link_all(s, waiters)
     t.cases = waiters
     value = wait(t, SELECT, outside)
     t.cases = None
     if t.error is not None:
-        raise name_channel(_scheduler.cold.take_error(t), waiters, cases)
+        closed = t.error  # a channel, perhaps
+        raise name_channel(_scheduler.cold.take_error(t), closed, waiters, cases)
     i = t.chosen
     forget(t, waiters)
     if isinstance(value, bomb):
@@ -222,13 +226,13 @@ def pick_ready(s: Scheduler, waiters: Any) -> Any:
 
 def perform(w: Waiter, cases: Any) -> Any:
     """Do the ready case. NOTHING: it is so no more."""
+    if _watch.watched:
+        tell_watcher(w, False)
     ch = cython.cast(channel, w.channel)
     index = w.index
     value = None
     if ch.shut and (w.sends or not (ch.held or ch.senders.count)):
-        error = ch._refusal()
-        error.channel = named(cython.cast(object, cases[index]))
-        raise error
+        raise of_case(ch._refusal(), cython.cast(object, cases[index]))
     if w.sends:
         if not ch.put(w.value):
             return NOTHING
@@ -252,35 +256,63 @@ def tell_channels(waiters: Any) -> int:
     return 0
 
 
+def tell_watcher(w: Waiter, will_block: bool) -> int:
+    """Call the channel callback for the case, if it is one."""
+    if w.channel is not None:
+        announce(w.channel, 1 if w.sends else -1, will_block)
+    return 0
+
+
 def link_all(s: Scheduler, waiters: Any) -> bool:
     """Put each case's waiter into its queue; says whether one of them waits for the outside."""
     outside = False
-    count = len(waiters)
-    # Of several cases on one channel, another one stands in front each time.
-    first = roll(count) if count and s.interposer is None else 0
-    for i in range(count):
-        w = cython.cast(Waiter, waiters[i + first if i + first < count else i + first - count])
+    for i in range(len(waiters)):
+        w = cython.cast(Waiter, waiters[i])
         if w.channel is not None:
             ch = cython.cast(channel, w.channel)
             if ch._external:
                 outside = True
-            if w.sends:
-                ch.senders.append(w)
-            else:
-                ch.receivers.append(w)
+            queue = ch.senders if w.sends else ch.receivers
+            last = queue.tail()
+            queue.append(w)
+            if last is not None and last.task is w.task and s.interposer is None:
+                mix(w)
     return outside
 
 
-def name_channel(error: BaseException, waiters: Any, cases: Any) -> BaseException:
-    """The error of a select: a ChannelClosed names the connection or the end that stands for its channel.
+def mix(w: Waiter) -> int:
+    """Of several like cases on one channel, the one in front is what happens: let each be there as often."""
+    first = w
+    count = 1
+    other = w.before()
+    while other is not None and other.task is w.task:
+        first = other
+        count += 1
+        other = other.before()
+    if roll(count) == 0:
+        w.index, first.index = first.index, w.index
+        w.value, first.value = first.value, w.value
+    return 0
 
-    The waiters know which channel that was: what is asked for one again may have another by now.
+
+def name_channel(error: BaseException, closed: object, waiters: Any, cases: Any) -> BaseException:
+    """The error of a select that waited, in which the channel was closed, or which has another reason.
+
+    The waiters know whose channel that was: what is asked for one again may have another by now.
     """
-    if isinstance(error, ChannelClosed):
-        for i in range(len(waiters)):
-            if cython.cast(Waiter, waiters[i]).channel is error.channel:
-                error.channel = named(cython.cast(object, cases[i]))
-                break
+    for i in range(len(waiters)):
+        w = cython.cast(Waiter, waiters[i])
+        if w.channel is not None and w.channel is closed:
+            return of_case(error, cython.cast(object, cases[w.index]))
+    return error
+
+
+def of_case(error: BaseException, case: object) -> BaseException:
+    """The error of a channel that is closed, or of a connection that broke, with what the caller has of it."""
+    thing = named(case)
+    error.channel = thing  # type: ignore[attr-defined]
+    if type(error) is ChannelClosed and not isinstance(thing, channel):
+        error.args = (f"{error}: {thing!r}",)
     return error
 
 

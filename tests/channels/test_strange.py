@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pickle
 import subprocess
 import sys
 import textwrap
 import threading
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -268,3 +270,158 @@ def test_a_timer_that_threads_reset_at_once_is_armed_once() -> None:
     finally:
         gc.set_threshold(*before)
         gc.callbacks.remove(switch)
+
+
+# -- select
+
+
+@pytest.mark.parametrize("sends", [False, True])
+def test_each_of_several_cases_on_one_channel_happens_as_often_to_a_select_that_waits(sends: bool) -> None:
+    rounds = 1200
+    ch: channel[Any] = channel()
+    other: channel[Any] = channel()
+    happened: Counter[int] = Counter()
+
+    def choose() -> None:
+        cases: list[Any] = [(ch, place) if sends else ch for place in range(3)]
+        cases[1:1] = [other, other]
+        for _ in range(rounds):
+            happened[flower.select(*cases).index] += 1
+
+    t = go(choose)
+    ch.preference = 1 if sends else -1
+    for _ in range(rounds):
+        while not ch.balance:
+            schedule()
+        if sends:
+            happened[ch.receive()] += 0
+        else:
+            ch.send(None)
+    t.join()
+    assert {place for place, count in happened.items() if count} == {0, 3, 4}
+    assert all(count > rounds / 4 for count in happened.values() if count)
+
+
+def test_of_several_sends_on_one_channel_the_one_that_is_told_is_the_one_that_happened() -> None:
+    ch: channel[int] = channel()
+    told: list[int] = []
+    t = go(lambda: [told.append(flower.select((ch, 0), (ch, 1), (ch, 2)).index) for _ in range(100)])
+    got = []
+    for _ in range(100):
+        while not ch.balance:
+            schedule()
+        got.append(ch.receive())
+    t.join()
+    assert told == got
+
+
+def test_the_channel_callback_sees_what_a_select_does() -> None:
+    ready: channel[int] = channel(1)
+    empty: channel[int] = channel()
+    seen: list[tuple[str, bool, bool]] = []
+    names = {id(ready): "ready", id(empty): "empty"}
+
+    def note(ch: Any, _task: Any, sending: bool, will_block: bool) -> None:
+        if id(ch) in names:
+            seen.append((names[id(ch)], sending, will_block))
+
+    before = flower.set_channel_callback(note)
+    try:
+        flower.select(empty, (ready, 1))
+        assert seen == [("ready", True, False)]
+        seen.clear()
+        assert flower.select(empty, (ready, 2), default="none")[1] == "none"
+        assert seen == []
+        t = go(lambda: flower.select(empty, (ready, 2), None))
+        schedule()
+        assert seen == [("empty", False, True), ("ready", True, True)]
+        empty.send(3)
+        t.join()
+    finally:
+        flower.set_channel_callback(before)
+
+
+def test_a_callback_may_take_what_a_select_was_about_to_take() -> None:
+    ch: channel[int] = channel(1)
+    ch.send(1)
+
+    def snatch(c: Any, _task: Any, sending: bool, _will_block: bool) -> None:
+        if c is ch and not sending:
+            flower.set_channel_callback(None)
+            ch.receive()
+
+    before = flower.set_channel_callback(snatch)
+    try:
+        with pytest.raises(flower.Timeout):
+            flower.select(ch, timeout=0.001)
+    finally:
+        flower.set_channel_callback(before)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_the_error_of_a_select_says_which_end_was_closed(waits: bool) -> None:
+    ends = [channel(label=f"number {n}").receiver for n in range(3)]
+    caught: list[flower.ChannelClosed] = []
+
+    def choose() -> None:
+        try:
+            flower.select(*ends)
+        except flower.ChannelClosed as error:
+            caught.append(error)
+
+    if waits:
+        t = go(choose)
+        schedule()
+        ends[1]._channel.close()
+        t.join()
+    else:
+        ends[1]._channel.close()
+        choose()
+    assert caught[0].channel is ends[1]
+    assert repr(ends[1]) in str(caught[0])
+
+
+# -- refused before anything happens
+
+
+def refused_where_waiting_is_over(do: Any) -> None:
+    with pytest.raises(TimeoutError), flower.timeout(0):
+        do()
+
+
+def refused_in_a_trapped_tasklet(do: Any) -> None:
+    me = flower.getcurrent()
+    me.block_trap = True
+    try:
+        with pytest.raises(RuntimeError, match="blocked"):
+            do()
+    finally:
+        me.block_trap = False
+
+
+def refused_in_a_callback(do: Any) -> None:
+    assert isinstance(in_a_callback(do), RuntimeError)
+
+
+@pytest.mark.parametrize(
+    "refused", [refused_where_waiting_is_over, refused_in_a_trapped_tasklet, refused_in_a_callback]
+)
+@pytest.mark.parametrize("call", [flower.run, flower.blocking])
+def test_what_may_not_wait_begins_nothing(refused: Any, call: Any) -> None:
+    ran: list[str] = []
+    refused(lambda: call(ran.append, "ran"))
+    schedule()
+    flower.blocking(int)
+    assert ran == []
+
+
+def test_the_error_of_a_closed_channel_can_be_pickled() -> None:
+    ch: channel[int] = channel(label="jobs")
+    ch.receiver.close("enough")
+    with pytest.raises(flower.ChannelClosed) as caught:
+        ch.send(1)
+    caught.value.add_note("noted")
+    there = pickle.loads(pickle.dumps(caught.value))
+    assert (str(there), there.channel, there.reason) == (str(caught.value), None, "enough")
+    assert there.__notes__ == ["noted"]
+    assert caught.value.channel is ch
