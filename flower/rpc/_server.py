@@ -73,10 +73,15 @@ class Server:
 
     def _begin(self, conn: Conn) -> None:
         sessions = self._sessions
+
+        def ended(session: Session) -> None:
+            if not session.serving.noticing:
+                sessions.pop(session, None)
+
         session = Session(
             conn,
             self._table,
-            lambda session: sessions.pop(session, None),
+            ended,
             settings=self._settings,
             authenticated=bool(conn.certificate),  # empty, if it was not verified
         )

@@ -230,9 +230,8 @@ class Serving:
         _set_current(context)
         try:
             self._answer(context)
-        except Cancelled:
-            if context._reason is None:  # it is somebody else's
-                raise
+        except Cancelled:  # by the caller, or of the method's own making: there is nobody else whom it concerns
+            pass
         finally:
             self._end(context)
 
@@ -466,6 +465,8 @@ class Serving:
             self.noticing = False
             if self.notices:  # this tasklet was killed, or interrupted: the rest are served by another
                 self._begin_noticing()
+            else:
+                self.session.noticed()
 
     def drop_notices(self) -> None:
         """Those that wait are dropped, and the one that runs is cancelled."""
@@ -486,11 +487,11 @@ class Serving:
                 cython.cast(Method, function).call(args, kwargs)
             else:
                 function(*args, **(kwargs or {}))
-        except _ENDS as error:
-            if context._reason is None or not isinstance(error, Cancelled):
-                raise
+        except (TaskletExit, GreenletExit, KeyboardInterrupt):
+            raise
         except BaseException as error:
-            log.error("%s: the notification %s failed", session.name, method, exc_info=error)
+            if context._reason is None or not isinstance(error, Cancelled):
+                log.error("%s: the notification %s failed", session.name, method, exc_info=error)
         finally:
             context._ended = True
             self.noticed = None

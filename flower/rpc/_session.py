@@ -67,7 +67,8 @@ READER_FAILED = "what it sent could not be dealt with"
 class Session(Line):
     """One connection's state and tasklets. `Peer` is its public face.
 
-    ``exports``: what the peer may call, by name. ``on_end(session)`` is called once, when nothing is left to do.
+    ``exports``: what the peer may call, by name. ``on_end(session)`` is called when the peer gets nothing more, and
+    again when the last of the notifications that it left has been served.
     ``dialed``: we connected, and say hello. ``authenticated``: the connection itself has proved who the peer is.
     """
 
@@ -216,19 +217,16 @@ class Session(Line):
 
     def drain(self, reason: str = "", grace: float = 30.0) -> bool:
         """Take no new calls, and wait until those that run have ended: True. After ``grace`` seconds: False."""
-        if self.fault is not None:
-            return True
         self.draining = True
-        if self.theirs is not None:
+        deadline = self.scheduler.now() + grace
+        if self.fault is None and self.theirs is not None:
             told = [reason, self.serving.last_id, int(1000 * grace)]
             self.outbox.post(self.wire.notify(BYE, told))
-        deadline = self.scheduler.now() + grace
-        if self.theirs is not None:
             try:
                 self.ping(grace)  # what the peer sent before it knew is refused, and so not lost
             except (Timeout, Disconnected):
                 pass
-        while self.fault is None and (self.serving.inflight or self.serving.noticing or self.outbox.writing):
+        while self.serving.noticing or (self.fault is None and self._answering()):
             if self._idle is None:
                 self._idle = channel(1, "calls that are being served")
                 self._idle._external = True
@@ -542,6 +540,12 @@ class Session(Line):
         if self._last_answers and not self._answering():
             self._part()
         self._wake_drain()
+
+    def noticed(self) -> None:
+        """No notification is being served any more."""
+        self._wake_drain()
+        if self.fault is not None and not self._last_answers:
+            self._on_end(self)
 
     def _sent(self) -> None:
         """The outbox holds less than before."""

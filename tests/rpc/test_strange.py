@@ -387,49 +387,97 @@ def test_a_finalizer_that_sends_as_something_is_packed(what: str, most: int) -> 
             del values
 
 
-def test_what_packs_an_object_may_send_and_call() -> None:
+def test_what_packs_an_object_may_send_and_begin_calls() -> None:
     with served() as (server, peer), rpc.connect(server.url) as other:
+        other.ping()
 
         def chat() -> Any:
             peer.notify("note", (1, 2))
             other.notify("note", {"a": (1,)})
-            begun.append(peer.start("echo", (3, 4)))
+            inner.append(channel(1))
+            begun.append(peer.start("echo", [inner[-1].sender, (3, 4)]))
             return [1, (2,)]
 
         begun: list[Any] = []
+        inner: list[channel[Any]] = []
         ch: channel[Any] = channel(1)
         answer = peer.call("echo", [ch.sender, Packs(chat), ch.receiver, Packs(chat)])
         assert answer[1::2] == [[1, (2,)]] * 2
         answer[0].send("through both", NEVER)
         assert answer[2].receive(NEVER) == "through both"
-        assert [reply.receive(NEVER) for reply in begun] == [(3, 4)] * 2
+        for reply, its in zip(begun, inner, strict=True):
+            sender, rest = reply.receive(NEVER)
+            assert rest == (3, 4)
+            sender.send("its own", NEVER)
+            assert its.receive(NEVER) == "its own"
+            del sender
         assert other.call("add", 1, 2) == 3
 
 
-def test_messages_whose_packing_waits_keep_their_ends() -> None:
-    """Each begins while the other waits, and the first ends first."""
-    service = Calc()
-    with served(service) as (_, peer):
-        gates = [channel(), channel()]
-        channels = [(channel(1), channel(1)), (channel(1), channel(1))]
+class Slow:
+    """One that waits where it should not."""
 
-        def call(n: int) -> None:
-            one, other = channels[n]
-            peer.call("note", [one.receiver, Packs(lambda: gates[n].receive(NEVER)), other.receiver])
+    def __init__(self, there: bool) -> None:
+        self.there = there
 
-        for n in range(2):
-            flower.go(call, n)
-        until(lambda: all(gate.balance == -1 for gate in gates))
-        for gate in gates:
-            gate.send(None, NEVER)
-        until(lambda: len(service.log) == 2)
-        for n in range(2):
-            one, _, other = service.log[n]
-            for sender, receiver in zip(channels[n], (one, other), strict=True):
-                sender.send(n, NEVER)
-                assert receiver.receive(NEVER) == n
-        service.log.clear()
-        del one, other, receiver
+
+class SlowError(Exception):
+    def __new__(cls, *args: Any) -> Any:
+        flower.after(0).receive()
+        return super().__new__(cls, *args)
+
+
+def to(slow: Slow) -> bool:
+    if not slow.there:
+        flower.after(0).receive()
+    return slow.there
+
+
+def of(there: bool) -> Slow:
+    flower.after(0).receive()
+    return Slow(there)
+
+
+rpc.register(Slow, name="tests.Slow", to=to, of=of)
+rpc.register(SlowError, name="tests.SlowError")
+
+
+class Slowly(Calc):
+    def receive(self, receiver: Any) -> list[Any]:
+        return list(receiver)
+
+    def give(self, there: bool) -> Any:
+        return Slow(there)
+
+    def fail(self) -> None:
+        raise SlowError()
+
+
+def test_what_packs_or_makes_an_object_may_not_wait() -> None:
+    with served(Slowly()) as (_, peer):
+        for call, error in [
+            (lambda: peer.call("echo", Slow(False)), RuntimeError),
+            (lambda: peer.call("echo", Slow(True)), rpc.InvalidArguments),
+            (lambda: peer.call("give", False), RemoteError),
+            (lambda: peer.call("give", True), TypeError),
+        ]:
+            with pytest.raises(error, match="blocking is not possible"):
+                call()
+        with pytest.raises(RemoteError, match="SlowError") as caught:
+            peer.call("fail")
+        assert not isinstance(caught.value, SlowError)
+        for capacity in (0, 1):
+            ch: channel[Any] = channel(capacity)
+            reply = peer.start("receive", ch.receiver)
+            with pytest.raises((RuntimeError, ChannelClosed), match="blocking is not possible|channel has failed"):
+                for _ in range(3):  # the first may be held, and fail later
+                    ch.send(Slow(False), NEVER)
+            ch.close()
+            try:
+                reply.receive(NEVER)
+            except RemoteError as failure:
+                assert "blocking is not possible" in str(failure)
+            assert peer.call("add", 1, 2) == 3
 
 
 def test_credit_holds_for_what_is_sent_as_a_value_is_packed() -> None:
@@ -446,6 +494,30 @@ def test_credit_holds_for_what_is_sent_as_a_value_is_packed() -> None:
 
 
 # -- Requests and their tasklets
+
+
+class Quitter(Calc):
+    def cancelled(self) -> None:
+        raise flower.Cancelled
+
+    def stream(self) -> Iterator[int]:
+        yield 1
+        raise flower.Cancelled
+
+
+def test_cancelled_that_nobody_has_cancelled_ends_the_call_and_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "flower.rpc")
+    service = Quitter()
+    with served(service) as (_, peer):
+        with pytest.raises(rpc.RemoteCancelled):
+            peer.call("cancelled")
+        with pytest.raises(rpc.RemoteAbort, match="cancelled"):
+            list(peer.stream("stream"))
+        peer.notify("cancelled")
+        peer.notify("note", "the next")
+        until(lambda: service.log == ["the next"])
+        assert peer.call("add", 1, 2) == 3
+    assert [record.message.partition(": ")[2] for record in caplog.records] == ["the notification cancelled failed"]
 
 
 def test_a_method_that_is_killed_before_it_began() -> None:

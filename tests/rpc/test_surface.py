@@ -247,6 +247,48 @@ def test_close_with_grace_lets_calls_end_and_refuses_new_ones() -> None:
     settle()
 
 
+def test_close_with_grace_lets_a_notification_end() -> None:
+    service = Calc()
+    with served(service) as (server, peer):
+        peer.notify("wait")
+        until(lambda: service.gate.balance < 0)
+        closing = flower.go(server.close, grace=1000 * NEVER)
+        until(lambda: closing.blocked)
+        service.gate.send(None, NEVER)
+        closing.join(NEVER)
+
+
+@pytest.mark.parametrize("how", ["grace", "none"])
+def test_what_a_peer_that_has_left_asked_for_is_done_until_the_server_closes(how: str) -> None:
+    service = Calc()
+    ended: list[str] = []
+
+    def note() -> None:
+        try:
+            service.gate.receive(NEVER)
+            ended.append("done")
+        except flower.Cancelled:
+            ended.append("cancelled")
+            raise
+
+    with rpc.serve(URL, {"note": note}) as server:
+        with rpc.connect(server.url) as peer:
+            peer.notify("note")
+            until(lambda: service.gate.balance < 0)
+        until(lambda: not server.peers)
+        if how == "grace":
+            closing = flower.go(server.close, grace=1000 * NEVER)
+            until(lambda: closing.blocked)
+            service.gate.send(None, NEVER)
+            closing.join(NEVER)
+        else:
+            server.close()
+            until(lambda: bool(ended))
+        until(lambda: not server._sessions)
+    assert ended == ["done" if how == "grace" else "cancelled"]
+    settle()
+
+
 def test_close_when_the_grace_is_over() -> None:
     calc = Calc()
     with rpc.serve(URL, calc) as server, rpc.connect(server.url) as peer:
