@@ -76,6 +76,8 @@ class Client:
             path = os.path.realpath(os.path.join(path, "index.html"))
         if not path.startswith(os.path.join(self.root, "")):
             raise PermissionError(path)
+        if not os.path.isfile(path):  # a pipe would be waited for
+            raise FileNotFoundError(path)
         return path
 
     def refuse(self, status, reason):

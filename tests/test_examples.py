@@ -335,6 +335,7 @@ def test_http_files(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("<h1>hello</h1>")
     (tmp_path / "large").write_bytes(bytes(range(256)) * 20_000)
     (tmp_path / "links").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     (tmp_path / "links" / "index.html").symlink_to("/etc/passwd")
     with serving("http_files.py", str(tmp_path)) as address:
         client = http.client.HTTPConnection(*address, timeout=LIMIT)
@@ -346,6 +347,7 @@ def test_http_files(tmp_path: Path) -> None:
             ("GET", "/%00", 404, 14, "text/plain"),
             ("GET", "/../../../../etc/passwd", 404, 14, "text/plain"),
             ("GET", "/links", 404, 14, "text/plain"),
+            ("GET", "/pipe", 404, 14, "text/plain"),
             ("POST", "/", 405, 23, "text/plain"),
             ("GET", "/index%2Ehtml", 200, 14, "text/html"),
         ]:

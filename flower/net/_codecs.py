@@ -46,7 +46,8 @@ class Codec(Protocol[T]):
         """The messages in the chunks, which the network has cut as it pleased; a generator, as a rule.
 
         The chunks end with the connection's end of file. Each is waited for when it is asked for, so ask for no more
-        than the next message needs. Raises ValueError, or another Exception, for bytes that can't stand.
+        than the next message needs. One that ends before them takes no more: whoever receives gets ChannelClosed.
+        Raises ValueError, or another Exception, for bytes that can't stand.
         """
         ...
 

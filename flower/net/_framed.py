@@ -26,6 +26,7 @@ from flower.net._address import format_address
 from flower.net._codecs import Codec
 from flower.net._conn import Conn
 from flower.net._source import Source
+from flower.net._stream import as_bytes
 
 T = TypeVar("T")
 
@@ -165,7 +166,7 @@ class Framed(Source, Generic[T]):
 class _Inner:
     """Where the pump puts messages, and why no more will come; and where the writer gets them."""
 
-    __slots__ = ("broken", "conn", "fault", "messages", "outbox", "pumping", "writing")
+    __slots__ = ("broken", "conn", "ended", "fault", "messages", "outbox", "pumping", "writing")
 
     def __init__(self, conn: ByteChannel) -> None:
         self.conn = conn
@@ -176,6 +177,7 @@ class _Inner:
         self.writing = move_on()
         self.fault: Exception | None = None
         self.broken = False  # the fault is the connection's own
+        self.ended = False  # the peer's end of file was read
 
     def finish(self, fault: Exception | None) -> None:
         """The pump has ended. A ChannelClosed was raised by the connection that was closed here, or by ``messages``."""
@@ -203,7 +205,8 @@ class _Inner:
         """What a receiver gets: a new exception each time, so that each has its own traceback."""
         fault = self.fault
         if fault is None:
-            return ChannelClosed(f"{_name(self.conn)} has ended: the peer closed it", framed)
+            why = "has ended: the peer closed it" if self.ended else "is not read any more: the codec has ended"
+            return ChannelClosed(f"{_name(self.conn)} {why}", framed)
         if isinstance(fault, ChannelClosed):
             return ChannelClosed(str(fault), framed)
         if self.broken:
@@ -226,7 +229,7 @@ def _pump(conn: ByteChannel, codec: Codec[Any], inner: _Inner) -> None:
     except Exception as error:  # without this frame, which would make a cycle of it and `inner`
         fault = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
     finally:
-        inner.broken = chunks.broken
+        inner.broken, inner.ended = chunks.broken, chunks.ended
         inner.finish(fault)
         del inner, fault  # from Python 3.13 on, the traceback's frames hold this one
 
@@ -234,11 +237,11 @@ def _pump(conn: ByteChannel, codec: Codec[Any], inner: _Inner) -> None:
 class _Chunks:
     """What comes from the connection, until its end of file. A traceback may hold it, so it does not know the rest."""
 
-    __slots__ = ("_conn", "broken")
+    __slots__ = ("_conn", "broken", "ended")
 
     def __init__(self, conn: ByteChannel) -> None:
         self._conn = conn
-        self.broken = False
+        self.broken = self.ended = False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -250,6 +253,7 @@ class _Chunks:
             self.broken = True
             raise
         if not chunk:
+            self.ended = True
             raise StopIteration
         return chunk
 
@@ -262,7 +266,7 @@ def _writer(conn: ByteChannel, codec: Codec[Any], inner: _Inner) -> None:
                 conn.send(b"")  # waits for room
                 message = inner.outbox.receive()
                 try:
-                    data = codec.encode(message)
+                    data = as_bytes(codec.encode(message))
                 except Exception as error:
                     error.add_note(f"This message was sent by a select, and is dropped: {message!r:.100}")
                     current_scheduler().report(error, getcurrent())

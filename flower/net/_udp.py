@@ -56,6 +56,8 @@ def listen_udp(address: Any, options: Options) -> Datagrams:
 def dial_udp(address: Any, options: Options) -> Datagrams:
     """A socket that sends to the address, and receives from there alone."""
     host, port = check_host_port("udp", address)
+    if port == 0:
+        raise ValueError(f"nobody can be reached at port 0, in {address!r}")
     local = None if options.local_addr is None else check_host_port("udp", options.local_addr, "local_addr")
     poller = io_poller()
     with time_limit(math.inf if options.timeout is None else options.timeout):

@@ -17,6 +17,7 @@ cdef class Serving:
     cdef readonly Py_ssize_t inflight
     cdef Py_ssize_t unbegun
     cdef readonly Py_ssize_t asked
+    cdef Py_ssize_t most
     cdef public Py_ssize_t unsent
     cdef readonly object notices
     cdef public Py_ssize_t backlog

@@ -5,7 +5,7 @@
 What is held for a peer is bounded in bytes: the requests that are being served, the notifications that wait
 to be served, and the answers that wait until the peer reads. Past ENOUGH bytes of the last two, the reader
 reads no more (TCP then stops the peer) and no further method is begun. While we wait for an answer of the
-peer's, which may come behind all that, the reader goes on up to AT_MOST, and then the connection is cut.
+peer's, which may come behind all that, the reader goes on up to ``most``, and then the connection is cut.
 
 Invariants
 
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 # Bytes of answers, or of notifications, that wait: above that the peer is held back ...
 ENOUGH = 256 * 1024
-# ... and above that it is refused, or cut off. Twice the longest message.
+# ... and above that it is refused, or cut off: twice the longest message, and more where that may be longer.
 AT_MOST = 2 * MAX_MESSAGE
 # Seconds between two looks whether a peer that is held back is still there.
 A_LOOK = 1.0
@@ -102,6 +102,7 @@ class Serving:
         self.unbegun = 0  # of those in flight, the ones whose tasklet has not had its first turn
         self.asked = 0
         self.unsent = 0
+        self.most = AT_MOST * max(MAX_MESSAGE, session.settings.max_message) // MAX_MESSAGE
         self.notices: deque[tuple[str, Any, Any, Any, int]] = deque()
         self.backlog = 0
         self.noticing = False
@@ -175,7 +176,7 @@ class Serving:
         function = session.exports.get(method)
         if function is None or type(args) is Unmade or session.is_locked or session.draining:
             return False
-        if self.inflight >= session.max_inflight or (self.inflight and self.asked + cost > AT_MOST):
+        if self.inflight >= session.max_inflight or (self.inflight and self.asked + cost > self.most):
             return False
         context = new_context(session, method, meta)
         context._serving = self
@@ -282,12 +283,12 @@ class Serving:
                 else:
                     result = self._listed(result, context)
             try:
-                data = session.wire.reply(msgid, result, AT_MOST - self.unsent)
+                data = session.wire.reply(msgid, result, self.most - self.unsent)
             except NotPlain:
                 if not session.early:
                     raise
                 session.await_settled()  # our caller was quicker than its answer to our hello
-                data = session.wire.reply(msgid, result, AT_MOST - self.unsent)
+                data = session.wire.reply(msgid, result, self.most - self.unsent)
         except _ENDS as error:  # the caller learns of it, and our scheduler too
             kind = context._reason or "cancelled"
             with shield():  # the answer may have to wait for room, cancelled or not
@@ -515,9 +516,9 @@ class Serving:
         session = self.session
         while (self.backlog > ENOUGH or self.waiting > ENOUGH) and session.fault is None:
             if session.calls.pending:
-                if self.backlog > AT_MOST:
+                if self.backlog > self.most:
                     raise Flood(f"{session.name}: it sends notifications faster than they are served")
-                if self.waiting > AT_MOST:
+                if self.waiting > self.most:
                     raise Flood(f"{session.name}: it sends requests and does not read the answers")
                 return
             if session.is_at_end():

@@ -205,6 +205,25 @@ def test_a_select_sends_what_the_codec_refuses() -> None:
     assert error.__notes__ == ["This message was sent by a select, and is dropped: 42"]
 
 
+def test_a_select_sends_what_the_codec_makes_no_bytes_of() -> None:
+    class Careless(Lines):
+        def encode(self, message: Any) -> Any:
+            return message
+
+    seen: list[BaseException] = []
+    before = flower.set_error_handler(lambda t, error: seen.append(error))
+    try:
+        with plain(Careless()) as (messages, sock):
+            with pytest.raises(TypeError, match="takes bytes, not str"):
+                messages.send("text")
+            flower.select((messages, "text"))
+            flower.select((messages, b"good\n"))
+            assert in_thread(receive_exactly, sock, 5)() == b"good\n"
+    finally:
+        flower.set_error_handler(before)
+    assert [str(error) for error in seen] == ["a connection takes bytes, not str"]
+
+
 def test_half_close() -> None:
     with plain(Lines()) as (messages, sock):
         messages.send("last")
@@ -454,6 +473,23 @@ def test_a_codec_that_fails_in_its_own_way() -> None:
         with pytest.raises(ProtocolError, match="a bug") as caught:
             messages.receive(NEVER)
         assert isinstance(caught.value.__cause__, LookupError)
+
+
+def test_a_codec_that_ends_before_its_peer_does() -> None:
+    class UntilBye(Lines):
+        def decode(self, chunks: Any) -> Iterator[Any]:
+            for line in super().decode(chunks):
+                if line == "bye":
+                    return
+                yield line
+
+    with plain(UntilBye()) as (messages, sock):
+        sock.sendall(b"one\nbye\ntwo\n")
+        assert messages.receive(NEVER) == "one"
+        with pytest.raises(flower.ChannelClosed, match="not read any more: the codec has ended"):
+            messages.receive(NEVER)
+        messages.send("see you")
+        assert in_thread(receive_exactly, sock, 8)() == b"see you\n"
 
 
 # -- Bounds, threads, and what is left

@@ -308,6 +308,11 @@ def test_bad_addresses(address: Any, error: Any) -> None:
                 attempt()
 
 
+def test_nobody_is_at_port_0() -> None:
+    with pytest.raises(ValueError, match=r"port 0, in \('127.0.0.1', 0\)"):
+        Dial("udp", (HOME, 0))
+
+
 def test_what_can_not_be_sent() -> None:
     with Listen((HOME, 0), "udp") as here:
         with pytest.raises(OSError, match=r"127\.0\.0\.1:9") as caught:

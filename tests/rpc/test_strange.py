@@ -609,7 +609,7 @@ def test_a_connection_that_the_kernel_gives_up_is_lost_and_no_call_is_late() -> 
 def test_a_call_longer_than_the_default_limit() -> None:
     roomy = Settings(max_message=1 << 26)
     with served(settings=roomy, ours=roomy) as (_, peer):
-        data = bytes(20 << 20)
+        data = bytes(40 << 20)
         assert peer.call("echo", data) == data
         peer.notify("note", data)
 
