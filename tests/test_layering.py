@@ -52,6 +52,8 @@ SHARED_PRIVATE = {
     ("rpc", "flower.channels._waiting"),
     ("rpc", "flower.channels._bomb"),
     ("rpc", "flower.channels._channel"),
+    ("rpc", "flower.channels._elsewhere"),
+    ("net", "flower.channels._elsewhere"),
     ("rpc", "flower.channels._nocython"),
     ("rpc", "flower.channels._tasklet"),
     ("rpc", "flower.net._conn"),

@@ -101,11 +101,6 @@ cdef class channel:
     cdef object _obtain(self, object timeout)
     cpdef bint try_send(self, object value) except -1
     cpdef int _abandon(self, object reason) except -1
-    @cython.locals(t=Task, w=Waiter)
-    cpdef int _pump(self) except -1
-    cpdef int _overfill(self, object value) except -1
-    @cython.locals(ring=list, size=Py_ssize_t, count=Py_ssize_t, i=Py_ssize_t)
-    cpdef int _put_back(self, list values) except -1
     @cython.final
     @cython.locals(t=Task, w=Waiter, after=Waiter)
     cdef int dismiss(self, WaitQueue queue, bint selects_only, WaitQueue woken) except -1

@@ -434,60 +434,6 @@ class channel:
             self._feeder.on_stop(reason, count)
         return 0
 
-    # -- a channel that goes on elsewhere
-
-    def _pump(self) -> int:
-        """Hand the outlet what is held, then what blocked senders offer, for as long as it has credit.
-
-        What it raises is raised at the sender; for a value that was held, whose sender has gone, it raises nothing.
-        """
-        t: Task
-        while self._credit > 0:
-            if self.held:
-                self._outlet.take(self.take())
-                continue
-            if self.senders.count == 0:
-                if self._on_wait is not None:
-                    self._on_wait()
-                return 0
-            w = cython.cast(Waiter, self.senders.first)
-            t = claim(w)
-            value = w.value
-            w.value = None
-            try:
-                self._outlet.take(value)
-            except BaseException as error:
-                t.error = error
-            wake(t)
-        return 0
-
-    def _overfill(self, value: Any) -> int:
-        """As `send`, but where that would wait, hold the value, be it one more than the channel may."""
-        if not self.put(value):
-            while self.ring is None or self.held == len(self.ring):
-                self.grow()
-            self.store(value)
-        return 0
-
-    def _put_back(self, values: list[Any]) -> int:
-        """Make these the oldest of the held values, be they more than it may hold. No receiver waits."""
-        size = FIRST_RING
-        while size < len(values) + self.held:
-            size *= 2
-        ring: list[Any] = [None] * size
-        if size < len(values) + self.held:  # to allocate may have run finalizers that use this channel
-            return self._put_back(values)
-        count = len(values)
-        for i in range(count):
-            ring[i] = values[i]
-        while self.held:
-            ring[count] = self.fetch()
-            count += 1
-        self.held = count
-        self.head = 0
-        self.ring = ring
-        return 0
-
     @cython.final
     def dismiss(self, queue: WaitQueue, selects_only: bool, woken: WaitQueue) -> int:
         """Decide for the queue's waiters that the channel is closed, and collect their tasks."""
@@ -631,6 +577,5 @@ else:
     zeroed(channel)
     guarded(
         channel,
-        "_set_external send _obtain try_send try_receive close open _abandon _pump _overfill _put_back closed "
-        "balance queue __repr__",
+        "_set_external send _obtain try_send try_receive close open _abandon closed balance queue __repr__",
     )

@@ -179,7 +179,8 @@ def switch_trap(change: int = 0) -> int:
     """Raise (1), lower (-1) or read (0) the trap: above zero, no other tasklet of the thread runs.
 
     What would have to wait, or to give way, raises RuntimeError. What a waiting partner allows is done, and the
-    partner runs when the trap is lowered. Returns the count before the change. Raises RuntimeError when it would fall below zero.
+    partner runs when the trap is lowered. Returns the count before the change. Raises RuntimeError when it would fall
+    below zero.
     """
     s = here()
     before = s.traps

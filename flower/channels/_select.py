@@ -25,7 +25,7 @@ from flower.channels._bomb import bomb
 from flower.channels._channel import channel
 from flower.channels._scheduler import Scheduler
 from flower.channels._task import Task, check_timeout
-from flower.channels._waiting import Waiter, WaitQueue
+from flower.channels._waiting import Waiter
 from flower.errors import ChannelClosed
 
 if cython.compiled:

@@ -1,6 +1,7 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._channel cimport channel as Channel
+from flower.channels._elsewhere cimport pump
 from flower.channels._scheduler cimport Scheduler
 from flower.net._transport cimport Link, Tap
 

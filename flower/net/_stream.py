@@ -53,6 +53,8 @@ from flower.net._transport import Link, Tap
 if not cython.compiled:
     from threading import get_ident
 
+    from flower.channels._elsewhere import pump
+
 if TYPE_CHECKING:
     from flower.net._bounds import Bounds
     from flower.net._loop import LoopPoller
@@ -264,7 +266,7 @@ class Stream(Link):
         self.full = self._choked or self._shaking
         if self.outbox is not None and not (self.full or self.half or self.ended):
             self.outbox._credit = PLENTY
-            self.outbox._pump()
+            pump(self.outbox)
 
     def take(self, data: Any) -> None:
         """For the outbox: there is room, and this is what was offered."""

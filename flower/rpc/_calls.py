@@ -203,7 +203,7 @@ class Calls:
         error = event[2]
         result = event[3]
         if error is not None:
-            result = bomb(rebuild(error))  # which may run users' code
+            result = bomb(self._line.at_once(rebuild, error))
             if self.pending.get(msgid) is not found:
                 return
         elif type(result) is Unmade:

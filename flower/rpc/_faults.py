@@ -24,7 +24,7 @@ from flower.errors import (
     RemoteError,
     UnknownMethod,
 )
-from flower.rpc._types import at_once, registered_class, registered_name
+from flower.rpc._types import registered_class, registered_name
 
 # Characters of an error's text that are sent, and of its traceback (its end, which says most).
 MAX_TEXT = 8 * 1024
@@ -145,7 +145,7 @@ def _both(ours: type[RemoteError], its: type[BaseException], told: dict[str, Any
             cls = type(its.__name__, (ours, its), {"__module__": its.__module__, "__init__": ours.__init__})
             _rebuilt[ours, its] = cls
         args = told.get("a")
-        found: RemoteError = at_once(cls.__new__, cls, *(args if isinstance(args, list) else ()))
+        found: RemoteError = cls.__new__(cls, *(args if isinstance(args, list) else ()))
         ours.__init__(found, told)
     except Exception:  # classes whose layouts conflict, or a __new__ of its own
         return ours(told)

@@ -2,6 +2,7 @@
 cimport cython
 from flower.channels._bomb cimport bomb
 from flower.channels._channel cimport channel
+from flower.channels._elsewhere cimport overfill
 from flower.rpc._line cimport Line
 from flower.rpc._wire cimport ROOMY, Unmade
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from flower.rpc._streams import Streams
 
 if not cython.compiled:
+    from flower.channels._elsewhere import overfill
     from flower.rpc._wire import ROOMY
 
 # Values in an unbounded channel, as a number.
@@ -212,7 +213,7 @@ class Inbound:
         if ch is None:
             return
         try:
-            ch._overfill(value)
+            overfill(ch, value)
         except ChannelClosed as error:
             self.stop(error.reason, None)
         except Exception as error:  # it goes on through another connection, which can't carry it
@@ -291,7 +292,7 @@ class Inbound:
         elif self._alarm is not None and isinstance(error, dict) and error.get("k") == "deadline":
             self._conclude(bomb(DeadlineExceeded(fault("deadline", self._late))))  # the peer's clock was first
         else:
-            self._conclude(bomb(rebuild_abort(error)))
+            self._conclude(bomb(self.session.at_once(rebuild_abort, error)))
 
     def broken(self, text: str) -> None:
         """The connection is lost."""

@@ -2,6 +2,7 @@
 cimport cython
 from flower.channels._bomb cimport bomb
 from flower.channels._channel cimport channel
+from flower.channels._elsewhere cimport pump, put_back
 from flower.rpc._line cimport Line, get_ident
 from flower.rpc._outbox cimport Source
 

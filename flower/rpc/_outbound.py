@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 if not cython.compiled:
     from threading import get_ident
 
+    from flower.channels._elsewhere import pump, put_back
+
 # What says that a message is a value of this channel, before its id.
 _VALUE_HEAD = b"\x93\x02\xa3$/d\x92"
 _PIECE_HEAD = b"\x93\x02\xa3$/d\x93"
@@ -217,7 +219,7 @@ class Outbound(Source):
         if ch is None or self.over:
             return
         try:
-            ch._pump()
+            pump(ch)
         except Exception as error:  # a value that was held can't be sent, and its sender has gone
             self.fail(describe(error))
             return
@@ -264,7 +266,8 @@ class Outbound(Source):
         if not self.over:
             ch = self.ref()
             self.over = True
-            _refuse(ch, rebuild(error) if error is not None else reason)  # who sends learns this before all else
+            told = reason if error is None else self.session.at_once(rebuild, error)
+            _refuse(ch, told)  # who sends learns this before all else
             self._last_word(END, [self.id, self.sent], reason, error)
 
     def come_home(self, taken: int) -> channel[Any]:
@@ -276,7 +279,7 @@ class Outbound(Source):
             self.kept.popleft()
         values = list(self.kept) + list(self._later)
         self._last_word(END, [self.id, self.sent])
-        ch._put_back(values)
+        put_back(ch, values)
         return ch
 
     def broken(self, text: str) -> None:

@@ -106,6 +106,9 @@ class Streams:
 
     # -- Ends in messages that we send
 
+    def at_once(self, function: Callable[[Any], Any], value: Any) -> Any:
+        return self.session.at_once(function, value)
+
     def is_end(self, value: Any) -> bool:
         """Whether it is an end of a channel (or a channel, which `export` refuses)."""
         return isinstance(value, Sender | Receiver | channel)

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
 import msgpack
 
-from flower.channels import switch_trap
 from flower.rpc._scan import measure
 
 # Ext types. Neovim has 0 to 2, and -1 is MessagePack's own timestamp.
@@ -47,6 +46,7 @@ class Ends(Protocol):
 
     packing: Any
 
+    def at_once(self, function: Callable[[Any], Any], value: Any) -> Any: ...
     def is_end(self, value: Any) -> bool: ...
     def export(self, value: Any) -> bytes: ...
     def load(self, data: bytes) -> Any: ...
@@ -79,8 +79,8 @@ def register(
 
     Both sides register the class, under one name: ``name``, or else its qualified name. For a dataclass, an enum or
     an exception nothing more is needed. For others, ``to(object)`` gives a value that can be sent, and ``of(value)``
-    makes the object of it; neither may block, since messages are packed and made in one go. A dataclass is made by calling it with its fields, so that its ``__post_init__`` checks
-    them.
+    makes the object of it; neither may block, since messages are packed and made in one go. A dataclass is made by
+    calling it with its fields, so that its ``__post_init__`` checks them.
 
     Raises TypeError for a class that needs ``to`` and ``of``; ValueError where the name is another class's.
 
@@ -108,15 +108,6 @@ def register(
         raise ValueError(f"the name {known.name!r} is registered for another class: give name=")
     _by_class[cls] = _by_name[known.name] = known
     return cls
-
-
-def at_once(function: Callable[..., Any], *args: Any) -> Any:
-    """Call what a user has registered: where it would wait it fails, since whoever reads may be waiting for it."""
-    switch_trap(1)
-    try:
-        return function(*args)
-    finally:
-        switch_trap(-1)
 
 
 def _dataclass(cls: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
@@ -212,7 +203,6 @@ _MAKE: dict[bytes, Callable[[Any], Any]] = {
     b"c": datetime.time.fromisoformat,
     b"l": lambda count: count * _MICROSECOND,
     b"z": lambda parts: complex(*parts),
-    b"r": lambda contents: at_once(_by_name[contents[0]].of, contents[1]),
 }
 # Subclasses that nobody registered go as what they are built on, as with json.
 _BASES: tuple[type, ...] = (str, int, float, dict, list, bytes)
@@ -247,7 +237,7 @@ class Codec:
             return self._wrapped(tag, value, to)
         registered = _by_class.get(kind)
         if registered is not None:
-            return self._wrapped(b"r", value, lambda found: [registered.name, at_once(registered.to, found)])
+            return self._wrapped(b"r", value, lambda found: [registered.name, self._at_once(registered.to, found)])
         for base in _BASES:
             if isinstance(value, base) and kind is not bool:
                 return base(value)
@@ -278,6 +268,10 @@ class Codec:
         finally:
             self.depth -= 1
 
+    def _at_once(self, function: Callable[[Any], Any], value: Any) -> Any:
+        """Call what a user has registered."""
+        return function(value) if self.ends is None else self.ends.at_once(function, value)
+
     # -- Receiving
 
     def load(self, code: int, data: bytes) -> Any:
@@ -300,6 +294,8 @@ class Codec:
         finally:
             self.depth -= 1
         try:
+            if data[:1] == b"r":
+                return self._at_once(_by_name[value[0]].of, value[1])
             return _MAKE[data[:1]](value)
         except Exception as error:
             if self.problem is None:

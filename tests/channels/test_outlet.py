@@ -9,6 +9,7 @@ import pytest
 import flower
 from flower import ChannelClosed, Timeout, channel, go, select
 from flower.channels import schedule
+from flower.channels._elsewhere import overfill, pump, put_back
 
 
 class Outlet:
@@ -30,7 +31,7 @@ class Outlet:
 
     def grant(self, count: int) -> None:
         self.channel._credit += count
-        self.channel._pump()
+        pump(self.channel)
 
 
 class Feeder:
@@ -135,20 +136,20 @@ def test_a_channel_may_be_overfilled(capacity: int) -> None:
     waiting = go(ch.receive)
     schedule()
     for i in range(20):
-        ch._overfill(i)
+        overfill(ch, i)
     assert not ch.try_send("no room")
     assert waiting.join() == 0
     assert [ch.receive() for _ in range(19)] == list(range(1, 20))
     assert feeder.lows == 1
     ch.close()
     with pytest.raises(ChannelClosed):
-        ch._overfill(1)
+        overfill(ch, 1)
 
 
 def test_what_comes_back_is_received_first() -> None:
     ch = channel(2)
     ch.send_sequence([3, 4])
-    ch._put_back(list(range(-17, 3)))
+    put_back(ch, list(range(-17, 3)))
     t = go(ch.send, 5)
     schedule()
     ch.close()

@@ -352,6 +352,7 @@ def test_a_select_whose_place_a_finalizer_takes_has_not_sent() -> None:
 def test_values_that_are_put_back_are_not_overwritten_by_a_finalizers() -> None:
     code = """
         import gc, flower
+        from flower.channels._elsewhere import put_back
         for threshold in range(1, 200):
             ch = flower.channel(100)
             ch.send_sequence(range(5))
@@ -361,7 +362,7 @@ def test_values_that_are_put_back_are_not_overwritten_by_a_finalizers() -> None:
                     said.append(ch.try_send("the finalizer's"))
             x = Dropped(); x.itself = x; del x
             gc.disable(); gc.set_threshold(threshold); gc.enable()
-            ch._put_back([-2, -1])
+            put_back(ch, [-2, -1])
             gc.set_threshold(700)
             gc.collect()
             got = [ch.receive() for _ in range(len(ch))]

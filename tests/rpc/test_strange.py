@@ -469,7 +469,7 @@ def test_what_packs_or_makes_an_object_may_not_wait() -> None:
         for capacity in (0, 1):
             ch: channel[Any] = channel(capacity)
             reply = peer.start("receive", ch.receiver)
-            with pytest.raises((RuntimeError, ChannelClosed), match="blocking is not possible|channel has failed"):
+            with pytest.raises((RuntimeError, ChannelClosed), match=r"blocking is not possible|channel has failed"):
                 for _ in range(3):  # the first may be held, and fail later
                     ch.send(Slow(False), NEVER)
             ch.close()
