@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import builtins
 import os
-import weakref
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from io import TextIOBase
 from typing import Any
 
-from flower.channels import blocking, channel, shield
+from flower.channels import blocking, bomb, channel, shield
 from flower.errors import Timeout
 from flower.net import Conn
 from flower.net._descriptor import READABLE, WRITABLE, look, reading_end, watch
@@ -42,8 +40,8 @@ class IOChannel(Source):
 
     ``io`` is a descriptor's number, or what has a ``fileno`` (a socket, a pipe, a device). `receive` and
     ``flower.select`` look at it each time, and wait until it is ready; nothing is read or written. A descriptor that
-    failed, or whose other end is gone, is ready for all that was asked: to use it says why. Close the channel before
-    the descriptor.
+    failed, or whose other end is gone, is ready for all that was asked: to use it says why. While somebody waits the
+    file stays open, whoever closes the descriptor: close the channel before.
 
     Raises TypeError or ValueError for what is no descriptor or no events, OSError for one that is not open.
 
@@ -141,48 +139,59 @@ def wait_write(io: Any, timeout: float | None = None) -> None:
 
 
 class _Watch:
-    """One `IOChannel`'s interest in its descriptor, while somebody waits. It does not know the `IOChannel`."""
+    """One `IOChannel`'s interest in its descriptor, while somebody waits. It does not know the `IOChannel`.
 
-    __slots__ = ("channel", "events", "fd", "poller", "watching")
+    The loop watches a duplicate: whoever closes the descriptor meanwhile leaves its number to others, in this process
+    to Flower's own connections, and those are not to be taken for it.
+    """
+
+    __slots__ = ("channel", "events", "fd", "own", "poller")
 
     def __init__(self, poller: LoopPoller, fd: int, events: int, ready: channel[int]) -> None:
         self.poller = poller
         self.fd = fd
         self.events = events
         self.channel = ready
-        self.watching = False
+        self.own = -1  # the duplicate, while it is watched
 
     def begin(self) -> None:
         """Somebody is about to wait. May run in another thread."""
+        if not self.poller.is_live():  # its thread has ended, or this is a forked child
+            self.poller = io_poller()
         self.poller.call_here(self._begin)
 
     def _begin(self) -> None:
-        if self.watching or self.channel.closing:
+        if self.own >= 0 or self.channel.closing:
             return
-        self.watching = True
-        self.poller.resources.add(self)
+        loop: Any = self.poller.loop
         try:
-            _add(self)
-        except BaseException:  # a descriptor that the loop can't watch, or that one of its transports has
+            self.own = os.dup(self.fd)
+            self.poller.resources.add(self)
+            for event, add in ((READABLE, loop.add_reader), (WRITABLE, loop.add_writer)):
+                if self.events & event:
+                    watch(add, self.own, self.ready, event)
+        except BaseException as error:  # it is closed, there are no more, or the loop can't watch it
             self._end()
-            raise
+            self.channel.try_send(bomb(error))
 
     def end(self) -> None:
-        if self.watching:
-            self.poller.call_here(self._end)
+        """Nobody waits any more."""
+        self.poller.call_here(self._end)
 
     def _end(self) -> None:
-        if self.watching:
-            self.watching = False
-            self.poller.resources.discard(self)
-            _remove(self)
+        if self.own < 0:
+            return
+        own, self.own = self.own, -1
+        self.poller.resources.discard(self)
+        loop: Any = self.poller.loop
+        for event, remove in ((READABLE, loop.remove_reader), (WRITABLE, loop.remove_writer)):
+            if self.events & event:
+                remove(own)
+        os.close(own)
 
     def ready(self, event: int) -> None:
-        """On the hub: the descriptor is ready, or somebody has closed it."""
-        try:
-            found = look(self.fd, self.events) or event
-        except OSError:
-            found = event  # whoever uses it will see
+        """On the hub: the descriptor is ready."""
+        found = look(self.own, self.events) or event
         self._end()
         while self.channel.balance < 0:
             self.channel.try_send(found)
@@ -191,63 +200,16 @@ class _Watch:
 
     def finish(self, late: bool) -> bool:
         self._end()
+        self.channel._abandon("the thread that watches the descriptor has ended")
         return False
 
     def disown(self) -> Any:
         """In a forked child: whoever waited, waits in the parent."""
-        self.watching = False
+        os.close(self.own)
+        self.own = -1
         self.channel._on_wait = None
         self.channel.close()
         return None
-
-
-# The watches of each descriptor: the loop takes one callback an event for all of them.
-_Table = dict[int, list[_Watch]]
-_tables: weakref.WeakKeyDictionary[LoopPoller, _Table] = weakref.WeakKeyDictionary()
-
-
-def _add(waiter: _Watch) -> None:
-    table = _tables.setdefault(waiter.poller, {})
-    loop: Any = waiter.poller.loop
-    watches = table.get(waiter.fd, [])
-    events = waiter.events
-    for other in watches:
-        events |= other.events
-    if watches:  # anew: it may be another file of the same number by now, which the loop does not watch
-        _forget(loop, waiter.fd, events)
-    for event, add in ((READABLE, loop.add_reader), (WRITABLE, loop.add_writer)):
-        if events & event:
-            watch(add, waiter.fd, _on_ready, table, waiter.fd, event)
-    watches.append(waiter)
-    table[waiter.fd] = watches
-
-
-def _remove(waiter: _Watch) -> None:
-    table = _tables.get(waiter.poller, {})
-    watches = table.get(waiter.fd, [])
-    if waiter in watches:
-        watches.remove(waiter)
-        events = waiter.events
-        for other in watches:
-            events &= ~other.events
-            if not events:
-                break
-        _forget(waiter.poller.loop, waiter.fd, events)
-        if not watches:
-            del table[waiter.fd]
-
-
-def _forget(loop: Any, fd: int, events: int) -> None:
-    for event, remove in ((READABLE, loop.remove_reader), (WRITABLE, loop.remove_writer)):
-        if events & event:
-            with suppress(OSError):  # the standard loop's, of a descriptor that somebody has closed
-                remove(fd)
-
-
-def _on_ready(table: _Table, fd: int, event: int) -> None:
-    for waiter in table.get(fd, [])[:]:
-        if waiter.events & event:
-            waiter.ready(event)
 
 
 def _fileno(io: Any) -> int:

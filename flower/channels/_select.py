@@ -147,7 +147,7 @@ def choose_case(cases: Any, count: int, timeout: Any, default: Any) -> Any:
     value = wait(t, SELECT, outside)
     t.cases = None
     if t.error is not None:
-        closed = t.error  # a channel, perhaps
+        closed = t.error if isinstance(t.error, channel) else None
         raise name_channel(_scheduler.cold.take_error(t), closed, waiters, cases)
     i = t.chosen
     forget(t, waiters)
@@ -296,13 +296,13 @@ def mix(w: Waiter) -> int:
 
 
 def name_channel(error: BaseException, closed: object, waiters: Any, cases: Any) -> BaseException:
-    """The error of a select that waited, in which the channel was closed, or which has another reason.
+    """The error of a select that waited: in which this channel was closed, or, without one, for another reason.
 
     The waiters know whose channel that was: what is asked for one again may have another by now.
     """
     for i in range(len(waiters)):
         w = cython.cast(Waiter, waiters[i])
-        if w.channel is not None and w.channel is closed:
+        if closed is not None and w.channel is closed:
             return of_case(error, cython.cast(object, cases[w.index]))
     return error
 

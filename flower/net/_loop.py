@@ -156,6 +156,10 @@ class LoopPoller(Turns):
             except RuntimeError:
                 pass
 
+    def is_live(self) -> bool:
+        """Whether its thread, in this process, still runs it."""
+        return self in _pollers
+
     def attach(self, sock: socket.socket, protocol: Any) -> None:
         """Have the protocol told, as asyncio's are, of what happens at a connected socket that does not block."""
         Transport(self._sockets, sock).start(protocol)

@@ -16,10 +16,12 @@ import pytest
 
 import flower
 import flower.io
+from flower import channel
 from flower.channels._scheduler import current_scheduler
 from flower.io import READABLE, WRITABLE, IOChannel, wait_read, wait_write
-from flower.net import Lines, framed
-from tests.net.support import NEVER, in_thread, output, rounds, until
+from flower.net import Lines, Listen, framed
+from flower.net._loop import io_poller
+from tests.net.support import HOME, NEVER, in_thread, output, rounds, until
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -257,6 +259,7 @@ def test_a_fork_leaves_the_parent_s_watches_alone() -> None:
         from flower.io import IOChannel, READABLE, wait_read
         near, far = socket.socketpair()
         readable = IOChannel(near, READABLE)
+        idle = IOChannel(near, READABLE)  # nobody waits for it
         t = flower.go(readable.receive)
         flower.time.sleep(0.01)
         if os.fork() == 0:
@@ -264,6 +267,7 @@ def test_a_fork_leaves_the_parent_s_watches_alone() -> None:
                 readable.receive()
             except flower.ChannelClosed:
                 wait_read(near)
+                idle.receive()
                 print("child", flush=True)
             os._exit(0)
         far.send(b"x")
@@ -294,7 +298,75 @@ def test_a_descriptor_that_was_closed_does_not_hide_the_next_of_its_number(old: 
                     pass
             found.join(NEVER)
         first.close()
-        until(lambda: not t.alive)
+        with pytest.raises(flower.ChannelClosed):
+            t.join(NEVER)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_wait_for_a_descriptor_hides_no_listener_of_its_number(given: bool) -> None:
+    """``given``: it is the listener's own from the start, and is given to Flower while somebody waits."""
+    with socket.create_server((HOME, 0)) as server, pair() as (near, _):
+        number = os.dup(server.fileno() if given else near.fileno())
+        t = waiting(wait_read, number)
+        os.dup2(server.fileno(), number)
+        with Listen(socket.socket(fileno=number), "socktcp") as listener:
+            for _ in range(2):
+                with socket.create_connection(listener.addr()):
+                    listener.receive(NEVER).close()
+                t.kill()
+
+
+def test_who_waits_in_another_thread_learns_that_the_descriptor_is_watched_no_more() -> None:
+    with pair() as (near, far):
+        made: channel[IOChannel] = channel(1)
+        gone: channel[None] = channel()
+
+        def own() -> None:
+            made.send(IOChannel(near, READABLE))
+            with pytest.raises(flower.ChannelClosed):
+                gone.receive(NEVER)
+
+        thread = threading.Thread(target=flower.run, args=(own,))
+        thread.start()
+        readable = made.receive(NEVER)
+        t = waiting(readable.receive)
+        until(lambda: readable._watch.own >= 0)
+        gone.close()
+        with pytest.raises(flower.ChannelClosed, match="thread that watches the descriptor has ended"):
+            t.join(NEVER)
+        thread.join(NEVER)
+        with IOChannel(near, READABLE) as other:
+            far.send(b"x")
+            assert other.receive(NEVER) == READABLE
+
+
+def test_a_channel_of_a_thread_that_has_ended_is_watched_by_the_one_that_waits() -> None:
+    with pair() as (near, far):
+        made: list[IOChannel] = []
+        thread = threading.Thread(target=lambda: made.append(IOChannel(near, READABLE)))
+        thread.start()
+        thread.join(NEVER)
+        with made.pop() as readable:
+            t = waiting(readable.receive)
+            far.send(b"x")
+            assert t.join(NEVER) == READABLE
+
+
+def test_a_channel_that_another_thread_has_dropped_is_watched_no_more() -> None:
+    with pair() as (near, _):
+        poller = io_poller()
+        before = len(poller.resources)
+        box = [IOChannel(near, READABLE)]
+
+        def wait_and_drop() -> None:
+            with pytest.raises(flower.Timeout):
+                box.pop().receive(0.001)
+
+        thread = threading.Thread(target=flower.run, args=(wait_and_drop,))
+        thread.start()
+        thread.join(NEVER)  # this thread's loop has not had a turn meanwhile
+        rounds(3)
+        assert len(poller.resources) == before
 
 
 def test_a_channel_of_a_descriptor_that_was_closed_can_be_closed() -> None:
