@@ -7,7 +7,7 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from flower.channels import _hub
+from flower.channels import _hub, _scheduler
 from flower.channels._channel import channel
 from flower.channels._scheduler import fail
 from flower.channels._task import BLOCKED, PAUSED, SELECT, Task, case_channels, place
@@ -58,17 +58,24 @@ def asleep_for_good(s: Any) -> float:
     return 0.0
 
 
+def refusal(text: str, t: Any) -> RuntimeError:
+    """The error of a task that can't wait where it is; see `_failures.was_refused`."""
+    error = RuntimeError(text)
+    error._flower_refused = id(t)  # type: ignore[attr-defined]
+    return error
+
+
 def refuse_foreign_loop() -> None:
     """Raise RuntimeError if an event loop of somebody else runs in this thread."""
     if _hub.foreign_loop_runs():
-        raise RuntimeError(_FOREIGN)
+        raise refusal(_FOREIGN, _scheduler.current_scheduler().current)
 
 
 def refuse_in_main(s: Any) -> bool:
     """Raise that error in main, unless it is about to run anyway; says whether it was raised."""
     if s.main.decided:
         return False
-    s.raise_in_main(RuntimeError(_FOREIGN))
+    s.raise_in_main(refusal(_FOREIGN, s.main))
     return True
 
 

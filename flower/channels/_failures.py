@@ -8,12 +8,14 @@ an error of one of Flower's own connections is only reported, since it must not 
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
 
 from greenlet import GreenletExit
 
 from flower.channels import _deadlock, _lifecycle, _scheduler
+from flower.channels._deadlock import refusal
 from flower.channels._scheduler import fail
 from flower.channels._task import BLOCKED, ERRORS, KILL, TRAP, members
 from flower.errors import TaskletExit, TaskletKilled
@@ -53,22 +55,22 @@ def set_error_handler(handler: Callable[[Any, BaseException], object] | None) ->
 def settle(s: Any, t: Any, func: Any) -> None:
     """A tasklet of the function has ended, with an error or with somebody waiting for its end."""
     error = t.failure
-    if error is not None and not t.label:
+    if error is not None and type(t.label) is str and not t.label:
         t.label = _attribute(func, "__qualname__")  # reports name it when the function is gone
     owner = t.owner
-    collected = owner is not None or t.joiners is not None
+    collected = t.joiners is not None
     if error is not None:
-        t.traceback = error.__traceback__
+        t.traceback = _traceback_of(error)
     if t.joiners is not None:
         joiners, t.joiners = t.joiners, None
         for waiter in members(joiners):
             fail(waiter, None)
     if owner is not None:
         t.owner = None
-        owner._child_ended(t, error)
-    if error is None or isinstance(error, (TaskletExit, GreenletExit)) or was_passed_on(error):
+        collected = owner._child_ended(t, error) or collected
+    if error is None or issubclass(type(error), (TaskletExit, GreenletExit)) or was_passed_on(error):
         return
-    if isinstance(error, KeyboardInterrupt):
+    if issubclass(type(error), KeyboardInterrupt):
         s.raise_in_main(error)
     elif not collected:
         if _handler is not None or s.interposer is not None or _attribute(error, "_flower_conn"):
@@ -90,6 +92,9 @@ def was_passed_on(error: BaseException) -> bool:
     return _attribute(error, "_flower_passed_on") is True
 
 
+_traceback_of: Any = vars(BaseException)["__traceback__"].__get__
+
+
 def _attribute(thing: Any, name: str) -> Any:
     try:
         return getattr(thing, name, None)
@@ -108,9 +113,26 @@ def handle(t: Any, error: BaseException) -> None:
         else:
             print_error(t, error)
     except BaseException as failure:
-        if failure.__context__ is None:
-            failure.__context__ = error  # or nobody would see that
+        if failure.__context__ is None and not _leads_to(error, failure):
+            try:
+                failure.__context__ = error  # or nobody would see that
+            except Exception:  # one that can't be changed
+                pass
         unraisable(failure, _handler)
+
+
+def _leads_to(error: BaseException, other: BaseException) -> bool:
+    """Whether the other is the error, or among its causes and contexts."""
+    seen: list[BaseException] = []
+    left: list[BaseException | None] = [error]
+    while left:
+        found = left.pop()
+        if found is other:
+            return True
+        if found is not None and not any(found is each for each in seen):
+            seen.append(found)
+            left += [found.__cause__, found.__context__]
+    return False
 
 
 def print_error(t: Any, error: BaseException) -> None:
@@ -133,7 +155,8 @@ def unraisable(error: BaseException, where: Any) -> None:
         else:
             sys.unraisablehook(_Unraisable(error, where))  # type: ignore[arg-type]
     except BaseException as failure:  # the last resort has failed: a line is all that is left
-        print(f"Error in sys.unraisablehook, called by flower: {failure!r}", file=sys.stderr)
+        with suppress(BaseException):  # even that: there is no standard error
+            print(f"Error in sys.unraisablehook, called by flower: {failure!r}", file=sys.stderr)
 
 
 class _Unraisable:
@@ -150,24 +173,30 @@ class _Unraisable:
 def raise_failure(t: Any) -> None:
     """Raise the error that ended the tasklet, to one who joins it; each gets a traceback of its own."""
     error = t.failure
-    if isinstance(error, (TaskletExit, GreenletExit)):
+    if issubclass(type(error), (TaskletExit, GreenletExit)):
         raise TaskletKilled(f"{describe(t)} was killed") from None
     if t.collected:
         error = copy_error(error)
     t.collected = True
     t.sched.spare_main(error)
     try:
-        raise error.with_traceback(t.traceback)
+        raise BaseException.with_traceback(error, t.traceback)
     finally:
         del error
 
 
 def copy_error(error: BaseException) -> BaseException:
     """The same error once more, so that two can raise it without mixing their tracebacks."""
-    cls = type(error)
     try:
-        other = cls.__new__(cls, *error.args)
-    except Exception:  # a class with a constructor of its own kind: the one instance must do
+        return _copied(error)
+    except Exception:  # a class with a constructor of its own kind, or one that can't be changed: the one must do
+        return error
+
+
+def _copied(error: BaseException) -> BaseException:
+    cls = type(error)
+    other = cls.__new__(cls, *error.args)
+    if type(other) is not cls:
         return error
     for base in cls.__mro__:  # what built-in constructors keep beside the arguments, such as SystemExit.code
         for name, member in vars(base).items():
@@ -199,7 +228,12 @@ def refuse_to_block(s: Any) -> None:
         raise TaskletExit
     if s.current is None:
         raise RuntimeError("blocking is not possible here: this is a callback of the I/O tasklet, which must go on")
-    raise RuntimeError("blocking is not possible here: this is a callback, or a switch trap is set")
+    raise refusal("blocking is not possible here: this is a callback, or a switch trap is set", s.current)
+
+
+def was_refused(error: BaseException) -> bool:
+    """Whether it says that the present tasklet can't wait where it is."""
+    return bool(_attribute(error, "_flower_refused") == id(_scheduler.current_scheduler().current))
 
 
 def alerted(s: Any, t: Any, parking: bool = True) -> None:
@@ -214,7 +248,7 @@ def alerted(s: Any, t: Any, parking: bool = True) -> None:
         if s.main_errors:
             raise s.main_errors.pop(0)
     if t.alert & TRAP and parking:
-        raise RuntimeError("this tasklet does not like to be blocked.")
+        raise refusal("this tasklet does not like to be blocked.", t)
 
 
 def describe(t: Any) -> str:

@@ -266,7 +266,7 @@ def finish(s: Scheduler, t: Task) -> int:
     s.current = None
     s.strike(t)
     # Held until the end of this function: to drop them may run finalizers, which may start this very task again.
-    func, _args, _kwargs, _cases = t.func, t.args, t.kwargs, t.cases
+    func, _args, _kwargs, _cases, _pending = t.func, t.args, t.kwargs, t.cases, t.pending
     t.func = None
     t.args = None
     t.kwargs = None

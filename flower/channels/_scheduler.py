@@ -291,6 +291,7 @@ class Scheduler:
             if seconds == 0.0:
                 raise Timeout("not ready, and the time given is 0 seconds")
             t.when = self.now() + seconds
+        t.until = t.when
         if t.scope is not None:
             t.when = t.scope.deadline(self, t.when)
         return t
@@ -373,6 +374,13 @@ class Scheduler:
         error = None
         if t.scope is not None:
             error = t.scope.cancellation(now)
+        if error is None and t.until > now:  # it was that of a scope that has been left meanwhile
+            t.when = t.until
+            if t.scope is not None:
+                t.when = t.scope.deadline(self, t.when)
+            if t.when != NEVER:
+                self.timers.add(t)
+            return
         if error is None and t.blocked_in != SLEEP:
             error = Timeout(f"{cold.REASONS[t.blocked_in]}: nothing happened within the time given")
         fail(t, error)
@@ -482,6 +490,7 @@ class Scheduler:
     def sleep_until(self, when: float) -> None:
         """Park the current task until the time, or until its scope's end."""
         t = self.prepare(None)
+        t.until = when
         if when < t.when:
             t.when = when
         park(t, SLEEP, False)

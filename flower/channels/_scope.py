@@ -8,11 +8,12 @@ it from what runs inside. The scheduler asks the innermost scope each time the t
 
 from __future__ import annotations
 
+from contextlib import suppress
 from math import inf as NEVER
 from typing import TYPE_CHECKING, Any, Literal
 
 from flower.channels._channel import channel
-from flower.channels._failures import was_passed_on
+from flower.channels._failures import was_passed_on, was_refused
 from flower.channels._scheduler import cancel, current_scheduler
 from flower.channels._task import check_timeout
 from flower.channels._tasklet import tasklet
@@ -32,6 +33,7 @@ class Scope:
         self._parent: Scope | None = None
         self._deadline = NEVER
         self._shield = False
+        self._used = False
         self.expired = False
         """Whether the time was over before the scope was left, and something was cancelled for that."""
         self.cancelled = False
@@ -83,8 +85,9 @@ class Scope:
         task = scheduler.current
         if task is None:
             raise RuntimeError("a scope can't be entered in a callback")
-        if self._task is not None:
+        if self._used:
             raise RuntimeError("a scope can be entered only once")
+        self._used = True
         self._enter(task)
         if self._seconds is not None:
             self._deadline = scheduler.now() + self._seconds
@@ -101,6 +104,8 @@ class Scope:
 
     def _leave(self) -> None:
         task = self._task
+        if task is None:
+            raise RuntimeError("the scope is not entered, or left already")
         if task.scope is not self:
             inner = task.scope
             while inner is not None and inner._parent is not self:
@@ -215,20 +220,27 @@ class group:
     def cancel(self) -> None:
         """Cancel the body and all the members, at their blocking calls."""
         self._scope.cancel()
-        for scope in list(self._members.values()):
+        for t, scope in list(self._members.items()):
             scope.cancel()
+            if t.paused:  # who took it out of the queue is perhaps cancelled, too
+                with suppress(RuntimeError):  # its thread has ended
+                    t.insert()
 
-    def _child_ended(self, t: Any, error: BaseException | None) -> None:
-        """A member has ended. Called by the scheduler; may not block."""
+    def _child_ended(self, t: Any, error: BaseException | None) -> bool:
+        """A member has ended. Called by the scheduler; may not block. Says whether its error is seen to."""
         scope = self._members.pop(t)
-        own = isinstance(error, Cancelled) and error.scope is scope
-        for_main = isinstance(error, KeyboardInterrupt) or (error is not None and was_passed_on(error))
-        if error is not None and not (own or for_main or isinstance(error, TaskletExit)):
+        kind = type(error)
+        own = issubclass(kind, Cancelled) and error.scope is scope  # type: ignore[union-attr]
+        for_main = issubclass(kind, KeyboardInterrupt) or (error is not None and was_passed_on(error))
+        if not self._open:  # it was not waited for
+            return own
+        if error is not None and not (own or for_main or issubclass(kind, TaskletExit)):
             self._errors.append(error)
         if for_main or len(self._errors) == 1:
             self.cancel()
         if not self._members:
             self._ended.try_send(None)
+        return True
 
     def __enter__(self) -> group:
         self._scope.__enter__()
@@ -241,31 +253,33 @@ class group:
                 self._ended.receive()
         except BaseException as interruption:
             error = interruption
-        if error is not None:
-            self.cancel()
-            error = self._await_members(error)
-        self._open = False
-        own = self._scope.__exit__(type(error), error, None)
+        try:
+            if error is not None:
+                self.cancel()
+                error = self._await_members(error)
+        finally:
+            self._open = False
+            try:
+                self._scope._leave()
+            except RuntimeError as disorder:
+                self._errors.append(disorder)
+        own = isinstance(error, Cancelled) and error.scope is self._scope
         return self._conclude(None if own else error, error is not None and own)
 
     def _await_members(self, error: BaseException) -> BaseException:
         """Wait for the cancelled members, whatever is raised meanwhile; returns the exception to go on with."""
-        last: Any = None
         while self._members:
             try:
                 with shield():
                     self._ended.receive()
             except BaseException as another:
-                closing = current_scheduler().closing  # the thread is at its end: each tasklet is ended by that alone
-                raised = type(another), str(another)
-                refused = isinstance(another, Exception) and raised == last  # there is no waiting: a callback, a trap
-                last = raised
-                if closing or refused or isinstance(another, Deadlock):  # nobody in here can wake them any more
-                    for t in self._members:
-                        t.owner = None
-                    self._members.clear()
-                    error = another
-                elif isinstance(another, Exception):
+                if current_scheduler().closing or isinstance(another, Deadlock):  # each is ended by that alone
+                    return another
+                if was_refused(another):  # there is no waiting: a callback, a trap
+                    if not was_refused(error):
+                        self._errors.append(another)
+                    return error
+                if isinstance(another, Exception):
                     self._errors.append(another)
                 else:  # a kill or Ctrl-C
                     error = another

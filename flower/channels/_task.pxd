@@ -28,6 +28,7 @@ cdef class Task(Waiter):
     cdef public object owner
     cdef public object failure
     cdef public object traceback
+    cdef double until
     cdef int chosen
     cdef readonly unsigned char state
     cdef public unsigned char alert

@@ -67,6 +67,7 @@ class Task(Waiter):
     decided: bool
     alert: int
     blocked_in: int
+    until: float  # its own deadline, where ``when`` may be that of a scope
     outside: int  # 1: it waits for something outside (a deadline, a connection); 2: and flower.run() stays for it
     daemon: bool
     error: Any  # to be raised when it next runs

@@ -108,14 +108,15 @@ class tasklet(Task):
             raise TypeError(f"a tasklet needs a function to run, not {func!r}")
         primed = args is not None or kwargs is not None
         args, kwargs = tuple(args or ()), dict(kwargs or {})
+        if func is None:
+            func = self.func
         if self.state == PAUSED and self.carrier is None:
-            if self.joiners is not None and not primed:
+            if self.owner is not None or (self.joiners is not None and not primed):
                 self.die(TaskletExit())
             self.state = DEAD
         elif self.state != DEAD:
             raise RuntimeError("You cannot bind a tasklet that is alive")
-        if func is not None:
-            self.func = func
+        self.func = func
         if primed:
             self.prime(args, kwargs)
         return self

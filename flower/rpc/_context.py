@@ -113,9 +113,10 @@ class Context:
         """The deadline has passed."""
         self._cancel("deadline")
 
-    def _child_ended(self, t: Any, error: BaseException | None) -> None:
+    def _child_ended(self, t: Any, error: BaseException | None) -> bool:
         """For the scheduler: the request's tasklet has ended before it began."""
         self._serving.killed(self)
+        return True
 
     def _calm(self) -> None:
         """What was cancelled has noticed it by other means: its clean-up may wait."""

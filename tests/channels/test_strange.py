@@ -425,3 +425,238 @@ def test_the_error_of_a_closed_channel_can_be_pickled() -> None:
     assert (str(there), there.channel, there.reason) == (str(caught.value), None, "enough")
     assert there.__notes__ == ["noted"]
     assert caught.value.channel is ch
+
+
+# -- Errors of their own kind
+
+
+class Frozen(Exception):
+    """Takes no attribute once it is made: no notes, no context, no traceback of another."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name} can't be set")
+
+
+class Wordless(Exception):
+    def __str__(self) -> str:
+        raise KeyError("no text")
+
+
+class Unreadable(Exception):
+    @property
+    def __traceback__(self) -> Any:  # type: ignore[override]
+        raise OSError("no traceback")
+
+
+def raising(error: Any) -> Any:
+    def fail() -> None:
+        flower.after(0).receive()
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("cls", [Frozen, Unreadable])
+def test_errors_that_can_not_be_copied_are_joined_by_many(cls: type[Exception]) -> None:
+    joiners = []
+    t = go(raising(cls))
+
+    def join() -> Any:
+        try:
+            t.join()
+        except Exception as caught:
+            return type(caught)
+
+    for _ in range(3):
+        joiners.append(go(join))
+    assert [joiner.join() for joiner in joiners] == [cls] * 3
+
+
+def test_the_same_error_of_others_three_times_is_no_reason_to_leave_a_member() -> None:
+    ended: list[str] = []
+    gate: channel[None] = channel()
+
+    def slow() -> None:
+        with flower.shield():
+            gate.receive()
+        ended.append("member")
+
+    def boom(n: int) -> None:
+        for _ in range(n):
+            schedule()
+        raise Wordless
+
+    with pytest.raises(ExceptionGroup) as caught, flower.group() as g:
+        g.go(slow)
+        for n in range(4):
+            go(boom, n + 1)
+        go(lambda: [schedule() for _ in range(20)] and gate.send(None))
+    assert ended == ["member"]
+    assert [type(error) for error in caught.value.exceptions] == [Wordless] * 4
+    flower.after(0).receive()  # the group's scope is left
+
+
+def test_a_member_that_was_not_waited_for_is_cancelled_and_nobody_is_told() -> None:
+    me = getcurrent()
+    with pytest.raises(RuntimeError, match="does not like to be blocked") as caught, flower.group() as g:
+        t = g.go(channel().receive)
+        schedule()
+        me.block_trap = True
+    me.block_trap = False
+    assert type(caught.value) is RuntimeError
+    flower.after(0.001).receive()
+    assert not t.alive
+
+
+def test_an_error_handler_that_raises_what_it_was_told_of_makes_no_circle() -> None:
+    seen: list[BaseException] = []
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: seen.append(unraisable.exc_value)
+
+    def handler(_: Any, error: BaseException) -> None:
+        raise error.__cause__ or error
+
+    before = flower.set_error_handler(handler)
+    try:
+        cause = KeyError("the cause")
+        caused = ValueError("caused")
+        caused.__cause__ = cause
+        for error in (LookupError("alone"), caused, Frozen()):
+            go(raising(error))
+        flower.after(0.001).receive()
+    finally:
+        flower.set_error_handler(before)
+        sys.unraisablehook = hook
+    assert [type(error) for error in seen] == [LookupError, KeyError, Frozen]
+    assert [error.__context__ for error in seen] == [None] * 3
+
+
+def test_an_error_of_a_handler_that_takes_no_context() -> None:
+    seen: list[BaseException] = []
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: seen.append(unraisable.exc_value)
+    before = flower.set_error_handler(lambda *_: raising(Frozen())())
+    try:
+        go(raising(ValueError()))
+        flower.after(0.001).receive()
+    finally:
+        flower.set_error_handler(before)
+        sys.unraisablehook = hook
+    assert [type(error) for error in seen] == [RuntimeError]  # it may not wait there; and is no news for main
+
+
+@pytest.mark.slow
+def test_a_reported_error_without_a_standard_error() -> None:
+    code = """
+        import os, sys, flower
+        def fail():
+            error = ConnectionResetError()
+            error._flower_conn = True
+            raise error
+        read, write = os.pipe()
+        os.close(read)
+        os.dup2(write, 2)
+        sys.stderr = open(2, "w")
+        flower.go(fail)
+        flower.after(0.01).receive()
+        sys.stderr = open(os.devnull, "w")
+        print("goes on")
+        """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "goes on\n"
+
+
+# -- Scopes and groups, used as they should not be
+
+
+def test_a_scope_and_a_group_are_entered_once() -> None:
+    ran: list[str] = []
+    scope = flower.move_on()
+    g = flower.group()
+    with scope, g:
+        g.go(ran.append, "member")
+    for again in (scope, g):
+        with pytest.raises(RuntimeError, match="entered only once"), again:  # type: ignore[attr-defined]
+            ran.append("again")
+    with pytest.raises(RuntimeError, match="left already"):
+        scope.__exit__(None, None, None)
+    assert ran == ["member"]
+
+
+def test_errors_of_members_are_told_of_where_scopes_are_left_out_of_order() -> None:
+    with pytest.raises(ExceptionGroup) as caught, flower.group() as g:
+        flower.move_on(NEVER).__enter__()
+        g.go(raising(ValueError("a member's")))
+    getcurrent().scope = None
+    assert sorted(type(error).__name__ for error in caught.value.exceptions) == ["RuntimeError", "ValueError"]
+
+
+@pytest.mark.parametrize("how", ["receive", "sleep"])
+def test_the_time_of_a_scope_that_another_tasklet_has_left_ends_no_wait(how: str) -> None:
+    outer = flower.move_on(0.001)
+    ch: channel[str] = channel()
+    got: list[Any] = []
+
+    def wait() -> None:
+        outer.__enter__()
+        with flower.move_on(NEVER):
+            if how == "receive":
+                got.append(ch.receive())
+            else:
+                flower.time.sleep(0.01)
+                got.append("slept")
+
+    t = go(wait)
+    schedule()
+    with pytest.raises(RuntimeError, match="reverse order"):
+        outer.__exit__(None, None, None)
+    flower.after(0.005).receive()
+    assert not got
+    if how == "receive":
+        ch.send("sent")
+    t.join()
+    assert got == ["sent" if how == "receive" else "slept"]
+
+
+def test_a_removed_member_is_no_reason_to_wait_for_good() -> None:
+    def member() -> None:
+        while True:
+            schedule()
+
+    with pytest.raises(ValueError, match="the body's"), flower.group() as g:
+        t = g.go(member)
+        schedule()
+        t.remove()
+        go(lambda: [schedule() for _ in range(3)] and t.kill())
+        raise ValueError("the body's")
+    ran: list[str] = []
+    with flower.group() as g:
+        t = g.go(ran.append, "first")
+        t.remove()
+        t.bind(ran.append)
+    assert not t.alive
+    t("second")
+    schedule()
+    assert ran == ["second"]
+
+
+def test_what_is_raised_too_late_for_one_life_harms_no_other() -> None:
+    class Late(Exception):
+        def __del__(self) -> None:
+            try:
+                t.throw(ValueError, pending=True)
+            except RuntimeError as refused:
+                said.append(str(refused))
+
+    said: list[str] = []
+
+    def first() -> str:
+        me = getcurrent()
+        thread = threading.Thread(target=lambda: me.throw(Late, pending=True))
+        thread.start()
+        thread.join()
+        return "first"
+
+    t = go(first)
+    assert t.join() == "first"
+    gc.collect()
+    assert len(said) == 1
+    assert t.bind(lambda: flower.after(0).receive() and "second")().join() == "second"
