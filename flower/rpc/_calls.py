@@ -181,7 +181,7 @@ class Calls:
             except NotPlain as error:
                 session.await_answer(error)
                 continue
-            fresh = line.take_fresh() if line.fresh else None
+            fresh = line.take_fresh(data) if line.fresh else None
             try:
                 line.put(data)
             except BaseException as error:
@@ -254,7 +254,7 @@ class Calls:
             except NotPlain as error:
                 session.await_answer(error, deadline)
         self.pending[msgid] = reply
-        fresh = line.take_fresh() if line.fresh else None
+        fresh = line.take_fresh(data) if line.fresh else None
         try:
             if line.early and len(data) > EARLY:
                 session.await_settled(line.left(deadline))

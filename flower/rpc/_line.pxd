@@ -28,7 +28,7 @@ cdef class Line(Tap):
     cdef public object theirs
     cdef public Py_ssize_t max_frame
     cdef readonly object context
-    cdef public list fresh
+    cdef public dict fresh
     cdef readonly Scheduler scheduler
     cdef readonly unsigned long thread
     cdef readonly Wire wire
@@ -39,4 +39,4 @@ cdef class Line(Tap):
     @cython.locals(seconds=double)
     cpdef object left(self, object deadline)
     cdef int put(self, bytes data, object timeout=*) except -1
-    cpdef object take_fresh(self)
+    cpdef object take_fresh(self, bytes data)

@@ -66,7 +66,7 @@ class Line(Tap):
         self.max_frame = 64 * 1024  # of the peer's
         self.reader = None
         self.context: Any = None  # the reader's, for the methods that are called
-        self.fresh: list[Any] = []  # the ends of channels in the message that is being packed
+        self.fresh: dict[int, Any] = {}  # messages that were packed, by identity, and the ends of channels in them
         self.scheduler = current_scheduler()
         self.thread = get_ident()
 
@@ -101,12 +101,13 @@ class Line(Tap):
         else:
             self.conn.send(data, timeout)
 
-    def take_fresh(self) -> Any:
-        """The ends of channels in the message that was packed just now; `Streams.commit` or `roll_back` is next."""
-        if not self.fresh:
-            return None
-        fresh, self.fresh = self.fresh, []
-        return fresh
+    def take_fresh(self, data: bytes) -> Any:
+        """The ends of channels in a message that was packed, if there are any: `Streams.commit` or `roll_back` is next.
+
+        Whoever packs asks for them, if there are ``fresh`` ones at all. (A finalizer may pack others in between.)
+        """
+        found = self.fresh.pop(id(data), None)
+        return None if found is None else found[1]
 
     def at_once(self, function: Callable[[Any], Any], value: Any) -> Any:
         """Call what may run a user's code, which must not wait, for who waits may be the one who reads."""

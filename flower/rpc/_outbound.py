@@ -137,7 +137,7 @@ class Outbound(Source):
             data = self._frame(_VALUE_HEAD, value, b"")
         else:
             data = session.wire.notify(DATA, [self.id, value])
-        fresh = session.take_fresh() if session.fresh else None
+        fresh = session.take_fresh(data) if session.fresh else None
         if self.over:  # such a finalizer has closed the session, perhaps
             self.streams.roll_back(fresh)
             raise ChannelClosed("the channel was closed as the value was packed")

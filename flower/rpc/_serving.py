@@ -299,7 +299,7 @@ class Serving:
             with shield():
                 self._send(self._refusal(msgid, self._told(error)))
             return
-        fresh = session.take_fresh() if session.fresh else None
+        fresh = session.take_fresh(data) if session.fresh else None
         if stream is None:
             context._ended = True
             if context._reason is None:

@@ -13,7 +13,6 @@ cdef class Streams:
     cdef public Py_ssize_t spare
     cdef int _parity
     cdef object _next
-    cdef public list packing
     cdef public Py_ssize_t partial
 
     cpdef post(self, object kind, list params)

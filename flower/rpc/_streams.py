@@ -88,7 +88,6 @@ class Streams:
         self.spare = (MORE_ITEMS - 1) * session.settings.channel_items  # values of credit beyond the settings'
         self._parity = 1 if dialed else 0  # of our ids
         self._next = 1 if dialed else 2
-        self.packing: list[Fresh] = []  # where the ends of the message that is being packed are put
         self.partial = 0  # bytes of values that have not come whole
 
     def __len__(self) -> int:
@@ -102,7 +101,16 @@ class Streams:
 
     def telling(self, kind: str, params: list[Any]) -> bytes:
         """A control frame. If the last of the params is an error, that is shortened for a peer that takes no more."""
-        return packed(lambda last: self.session.wire.notify(kind, [*params[:-1], last]), params[-1])
+
+        def pack(last: Any) -> bytes:
+            data = self.session.wire.notify(kind, [*params[:-1], last])
+            ends = self.session.take_fresh(data)
+            if ends is not None:
+                self.roll_back(ends)
+                raise TypeError("an end of a channel is no reason and no error")
+            return data
+
+        return packed(pack, params[-1])
 
     # -- Ends in messages that we send
 
@@ -113,24 +121,29 @@ class Streams:
         """Whether it is an end of a channel (or a channel, which `export` refuses)."""
         return isinstance(value, Sender | Receiver | channel)
 
-    def export(self, value: Any) -> bytes:
-        """An end as it stands in a message. Raises TypeError and ValueError for one that can't be passed."""
+    def export(self, value: Any, fresh: list[Fresh]) -> bytes:
+        """An end as it stands in a message. What is done with it when that is sent, or is not, goes into ``fresh``.
+
+        Raises TypeError and ValueError for one that can't be passed.
+        """
         if isinstance(value, channel):
             raise TypeError(f"a channel is passed as one of its ends: {value.label or 'channel'}.sender or .receiver")
         theirs = self.session.theirs
         if theirs is None or "channels" not in theirs.features:
             raise TypeError("this peer does not know channels")
-        packed = self._export_sender(value._channel) if isinstance(value, Sender) else self._export_receiver(value)
+        export = self._export_sender if isinstance(value, Sender) else self._export_receiver
+        packed = export(value, fresh)
         if len(self) > theirs.max_channels:
             raise ValueError(f"{theirs.max_channels} channels are open through {self.session.name}, which is the most")
         data: bytes = msgpack.packb(packed)
         return data
 
-    def _export_sender(self, ch: channel[Any]) -> list[Any]:
+    def _export_sender(self, value: Sender[Any], fresh: list[Fresh]) -> list[Any]:
+        ch = value._channel
         outlet = ch._outlet
         if isinstance(outlet, Outbound) and outlet.streams is self and not outlet.here:
             self.session.outbox.hurry(outlet)
-            self.packing.append((lambda: self._came_home(outlet), _nothing))
+            fresh.append((lambda: self._came_home(outlet), _nothing))
             return [HOME, outlet.id, 0, 0, {}]
         forwards = isinstance(outlet, Outbound)
         number = self._new_id()
@@ -140,17 +153,17 @@ class Streams:
         elif inbound.meets:
             inbound.granted = max(0, -ch.balance)
         self.inbound[number] = inbound
-        self.packing.append((lambda: self._bind(ch, inbound), lambda: self._forget(inbound)))
+        fresh.append((lambda: self._bind(ch, inbound), lambda: self._forget(inbound)))
         return [SENDING, number, inbound.granted, inbound.granted_bytes, {}]
 
-    def _export_receiver(self, value: Receiver[Any]) -> list[Any]:
+    def _export_receiver(self, value: Receiver[Any], fresh: list[Fresh]) -> list[Any]:
         ch = value._channel
         feeder = ch._feeder
         if ch._outlet is not None:
             raise ValueError(f"{value!r} has been passed on already, and is somebody else's")
         if isinstance(feeder, Inbound) and feeder.streams is self:
             taken = feeder._taken()
-            self.packing.append((lambda: self._moved(feeder, ch), _nothing))
+            fresh.append((lambda: self._moved(feeder, ch), _nothing))
             return [HOME, feeder.id, taken, 0, {}]
         if ch.balance < 0:
             raise ValueError(f"{value!r} can't be passed on: a tasklet waits for a value of it")
@@ -164,7 +177,7 @@ class Streams:
         items, size = (0 if meets else theirs.channel_items), theirs.channel_bytes
         if isinstance(feeder, Inbound) and feeder.meets:
             outbound.followers.append(feeder)  # who has no credit but that of whom it goes on to
-        self.packing.append((lambda: outbound.start(items, size), lambda: self._undo(outbound, ch)))
+        fresh.append((lambda: outbound.start(items, size), lambda: self._undo(outbound, ch)))
         return [RECEIVING, number, items, size, {"meet": True} if meets else {}]
 
     def _new_id(self) -> int:
@@ -220,9 +233,9 @@ class Streams:
         for _, undo in reversed(fresh or []):
             undo()
 
-    def was_packed(self, fresh: list[Fresh]) -> None:
+    def was_packed(self, data: bytes, fresh: list[Fresh]) -> None:
         """A message with these ends was packed: its sender takes them, by `Line.take_fresh`."""
-        self.session.fresh.extend(fresh)
+        self.session.fresh[id(data)] = data, fresh
 
     # -- Ends in messages that we receive
 

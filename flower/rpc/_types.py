@@ -42,16 +42,14 @@ class NotPlain(TypeError):
 
 
 class Ends(Protocol):
-    """What turns ends of channels into bytes, and back. What is to be done with them is put into ``packing``."""
-
-    packing: Any
+    """What turns ends of channels into bytes, and back. What is to be done with them is put into ``fresh``."""
 
     def at_once(self, function: Callable[[Any], Any], value: Any) -> Any: ...
     def is_end(self, value: Any) -> bool: ...
-    def export(self, value: Any) -> bytes: ...
+    def export(self, value: Any, fresh: list[Any]) -> bytes: ...
     def load(self, data: bytes) -> Any: ...
-    def was_packed(self, fresh: Any) -> None: ...
-    def roll_back(self, fresh: Any) -> None: ...
+    def was_packed(self, data: bytes, fresh: list[Any]) -> None: ...
+    def roll_back(self, fresh: list[Any]) -> None: ...
 
 
 class _Registered(NamedTuple):
@@ -208,6 +206,19 @@ _MAKE: dict[bytes, Callable[[Any], Any]] = {
 _BASES: tuple[type, ...] = (str, int, float, dict, list, bytes)
 
 
+class Packing:
+    """A message as it is packed: for which connection, the ends of channels in it, and how deep in ext types it is."""
+
+    def __init__(self, codec: Codec) -> None:
+        self.codec = codec
+        self.fresh: list[Any] = []
+        self.depth = 0
+
+    def default(self, value: Any) -> Any:
+        """What msgpack is to pack in place of a value that it does not know."""
+        return self.codec.default(value, self)
+
+
 class Codec:
     """How the values of one connection are packed, and made again.
 
@@ -221,33 +232,35 @@ class Codec:
         self.ends = ends
         self.most = most
         self.budget = 0  # bytes that the contents of the message's ext types may still take
-        self.depth = 0
+        self.depth = 0  # of ext types in ext types, in what is made
         self.problem: Exception | None = None
 
     # -- Sending
 
-    def default(self, value: Any) -> Any:
-        """What msgpack is to pack in place of a value that it does not know."""
+    def default(self, value: Any, packing: Packing) -> Any:
+        """As `Packing.default`."""
         kind = type(value)
         if self.flower and self.ends is not None and self.ends.is_end(value):
-            return msgpack.ExtType(END, self.ends.export(value))
+            return msgpack.ExtType(END, self.ends.export(value, packing.fresh))
         known = _PACK.get(kind)
         if known is not None:
             tag, to = known
-            return self._wrapped(tag, value, to)
+            return self._wrapped(tag, value, to, packing)
         registered = _by_class.get(kind)
         if registered is not None:
-            return self._wrapped(b"r", value, lambda found: [registered.name, self._at_once(registered.to, found)])
+            return self._wrapped(
+                b"r", value, lambda found: [registered.name, self._at_once(registered.to, found)], packing
+            )
         for base in _BASES:
             if isinstance(value, base) and kind is not bool:
                 return base(value)
         if isinstance(value, tuple):
-            return self._wrapped(b"t", value, list)
+            return self._wrapped(b"t", value, list, packing)
         if self.ends is not None and self.ends.is_end(value):
             raise NotPlain(f"a channel can be sent to a Flower peer only, and not {value!r} to this one")
         raise TypeError(_cant(value))
 
-    def _wrapped(self, tag: bytes, value: Any, to: Callable[[Any], Any]) -> Any:
+    def _wrapped(self, tag: bytes, value: Any, to: Callable[[Any], Any], packing: Packing) -> Any:
         if not self.flower:
             kind = type(value)
             if self.flower is False and isinstance(value, tuple):
@@ -256,17 +269,13 @@ class Codec:
                 raise OverflowError(f"an integer of {value.bit_length()} bits; a plain peer takes 64")
             article = "an" if kind.__name__[0] in "aeiouAEIOU" else "a"
             raise NotPlain(f"{article} {kind.__name__} can be sent to a Flower peer, and this is none")
-        if self.depth >= MAX_EXT_DEPTH:
+        if packing.depth >= MAX_EXT_DEPTH:
             raise ValueError(f"a value of tuples, sets or registered classes nested more than {MAX_EXT_DEPTH} deep")
-        self.depth += 1
+        packing.depth += 1
         try:
-            packing = None if self.ends is None else self.ends.packing
-            contents = to(value)
-            if self.ends is not None:
-                self.ends.packing = packing  # others may have packed meanwhile
-            return msgpack.ExtType(VALUE, tag + new_packer(self).pack(contents))
+            return msgpack.ExtType(VALUE, tag + new_packer(packing).pack(to(value)))
         finally:
-            self.depth -= 1
+            packing.depth -= 1
 
     def _at_once(self, function: Callable[[Any], Any], value: Any) -> Any:
         """Call what a user has registered."""
@@ -328,8 +337,8 @@ def unpack(data: Any, load: Callable[[int, bytes], Any], keyed: bool) -> Any:
     )
 
 
-def new_packer(codec: Codec) -> msgpack.Packer:
-    """A packer that asks the codec about all but the plain types."""
+def new_packer(packing: Packing) -> msgpack.Packer:
+    """A packer that asks about all but the plain types."""
     return msgpack.Packer(
-        default=codec.default, use_bin_type=True, strict_types=True, unicode_errors="surrogateescape", buf_size=512
+        default=packing.default, use_bin_type=True, strict_types=True, unicode_errors="surrogateescape", buf_size=512
     )

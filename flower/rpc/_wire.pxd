@@ -2,7 +2,7 @@
 cimport cython
 from flower.rpc._plain cimport pack_plain, unpack_plain
 from flower.rpc._scan cimport Scanner, measure
-from flower.rpc._types cimport Codec
+from flower.rpc._types cimport Codec, Packing
 
 cdef extern from *:
     """
@@ -27,11 +27,9 @@ cdef class Unmade:
     cdef readonly object rest
 
 @cython.final
-cdef class _Tools:
+cdef class _Tools(Packing):
     cdef object __weakref__
-    cdef public Codec codec
     cdef bint busy
-    cdef list fresh
     cdef readonly object pack
     cdef object feed
     cdef object unpack

@@ -39,7 +39,7 @@ except ImportError:
 import msgpack
 
 from flower.rpc._scan import Scanner, measure
-from flower.rpc._types import Codec, NotPlain, new_packer, unpack
+from flower.rpc._types import Codec, NotPlain, Packing, new_packer, unpack
 
 # Message types.
 REQUEST = 0
@@ -338,7 +338,10 @@ class Wire:
 
     def pack_value(self, value: Any) -> bytes:
         """A value alone. Raises as `call` does."""
-        data: bytes = new_packer(self.codec).pack(value)
+        packing = Packing(self.codec)
+        data: bytes = new_packer(packing).pack(value)
+        if packing.fresh and self.codec.ends is not None:  # they stay here
+            self.codec.ends.roll_back(packing.fresh)
         return data
 
     def unpack_value(self, data: bytes) -> Any:
@@ -369,14 +372,15 @@ class Wire:
                 message = [kind, first, params] if kind == NOTIFICATION else [kind, msgid, first, params]
                 data = self._packed(tools, message, params, most)
             if tools.fresh:
-                ends.was_packed(tools.fresh)
+                ends.was_packed(data, tools.fresh)
             return data
         except BaseException:
             if tools.fresh:
                 ends.roll_back(tools.fresh)
             raise
         finally:
-            tools.fresh.clear()
+            if tools.fresh:
+                tools.fresh = []
             tools.busy = False
 
     def _packed(self, tools: _Tools, message: list[Any], values: Any, most: int) -> bytes:
@@ -423,16 +427,15 @@ def _check_method(method: Any) -> None:
         raise TypeError(f"a method's name is a str, not {short(method)}")
 
 
-class _Tools:
+class _Tools(Packing):
     """A thread's encoder and decoder: they are large, and idle between two calls, so all its connections share them.
 
     Each call is for one whole message, which is of the connection whose ``codec`` they were borrowed for.
     """
 
     def __init__(self) -> None:
-        self.codec = Codec()
+        Packing.__init__(self, Codec())
         self.busy = False
-        self.fresh: list[Any] = []  # of the ends in the message that is packed; empty between two
         self.renew()
 
     def borrow(self, codec: Codec) -> _Tools:
@@ -442,16 +445,10 @@ class _Tools:
         tools.busy = True
         return tools
 
-    def _default(self, value: Any) -> Any:
-        ends = self.codec.ends
-        if ends is not None:
-            ends.packing = self.fresh
-        return self.codec.default(value)
-
     def renew(self) -> None:
         """Start with fresh ones."""
         packer = msgpack.Packer(
-            default=self._default,
+            default=self.default,
             use_bin_type=True,
             strict_types=True,
             unicode_errors="surrogateescape",

@@ -480,6 +480,77 @@ def test_what_packs_or_makes_an_object_may_not_wait() -> None:
             assert peer.call("add", 1, 2) == 3
 
 
+@pytest.mark.slow
+def test_the_ends_of_a_message_stay_its_own_whatever_a_finalizer_packs() -> None:
+    class Fires:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            fired.append(None)
+            peer.notify("note", (1, 2))
+
+    fired: list[None] = []
+    before = gc.get_threshold()
+    service = Calc()
+    with served(service) as (_, peer):
+        peer.ping()
+        for threshold in range(1, 60):
+            channels: list[channel[int]] = [channel(1) for _ in range(4)]
+            gc.collect()
+            gc.disable()
+            Fires()
+            try:
+                gc.set_threshold(threshold, 1000, 1000)
+                gc.enable()
+                reply = peer.start("note", [ch.receiver for ch in channels])
+            finally:
+                gc.set_threshold(*before)
+            gc.collect()
+            reply.receive(NEVER)
+            got = next(value for value in service.log if isinstance(value, list))
+            for n, (ch, receiver) in enumerate(zip(channels, got, strict=True)):
+                ch.send(n, NEVER)
+                assert receiver.receive(NEVER) == n
+            service.log.clear()
+            del got, receiver
+    assert len(fired) == 59
+
+
+def test_the_ends_of_an_answer_stay_its_own_whatever_leaves_before_it() -> None:
+    """What goes home sends first what was sent on it: another end, whose channel sends tuples at once."""
+    mine: channel[Any] = channel(5)
+
+    def use(sender: Any) -> Any:
+        inner: channel[Any] = channel(5)
+        inner.send((1, 2))
+        inner.send((3, 4))
+        sender.send(["padding", inner.receiver], NEVER)
+        return sender, mine.receiver
+
+    with served({"use": use}) as (_, peer):
+        ch: channel[Any] = channel(10)
+        sender, receiver = peer.call("use", ch.sender)
+        _, inner = ch.receive(NEVER)
+        assert [inner.receive(NEVER), inner.receive(NEVER)] == [(1, 2), (3, 4)]
+        mine.send("for mine", NEVER)
+        assert receiver.receive(NEVER) == "for mine"
+        sender.send("home", NEVER)
+        assert ch.receive(NEVER) == "home"
+        del sender, receiver, inner
+
+
+def test_an_end_of_a_channel_is_no_reason() -> None:
+    with served() as (server, peer):
+        ch: channel[Any] = channel(1)
+        peer.start("wait", ch.sender)
+        until(lambda: bool(peer._session.streams.inbound))
+        ch.receiver.close(channel(1).receiver)
+        assert peer.call("add", 1, 2) == 3
+        until(lambda: not peer._session.streams.outbound)
+        assert not peer._session.fresh
+
+
 def test_credit_holds_for_what_is_sent_as_a_value_is_packed() -> None:
     with rpc.serve(URL, {"open": lambda: ch.receiver}) as server, raw_client(server) as raw:
         ch: channel[Any] = channel(5)

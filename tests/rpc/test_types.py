@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from flower import rpc
 from flower.errors import InvalidArguments, RemoteError
 from flower.rpc import _types
-from flower.rpc._types import MAX_EXT_DEPTH, VALUE, Codec, new_packer
+from flower.rpc._types import MAX_EXT_DEPTH, VALUE, Codec, Packing, new_packer
 from flower.rpc._wire import Unmade, Wire
 from tests.rpc.support import PLAIN, Calc, served
 
@@ -277,7 +277,7 @@ def test_a_set_of_values_with_one_hash_is_not_made(kind: str, tag: bytes) -> Non
     """Its making would take minutes."""
     wire = Wire()
     wire.codec.flower = True
-    values = new_packer(wire.codec).pack(colliding(2_000, kind))
+    values = new_packer(Packing(wire.codec)).pack(colliding(2_000, kind))
     (event,) = wire.feed(msgpack.packb([2, "m", [msgpack.ExtType(VALUE, tag + values)]]))
     assert "have the same hash" in str(event[2].error)
 
