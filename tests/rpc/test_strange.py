@@ -541,7 +541,7 @@ def test_the_ends_of_an_answer_stay_its_own_whatever_leaves_before_it() -> None:
 
 
 def test_an_end_of_a_channel_is_no_reason() -> None:
-    with served() as (server, peer):
+    with served() as (_, peer):
         ch: channel[Any] = channel(1)
         peer.start("wait", ch.sender)
         until(lambda: bool(peer._session.streams.inbound))
