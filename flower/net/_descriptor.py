@@ -31,6 +31,8 @@ WRITABLE = 2
 
 CHUNK = 64 * 1024  # bytes read at a time: what a pipe holds on Linux
 
+_NO_WAIT = getattr(os, "RWF_NOWAIT", None)  # Linux's
+
 
 def watch(add: Callable[..., object], fd: int, callback: Callable[..., object], *args: Any) -> None:
     """Have the loop watch a descriptor that others use too; ``add`` is its add_reader or add_writer.
@@ -153,9 +155,7 @@ class OneWay(Link):
             self._lose(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
             return
         try:
-            if self._shared and not look(self._fd, READABLE):
-                return  # another has read it, and we would block the loop
-            data = os.read(self._fd, CHUNK)
+            data = self._read_shared() if self._shared and self._pollable else os.read(self._fd, CHUNK)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -171,6 +171,21 @@ class OneWay(Link):
             self._unwatch()
             self._stream.eof_received()
             self.close()
+
+    def _read_shared(self) -> bytes:
+        """Another may have read it: then a descriptor that blocks would block the loop."""
+        if _NO_WAIT is not None:
+            buffer = bytearray(CHUNK)
+            try:
+                count = os.preadv(self._fd, [buffer], -1, _NO_WAIT)
+                return bytes(memoryview(buffer)[:count])
+            except BlockingIOError:
+                raise
+            except OSError:  # terminals and some devices have no such reading; another failure comes again
+                pass
+        if not look(self._fd, READABLE):
+            raise BlockingIOError
+        return os.read(self._fd, CHUNK)
 
     def pause_reading(self) -> None:
         self._unwatch()

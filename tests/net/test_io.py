@@ -352,6 +352,32 @@ def test_two_readers_of_a_pipe_stall_nobody() -> None:
             rounds(2)
 
 
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="only Linux reads without waiting")
+def test_a_reader_gives_another_process_no_time_between_a_look_and_the_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(fd: int, events: int) -> int:
+        os.read(fd, 100)
+        os.write(ends[1], b"late")  # or the read would block for good
+        return READABLE
+
+    monkeypatch.setattr("flower.net._descriptor.look", look)
+    with pipe() as ends, flower.io.reader(ends[0]) as conn:
+        os.write(ends[1], b"in time")
+        assert conn.read(timeout=NEVER) == b"in time"
+
+
+def test_a_reader_of_a_terminal() -> None:
+    near, far = os.openpty()
+    try:
+        with flower.io.reader(far) as conn, flower.io.reader(far) as other:
+            os.write(near, b"hello\n")
+            assert flower.select(conn, other)[1] == b"hello\n"
+            rounds(2)
+            assert os.get_blocking(far)
+    finally:
+        os.close(near)
+        os.close(far)
+
+
 def test_a_reader_sends_nothing() -> None:
     with pipe() as ends, flower.io.reader(ends[0]) as conn:
         with pytest.raises(flower.ChannelClosed):
