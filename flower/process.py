@@ -155,7 +155,8 @@ class Process:
     def wait(self, timeout: float | None = None) -> int:
         """Wait until the program has ended; its exit status, however often it is asked for.
 
-        Its output may still hold what it wrote. Cancelled or timed out, it changes nothing. Raises Timeout.
+        Its output may still hold what it wrote. Cancelled or timed out, it changes nothing. Raises Timeout;
+        ChildProcessError in a forked child, and in another thread when that of the process has ended.
         """
         try:
             self._child.ended.receive(timeout)
@@ -164,7 +165,7 @@ class Process:
         except Timeout:
             raise Timeout(f"{self._name} has not ended within {timeout} s") from None
         if self._child.status is None:
-            raise ChildProcessError(f"{self._name} belongs to the parent process, since a fork")
+            raise ChildProcessError(f"{self._name} {self._child.lost}")
         return self._child.status
 
     def send_signal(self, signum: int) -> None:
@@ -243,6 +244,7 @@ class _Child:
         self.poller = poller
         self.popen = popen
         self.status: int | None = None
+        self.lost = ""  # or why its status will never be known
         self.exit: channel[int] = channel(1, label=f"exit of {name}")
         self.exit._external = True
         self.ended: channel[None] = channel(0, label=f"end of {name}")  # closed when it has ended
@@ -264,7 +266,7 @@ class _Child:
 
     def _look(self) -> None:
         status = self.popen.poll()
-        if status is None or self.status is not None:
+        if status is None or self.status is not None or self.lost:
             return
         self.status = status
         self._unwatch()
@@ -284,9 +286,11 @@ class _Child:
         self.ended.close()
 
     def finish(self, late: bool) -> bool:
-        """The loop is about to end: the program goes on without us."""
+        """The loop is about to end: the program goes on without us, and whoever waits in another thread learns that."""
+        self.lost = "is watched no more: the thread that started it has ended"
         self._unwatch()
         self.poller.resources.discard(self)
+        self._close()
         return False
 
     def disown(self) -> Any:
@@ -294,6 +298,7 @@ class _Child:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        self.lost = "belongs to the parent process, since a fork"
         self._close()
         return self.popen
 

@@ -523,6 +523,10 @@ class Stream(Link):
         transport = self._transport
         if transport is None:
             return False
+        if not self.shut and self._fault is None:  # a reader in another thread must not take it for the peer's end
+            self._fault = _ours(ConnectionAbortedError(f"{self.describe()}: its thread has ended"))
+            if not self.at_eof:
+                self._try_bomb()
         self._end()
         if not transport.get_write_buffer_size():
             transport.close()

@@ -19,7 +19,7 @@ import flower
 from flower import process
 from flower.net import Lines, framed
 from flower.process import start
-from tests.net.support import NEVER, in_thread, output, rounds, until
+from tests.net.support import NEVER, failing, in_thread, output, rounds, until
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -358,6 +358,29 @@ def test_a_dropped_process() -> None:
 
 
 # -- The scheduler
+
+
+@pytest.mark.usefixtures("notice")
+def test_whoever_waits_in_another_thread_learns_of_the_end_of_its_own() -> None:
+    box = flower.channel(1)
+    stop = flower.channel()
+
+    def owner() -> None:
+        box.send(start(SLEEPER, stdin=None, stdout=None))
+        stop.receive(NEVER)
+
+    end = in_thread(owner)
+    program = box.receive(NEVER)
+    waiter, selector = failing(program.wait), failing(flower.select, program.exit)
+    rounds(2)
+    stop.send(None)
+    end()
+    assert "the thread that started it has ended" in str(waiter.join(NEVER))
+    assert isinstance(selector.join(NEVER), flower.ChannelClosed)
+    with pytest.raises(ChildProcessError):
+        program.wait(NEVER)
+    program.kill()
+    program._child.popen.wait()
 
 
 @pytest.mark.usefixtures("notice")
