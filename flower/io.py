@@ -20,6 +20,7 @@ from io import TextIOBase
 from typing import Any
 
 from flower.channels import blocking, channel, shield
+from flower.channels._blocking import begin, collect
 from flower.errors import Timeout
 from flower.net import Conn
 from flower.net._descriptor import READABLE, WRITABLE, look, reading_end, watch
@@ -428,8 +429,14 @@ class File:
             finally:
                 self._turn.send(None)
 
-        with shield():
-            return blocking(job)
+        answer = None
+        try:
+            with shield():
+                answer = begin(job)
+                return collect(answer)
+        finally:
+            if answer is None:  # refused, in a callback or without a thread: the job will not give the turn back
+                self._turn.try_send(None)
 
     def _give(self) -> Any:
         self._given += 1

@@ -558,6 +558,35 @@ def test_a_kill_does_not_wait_and_leaves_the_file_in_order(tmp_path: Path) -> No
         file.close()
 
 
+def test_what_is_refused_leaves_the_file_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_text("one\ntwo\n")
+    refused: list[BaseException] = []
+
+    def in_callback(*_: Any) -> None:
+        flower.set_schedule_callback(None)
+        try:
+            file.read()
+        except RuntimeError as error:
+            refused.append(error)
+
+    def submit(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with flower.io.open(path) as file:
+        flower.set_schedule_callback(in_callback)
+        flower.go(int)
+        rounds(1)
+        (error,) = refused
+        assert "callback" in str(error)
+        with monkeypatch.context() as without:
+            without.setattr("flower.channels._blocking._Workers.submit", submit)
+            with pytest.raises(RuntimeError, match="new thread"):
+                file.read()
+        with flower.timeout(NEVER):
+            assert file.readline() == "one\n"
+
+
 def test_an_open_that_is_given_up_closes_the_file(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
