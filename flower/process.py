@@ -21,6 +21,7 @@ from typing import Any
 
 from flower.channels import channel, group, ignore_thread, shield
 from flower.channels import timeout as time_limit
+from flower.channels._task import check_timeout
 from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn
 from flower.net._descriptor import reading_end, writing_end
@@ -54,8 +55,10 @@ def run(
     Raises FileNotFoundError and other OSErrors when it can't be started; ``subprocess.CalledProcessError`` when the
     status is not 0, unless ``check`` is false; Timeout; ValueError where no program is named.
     """
-    name = _name(args, options.get("shell"))
+    name = _name(args, options)
     data = input.encode() if isinstance(input, str) else input
+    if not isinstance(data, bytes | bytearray | memoryview | None):
+        raise TypeError(f"a program's input is bytes or a str, not {input!r}")
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     if data is not None:
         options["stdin"] = subprocess.PIPE
@@ -99,7 +102,7 @@ def start(args: Args, **options: Any) -> Process:
     refused = _REFUSED & options.keys()
     if refused:
         raise TypeError(f"a program's streams carry bytes here: the option {min(refused)!r} is not for them")
-    name = _name(args, options.get("shell"))
+    name = _name(args, options)
     poller = io_poller()
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, **options}
     popen = subprocess.Popen(args, bufsize=0, **options)
@@ -185,6 +188,7 @@ class Process:
 
         Gives its exit status. Cancelled meanwhile, it has sent SIGTERM only.
         """
+        check_timeout(grace)
         self.terminate()
         try:
             return self.wait(grace)
@@ -316,12 +320,18 @@ def _read_all(conn: Conn | None) -> bytes | None:
     return None if conn is None else b"".join(conn)
 
 
-def _name(args: Any, shell: Any = False) -> str:
+def _name(args: Any, options: dict[str, Any]) -> str:
     """The program, in few words; ValueError where none is named."""
-    first = args if isinstance(args, str | bytes | os.PathLike) else args[0] if len(args) else ""
+    first = args
+    if not isinstance(args, str | bytes | os.PathLike):
+        if not isinstance(args, Sequence):
+            raise TypeError(f"a program is given as its path, or as a sequence of that and its arguments, not {args!r}")
+        first = args[0] if args else ""
     name = os.fsdecode(first)
-    if shell:  # a command line
+    if options.get("shell"):  # a command line
         name = (name.split(None, 1) or ["?"])[0]
     elif not name.strip():
-        raise ValueError(f"no program to start: {args!r}")
+        if options.get("executable") is None:
+            raise ValueError(f"no program to start: {args!r}")
+        name = os.fsdecode(options["executable"])
     return os.path.basename(name)

@@ -66,6 +66,7 @@ SHARED_PRIVATE = {
     ("io", "flower.net._loop"),
     ("io", "flower.net._descriptor"),
     ("io", "flower.net._source"),
+    ("process", "flower.channels._task"),
     ("process", "flower.net._loop"),
     ("process", "flower.net._descriptor"),
     ("__init__", "flower._pure"),

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 READABLE = 1
 WRITABLE = 2
 
+MAX_FD = 2**31 - 1  # the system takes a C int
 CHUNK = 64 * 1024  # bytes read at a time: what a pipe holds on Linux
 
 _NO_WAIT = getattr(os, "RWF_NOWAIT", None)  # Linux's
@@ -104,6 +105,8 @@ def _open(poller: LoopPoller, fd: int, name: str, writes: bool, shared: bool) ->
 
 class OneWay(Link):
     """One end of a pipe, as the transport of a `Stream`, and as what it takes for its socket."""
+
+    family = None  # no socket's: there are no options to set
 
     def __init__(self, poller: LoopPoller, fd: int, name: str, writes: bool, shared: bool) -> None:
         self._loop: Any = poller.loop

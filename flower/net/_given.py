@@ -14,6 +14,7 @@ from typing import Any
 from flower.net._acceptor import Acceptor
 from flower.net._address import explain
 from flower.net._conn import Conn
+from flower.net._descriptor import MAX_FD
 from flower.net._listener import Listener
 from flower.net._loop import io_poller, wait
 from flower.net._opening import Secure, open_stream
@@ -24,7 +25,6 @@ from flower.net._tcp import Settings, listen_tcp, within
 
 _INET = {socket.AF_INET, socket.AF_INET6}
 _UNIX = {getattr(socket, "AF_UNIX", None)}
-MAX_FD = 2**31 - 1  # the system takes a C int
 
 # What was given, by its descriptor: two that used one socket would cut each other off.
 _taken: weakref.WeakValueDictionary[int, socket.socket] = weakref.WeakValueDictionary()

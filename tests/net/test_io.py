@@ -192,6 +192,13 @@ def test_what_is_no_descriptor(thing: Any) -> None:
         wait_read(thing)
 
 
+@pytest.mark.parametrize("number", [-1, 2**31, 2**70])
+def test_what_can_be_no_descriptor_s_number(number: int) -> None:
+    for function in wait_read, flower.io.reader:
+        with pytest.raises(ValueError, match=f"{number} is no open descriptor"):
+            function(number)
+
+
 def test_a_descriptor_that_is_closed() -> None:
     with pair() as (near, _far):
         fd = near.fileno()
@@ -380,6 +387,7 @@ def test_a_reader_of_a_terminal() -> None:
 
 def test_a_reader_sends_nothing() -> None:
     with pipe() as ends, flower.io.reader(ends[0]) as conn:
+        conn.keep_alive()  # there is nobody to ask
         with pytest.raises(flower.ChannelClosed):
             conn.send(b"x")
         assert conn.status == "readonly"
@@ -412,6 +420,8 @@ def test_what_no_reader_can_read(tmp_path: Path) -> None:
         os.close(folder)
     with pytest.raises(OSError, match="Bad file descriptor"):
         flower.io.reader(folder)
+    with pipe() as ends, pytest.raises(OSError, match=f"descriptor {ends[1]} is open for writing alone"):
+        flower.io.reader(ends[1])
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])

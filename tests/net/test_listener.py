@@ -240,6 +240,7 @@ def test_an_ipv6_address_with_its_scope() -> None:
     assert check_host_port("tcp", ("::1", 80, 0, 0)) == ("::1", 80)
     assert check_host_port("tcp", ("fe80::1%7", 80, 0, 7)) == ("fe80::1%7", 80)
     assert check_host_port("tcp", ("fe80::1", 80, 0, 7)) == ("fe80::1%7", 80)
+    assert check_host_port("tcp", ("localhost", 80, 0, 7)) == ("localhost", 80)
     assert resolve("tcp", "fe80::1%7", 80)[0][4] == ("fe80::1", 80, 0, 7)
     with pytest.raises(TypeError, match="the scope of a tcp address is an int, not 'lo'"):
         Listen(("fe80::1", 80, 0, "lo"))

@@ -96,6 +96,28 @@ def test_a_file_is_not_replaced(path: str) -> None:
     os.unlink(path)
 
 
+def test_a_link_to_a_dead_socket_is_not_replaced(path: str) -> None:
+    real = path + ".real"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(real)
+    os.symlink(real, path)
+    with pytest.raises(OSError, match=path):
+        Listen(path, "pipe")
+    assert os.path.islink(path)
+    os.unlink(path)
+    os.unlink(real)
+
+
+def test_in_a_directory_that_is_gone_nothing_is_left(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def realpath(path: str) -> str:
+        raise FileNotFoundError(errno.ENOENT, "the directory is gone")
+
+    monkeypatch.setattr("os.path.realpath", realpath)
+    with pytest.raises(FileNotFoundError, match=path):
+        Listen(path, "pipe")
+    assert not os.path.exists(path)
+
+
 def test_a_socket_of_another_in_our_place_is_left(path: str) -> None:
     with Listen(path, "pipe"):
         os.unlink(path)
