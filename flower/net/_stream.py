@@ -432,7 +432,10 @@ class Stream(Link):
         """TLS has failed, or whoever began it was interrupted, perhaps before there was anything of it."""
         transport = self._transport
         if self._shaking and not self.ended and transport is not None and not transport.is_closing():
-            self._break(ConnectionAbortedError(f"{self.describe()}: TLS was begun here, and given up"))
+            self._break(self.given_up())
+
+    def given_up(self) -> BaseException:
+        return ConnectionAbortedError(f"{self.describe()}: TLS was begun here, and given up")
 
     def take_early(self) -> bytes:
         """What came before TLS and was not received yet; what was written before it leaves."""
