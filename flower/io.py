@@ -11,6 +11,7 @@ Remember the milk
 from __future__ import annotations
 
 import builtins
+import errno
 import os
 from collections import deque
 from collections.abc import Callable
@@ -18,9 +19,10 @@ from io import TextIOBase
 from typing import Any
 
 from flower.channels import blocking, bomb, channel, shield
+from flower.channels._blocking import begin, collect
 from flower.errors import Timeout
 from flower.net import Conn
-from flower.net._descriptor import READABLE, WRITABLE, look, reading_end, watch
+from flower.net._descriptor import MAX_FD, READABLE, WRITABLE, look, reading_end, watch
 from flower.net._loop import LoopPoller, io_poller
 from flower.net._source import Source
 
@@ -218,7 +220,7 @@ def _fileno(io: Any) -> int:
         fd = fd()
     if isinstance(fd, bool) or not isinstance(fd, int):
         raise TypeError(f"a descriptor's number is needed, or what has a fileno, not {io!r}")
-    if fd < 0:
+    if not 0 <= fd <= MAX_FD:
         raise ValueError(f"{io!r} is no open descriptor")
     return fd
 
@@ -233,7 +235,7 @@ def reader(io: Any) -> Conn:
     read by nobody else. ``reader(sys.stdin)`` is what is typed, for a ``flower.select`` or for `flower.net.framed`.
     A file is read as well, though in the loop's own thread: `open` is better for large ones. Does not block.
 
-    Raises TypeError or ValueError for what is no descriptor, OSError for one that is not open.
+    Raises TypeError or ValueError for what is no descriptor, OSError for one that is not open, or not for reading.
 
     >>> import os
     >>> near, far = os.pipe()
@@ -246,6 +248,11 @@ def reader(io: Any) -> Conn:
     """
     poller = io_poller()
     fd = _fileno(io)
+    if os.name == "posix":
+        import fcntl
+
+        if fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_WRONLY | os.O_RDWR) == os.O_WRONLY:  # it would be silent for good
+            raise OSError(errno.EBADF, f"descriptor {fd} is open for writing alone")
     return reading_end(poller, os.dup(fd), f"descriptor {fd}", shared=True)
 
 
@@ -390,8 +397,14 @@ class File:
             finally:
                 self._turn.send(None)
 
-        with shield():
-            return blocking(job)
+        answer = None
+        try:
+            with shield():
+                answer = begin(job)
+                return collect(answer)
+        finally:
+            if answer is None:  # refused, in a callback or without a thread: the job will not give the turn back
+                self._turn.try_send(None)
 
     def _give(self) -> Any:
         self._given += 1

@@ -21,6 +21,7 @@ from typing import Any
 
 from flower.channels import channel, group, ignore_thread, shield
 from flower.channels import timeout as time_limit
+from flower.channels._task import check_timeout
 from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn
 from flower.net._descriptor import reading_end, writing_end
@@ -54,8 +55,10 @@ def run(
     Raises FileNotFoundError and other OSErrors when it can't be started; ``subprocess.CalledProcessError`` when the
     status is not 0, unless ``check`` is false; Timeout; ValueError where no program is named.
     """
-    name = _name(args, options.get("shell"))
+    name = _name(args, options)
     data = input.encode() if isinstance(input, str) else input
+    if not isinstance(data, bytes | bytearray | memoryview | None):
+        raise TypeError(f"a program's input is bytes or a str, not {input!r}")
     options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     if data is not None:
         options["stdin"] = subprocess.PIPE
@@ -99,7 +102,7 @@ def start(args: Args, **options: Any) -> Process:
     refused = _REFUSED & options.keys()
     if refused:
         raise TypeError(f"a program's streams carry bytes here: the option {min(refused)!r} is not for them")
-    name = _name(args, options.get("shell"))
+    name = _name(args, options)
     poller = io_poller()
     options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, **options}
     popen = subprocess.Popen(args, bufsize=0, **options)
@@ -155,7 +158,8 @@ class Process:
     def wait(self, timeout: float | None = None) -> int:
         """Wait until the program has ended; its exit status, however often it is asked for.
 
-        Its output may still hold what it wrote. Cancelled or timed out, it changes nothing. Raises Timeout.
+        Its output may still hold what it wrote. Cancelled or timed out, it changes nothing. Raises Timeout;
+        ChildProcessError in a forked child, and in another thread when that of the process has ended.
         """
         try:
             self._child.ended.receive(timeout)
@@ -164,7 +168,7 @@ class Process:
         except Timeout:
             raise Timeout(f"{self._name} has not ended within {timeout} s") from None
         if self._child.status is None:
-            raise ChildProcessError(f"{self._name} belongs to the parent process, since a fork")
+            raise ChildProcessError(f"{self._name} {self._child.lost}")
         return self._child.status
 
     def send_signal(self, signum: int) -> None:
@@ -184,6 +188,7 @@ class Process:
 
         Gives its exit status. Cancelled meanwhile, it has sent SIGTERM only.
         """
+        check_timeout(grace)
         self.terminate()
         try:
             return self.wait(grace)
@@ -243,6 +248,7 @@ class _Child:
         self.poller = poller
         self.popen = popen
         self.status: int | None = None
+        self.lost = ""  # or why its status will never be known
         self.exit: channel[int] = channel(1, label=f"exit of {name}")
         self.exit._external = True
         self.ended: channel[None] = channel(0, label=f"end of {name}")  # closed when it has ended
@@ -264,7 +270,7 @@ class _Child:
 
     def _look(self) -> None:
         status = self.popen.poll()
-        if status is None or self.status is not None:
+        if status is None or self.status is not None or self.lost:
             return
         self.status = status
         self._unwatch()
@@ -284,9 +290,11 @@ class _Child:
         self.ended.close()
 
     def finish(self, late: bool) -> bool:
-        """The loop is about to end: the program goes on without us."""
+        """The loop is about to end: the program goes on without us, and whoever waits in another thread learns that."""
+        self.lost = "is watched no more: the thread that started it has ended"
         self._unwatch()
         self.poller.resources.discard(self)
+        self._close()
         return False
 
     def disown(self) -> Any:
@@ -294,6 +302,7 @@ class _Child:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+        self.lost = "belongs to the parent process, since a fork"
         self._close()
         return self.popen
 
@@ -311,12 +320,18 @@ def _read_all(conn: Conn | None) -> bytes | None:
     return None if conn is None else b"".join(conn)
 
 
-def _name(args: Any, shell: Any = False) -> str:
+def _name(args: Any, options: dict[str, Any]) -> str:
     """The program, in few words; ValueError where none is named."""
-    first = args if isinstance(args, str | bytes | os.PathLike) else args[0] if len(args) else ""
+    first = args
+    if not isinstance(args, str | bytes | os.PathLike):
+        if not isinstance(args, Sequence):
+            raise TypeError(f"a program is given as its path, or as a sequence of that and its arguments, not {args!r}")
+        first = args[0] if args else ""
     name = os.fsdecode(first)
-    if shell:  # a command line
+    if options.get("shell"):  # a command line
         name = (name.split(None, 1) or ["?"])[0]
     elif not name.strip():
-        raise ValueError(f"no program to start: {args!r}")
+        if options.get("executable") is None:
+            raise ValueError(f"no program to start: {args!r}")
+        name = os.fsdecode(options["executable"])
     return os.path.basename(name)

@@ -94,6 +94,11 @@ def blocking(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     >>> blocking(sum, [1, 2, 3])
     6
     """
+    return collect(begin(func, *args, **kwargs))
+
+
+def begin(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> channel[Any]:
+    """Have a worker call the function; for `collect`. Where it is refused, the function will not run."""
     if not callable(func):
         raise TypeError(f"blocking needs a function to call, not {func!r}")
     s = _scheduler.current_scheduler()
@@ -112,7 +117,11 @@ def blocking(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         answer.try_send(outcome)
 
     _workers.submit(job)
-    del job
+    return answer
+
+
+def collect(answer: channel[Any]) -> Any:
+    """Wait for what the function has given or raised."""
     result, error = answer.receive()
     if error is not None:
         try:

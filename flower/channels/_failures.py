@@ -76,11 +76,16 @@ def settle(s: Any, t: Any, func: Any) -> None:
         if _handler is not None or s.interposer is not None or _attribute(error, "_flower_conn"):
             s.report(error, t)
         else:
-            try:
-                error.add_note(f"This ended {describe(t)}, which nobody joined.")
-            except Exception:  # an error, or a label, of its own kind: the error is what matters
-                pass
+            note(error, lambda: f"This ended {describe(t)}, which nobody joined.")
             s.raise_in_main(error)
+
+
+def note(error: BaseException, text: Callable[[], str]) -> None:
+    """Add a note, unless the error takes none, or what it names has no words: the error is what matters."""
+    try:
+        error.add_note(text())
+    except Exception:
+        pass
 
 
 def pass_on(error: BaseException) -> None:

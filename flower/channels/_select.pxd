@@ -130,7 +130,7 @@ cdef bint link_all(Scheduler s, list waiters) except -1
 @cython.locals(first=Waiter, other=Waiter, count=Py_ssize_t)
 cdef int mix(Waiter w) except -1
 @cython.locals(i=Py_ssize_t, w=Waiter)
-cdef object name_channel(object error, object closed, list waiters, PyObject **cases)
+cdef object name_channel(object closed, object error, list waiters, PyObject **cases)
 cdef object of_case(object error, object case)
 @cython.locals(i=Py_ssize_t, w=Waiter)
 cdef int forget(Task t, list waiters) except -1

@@ -147,8 +147,8 @@ def choose_case(cases: Any, count: int, timeout: Any, default: Any) -> Any:
     value = wait(t, SELECT, outside)
     t.cases = None
     if t.error is not None:
-        closed = t.error if isinstance(t.error, channel) else None
-        raise name_channel(_scheduler.cold.take_error(t), closed, waiters, cases)
+        # No name for it here: the error's traceback holds this frame, and what the cases name would stay.
+        raise name_channel(t.error, _scheduler.cold.take_error(t), waiters, cases)
     i = t.chosen
     forget(t, waiters)
     if isinstance(value, bomb):
@@ -295,8 +295,8 @@ def mix(w: Waiter) -> int:
     return 0
 
 
-def name_channel(error: BaseException, closed: object, waiters: Any, cases: Any) -> BaseException:
-    """The error of a select that waited: in which this channel was closed, or, without one, for another reason.
+def name_channel(closed: object, error: BaseException, waiters: Any, cases: Any) -> BaseException:
+    """The error of a select that waited, in which the channel was closed, or which has another reason.
 
     The waiters know whose channel that was: what is asked for one again may have another by now.
     """

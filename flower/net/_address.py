@@ -45,7 +45,7 @@ def check_host_port(proto: str, address: Any, what: str = "address") -> tuple[st
     if len(address) == 4 and (scope := address[3]):
         if isinstance(scope, bool) or not isinstance(scope, int):
             raise TypeError(f"the scope of a {proto} {what} is an int, not {scope!r}, in {address!r}")
-        if "%" not in host:
+        if ":" in host and "%" not in host:  # a name has no scope
             host = f"{host}%{scope}"
     return host, port
 

@@ -54,6 +54,7 @@ class Conn(Source):
     TLS: cut by someone  ``ConnectionAbortedError``  ``ConnectionAbortedError``
     it was closed here   ``ChannelClosed``           ``ChannelClosed``
     it was aborted here  ``ConnectionAbortedError``  ``ConnectionAbortedError``
+    its thread ended     ``ConnectionAbortedError``  ``ConnectionAbortedError``
     ===================  ==========================  ==========================
 
     Memory is bounded both ways: reading stops while 256 KiB wait to be received, and `send` waits while

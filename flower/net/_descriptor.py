@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 READABLE = 1
 WRITABLE = 2
 
+MAX_FD = 2**31 - 1  # the system takes a C int
 CHUNK = 64 * 1024  # bytes read at a time: what a pipe holds on Linux
+
+_NO_WAIT = getattr(os, "RWF_NOWAIT", None)  # Linux's
 
 
 def watch(add: Callable[..., object], fd: int, callback: Callable[..., object], *args: Any) -> None:
@@ -103,6 +106,8 @@ def _open(poller: LoopPoller, fd: int, name: str, writes: bool, shared: bool) ->
 class OneWay(Link):
     """One end of a pipe, as the transport of a `Stream`, and as what it takes for its socket."""
 
+    family = None  # no socket's: there are no options to set
+
     def __init__(self, poller: LoopPoller, fd: int, name: str, writes: bool, shared: bool) -> None:
         self._loop: Any = poller.loop
         self._fd = fd
@@ -153,9 +158,7 @@ class OneWay(Link):
             self._lose(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
             return
         try:
-            if self._shared and not look(self._fd, READABLE):
-                return  # another has read it, and we would block the loop
-            data = os.read(self._fd, CHUNK)
+            data = self._read_shared() if self._shared and self._pollable else os.read(self._fd, CHUNK)
         except (BlockingIOError, InterruptedError):
             return
         except OSError as error:
@@ -171,6 +174,21 @@ class OneWay(Link):
             self._unwatch()
             self._stream.eof_received()
             self.close()
+
+    def _read_shared(self) -> bytes:
+        """Another may have read it: then a descriptor that blocks would block the loop."""
+        if _NO_WAIT is not None:
+            buffer = bytearray(CHUNK)
+            try:
+                count = os.preadv(self._fd, [buffer], -1, _NO_WAIT)
+                return bytes(memoryview(buffer)[:count])
+            except BlockingIOError:
+                raise
+            except OSError:  # terminals and some devices have no such reading; another failure comes again
+                pass
+        if not look(self._fd, READABLE):
+            raise BlockingIOError
+        return os.read(self._fd, CHUNK)
 
     def pause_reading(self) -> None:
         self._unwatch()

@@ -17,9 +17,11 @@ chunk at a time, where nothing may wait, raise, or take long.)
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 from flower.channels import bomb, channel, getcurrent, move_on, tasklet
+from flower.channels._failures import copy_error, note
 from flower.channels._scheduler import current_scheduler
 from flower.errors import ChannelClosed, ProtocolError
 from flower.net._address import format_address
@@ -183,12 +185,14 @@ class _Inner:
         """The pump has ended. A ChannelClosed was raised by the connection that was closed here, or by ``messages``."""
         if self.fault is None:
             self.fault = fault
-        if self.fault is not None and not isinstance(self.fault, ChannelClosed):
-            while self.messages.balance < 0:
-                self.messages.try_send(bomb(self.end(None)))
-        self.messages.close()
-        if self.broken:
-            self.end_writing()
+        try:
+            if self.fault is not None and not isinstance(self.fault, ChannelClosed):
+                while self.messages.balance < 0:
+                    self.messages.try_send(bomb(self.end(None)))
+        finally:
+            self.messages.close()
+            if self.broken:
+                self.end_writing()
 
     def close(self) -> None:
         self.fault = ChannelClosed(f"{_name(self.conn)} was closed here")
@@ -201,7 +205,7 @@ class _Inner:
         if self.outbox is not None:
             self.outbox.receiver.close(f"{_name(self.conn)} takes no more")
 
-    def end(self, framed: Framed[Any] | None) -> Exception:
+    def end(self, framed: Framed[Any] | None) -> BaseException:
         """What a receiver gets: a new exception each time, so that each has its own traceback."""
         fault = self.fault
         if fault is None:
@@ -209,12 +213,14 @@ class _Inner:
             return ChannelClosed(f"{_name(self.conn)} {why}", framed)
         if isinstance(fault, ChannelClosed):
             return ChannelClosed(str(fault), framed)
+        error: BaseException
         if self.broken:
-            error = type(fault)(*fault.args)
+            error = copy_error(fault)
         else:
             error = ProtocolError(f"{_name(self.conn)}: {fault}")
             error.__cause__ = fault
-        error._flower_conn = True  # type: ignore[attr-defined]  # uncaught, it ends no program
+        with suppress(Exception):  # a byte channel's own error may be frozen
+            error._flower_conn = True  # type: ignore[attr-defined]  # uncaught, it ends no program
         return error
 
 
@@ -268,7 +274,7 @@ def _writer(conn: ByteChannel, codec: Codec[Any], inner: _Inner) -> None:
                 try:
                     data = as_bytes(codec.encode(message))
                 except Exception as error:
-                    error.add_note(f"This message was sent by a select, and is dropped: {message!r:.100}")
+                    _say_dropped(error, message)
                     current_scheduler().report(error, getcurrent())
                 else:
                     conn.send(data)
@@ -277,6 +283,10 @@ def _writer(conn: ByteChannel, codec: Codec[Any], inner: _Inner) -> None:
         pass
     finally:
         inner.end_writing()
+
+
+def _say_dropped(error: Exception, message: Any) -> None:
+    note(error, lambda: f"This message was sent by a select, and is dropped: {message!r:.100}")
 
 
 def _name(conn: ByteChannel) -> str:

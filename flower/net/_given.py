@@ -8,11 +8,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import weakref
 from typing import Any
 
 from flower.net._acceptor import Acceptor
 from flower.net._address import explain
 from flower.net._conn import Conn
+from flower.net._descriptor import MAX_FD
 from flower.net._listener import Listener
 from flower.net._loop import io_poller, wait
 from flower.net._opening import Secure, open_stream
@@ -23,6 +25,9 @@ from flower.net._tcp import Settings, listen_tcp, within
 
 _INET = {socket.AF_INET, socket.AF_INET6}
 _UNIX = {getattr(socket, "AF_UNIX", None)}
+
+# What was given, by its descriptor: two that used one socket would cut each other off.
+_taken: weakref.WeakValueDictionary[int, socket.socket] = weakref.WeakValueDictionary()
 
 
 def listen_socktcp(address: Any, options: Options) -> Listener:
@@ -53,7 +58,7 @@ def listen_given(proto: str, given: Any, options: Options, secure: Secure | None
         where = sock.getsockname()
         _give_back(sock, given)
         raise explain(error, "can't listen on", proto, where) from None
-    sock.setblocking(False)
+    _take(sock)
     return Listener(Acceptor(poller, sock, proto, options.bounds, secure=secure))
 
 
@@ -69,7 +74,7 @@ def dial_given(proto: str, given: Any, options: Options, secure: Secure | None =
     except OSError as error:
         _give_back(sock, given)
         raise explain(error, "can't use", proto, f"socket {given!r}") from None
-    sock.setblocking(False)
+    _take(sock)
 
     begun = False
 
@@ -104,10 +109,14 @@ def _adopt(proto: str, given: Any) -> socket.socket:
     """
     if not is_given(given):
         raise TypeError(f"{proto} takes a socket or a descriptor's number, not {given!r}")
-    if isinstance(given, int) and given < 0:
+    fd = given if isinstance(given, int) else given.fileno()
+    if isinstance(given, int) and not 0 <= fd <= MAX_FD:
         raise ValueError(f"{proto} takes a descriptor's number, which {given} is none")
-    if isinstance(given, socket.socket) and given.fileno() < 0:
+    if fd < 0:
         raise OSError(errno.EBADF, f"{os.strerror(errno.EBADF)}: the {proto} socket {given!r} is closed")
+    before = _taken.get(fd)
+    if before is not None and before.fileno() == fd:
+        raise ValueError(f"{proto} can't take {given!r}: it was given before, and is in use")
     try:
         sock = given if isinstance(given, socket.socket) else socket.socket(fileno=given)
     except OSError as error:
@@ -117,6 +126,11 @@ def _adopt(proto: str, given: Any) -> socket.socket:
         _give_back(sock, given)
         raise ValueError(wrong)
     return sock
+
+
+def _take(sock: socket.socket) -> None:
+    sock.setblocking(False)
+    _taken[sock.fileno()] = sock
 
 
 def _give_back(sock: socket.socket, given: Any) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flower.channels import channel, getcurrent, move_on, select, tasklet
+from flower.channels._failures import note
 from flower.channels._scheduler import current_scheduler
 from flower.channels._task import check_timeout
 from flower.errors import ChannelClosed
@@ -168,7 +169,7 @@ class _Handlers:
         try:
             handler(conn)
         except Exception as error:
-            error.add_note(f"This ended the handler of {conn!r}; the listener goes on.")
+            note(error, lambda: f"This ended the handler of {conn!r}; the listener goes on.")
             current_scheduler().report(error, getcurrent())
         finally:
             conn.close()

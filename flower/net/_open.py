@@ -92,10 +92,10 @@ def Listen(addr: Any = ("0.0.0.0", 0), proto: str = "tcp", **options: Any) -> An
     and socktcp: ``nodelay`` and ``keepalive``, on unless they are False. Blocks only where the host is a name that
     has to be looked up.
 
-    Raises ValueError for an unknown protocol or a port out of range; TypeError for what is no address or an
-    option that the protocol has not, and either for an option's bad value; OSError, with the address in its text,
-    where it can't be listened on, and for a certificate that can't be read (ssl.SSLError: can't be used);
-    RuntimeError where somebody else's event loop runs in this thread.
+    Raises ValueError for an unknown protocol, a port out of range, or a socket that was given before and is in use;
+    TypeError for what is no address or an option that the protocol has not, and either for an option's bad value;
+    OSError, with the address in its text, where it can't be listened on, and for a certificate that can't be read
+    (ssl.SSLError: can't be used); RuntimeError where somebody else's event loop runs in this thread.
 
     >>> with Listen(("127.0.0.1", 0)) as listener:
     ...     for conn in listener:
@@ -134,9 +134,10 @@ def Dial(proto: str, addr: Any, **options: Any) -> Any:
     Cancelled or timed out, it leaves no connection behind.
 
     Raises OSError's own kinds, with the address in the text (ConnectionRefusedError, socket.gaierror for a
-    name that is not known, ssl.SSLCertVerificationError ...); Timeout; ValueError for an unknown protocol or a
-    port out of range; TypeError for what is no address, or an option that the protocol has not, and either for an
-    option's bad value; RuntimeError where somebody else's event loop runs in this thread.
+    name that is not known, ssl.SSLCertVerificationError ...); Timeout; ValueError for an unknown protocol, a
+    port out of range, or a socket that was given before and is in use; TypeError for what is no address, or an option
+    that the protocol has not, and either for an option's bad value; RuntimeError where somebody else's event loop
+    runs in this thread.
 
     >>> conn = Dial("tcp", ("127.0.0.1", 8000), timeout=5.0)
     """

@@ -28,10 +28,10 @@ def listen_pipe(address: Any, options: Options) -> Listener:
     _remove_stale(path)
     sock = None
     try:
+        file = "" if path.startswith("\0") else os.path.realpath(path)  # for the end, wherever we are then
         sock = unix_socket()
         sock.bind(path)
         sock.listen(options.backlog)
-        file = "" if path.startswith("\0") else os.path.realpath(path)  # for the end, wherever we are then
     except BaseException as error:
         if sock is not None:
             sock.close()
@@ -89,9 +89,9 @@ def unix_socket() -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove a socket that its process has left behind. One that somebody has open stays, and so does a file."""
+    """Remove a socket that its process has left behind. One that somebody has open stays; so do files and links."""
     try:
-        if path.startswith("\0") or not stat.S_ISSOCK(os.stat(path).st_mode):
+        if path.startswith("\0") or not stat.S_ISSOCK(os.lstat(path).st_mode):
             return
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
             probe.connect(path)  # of another kind, so that whoever listens there gets no connection

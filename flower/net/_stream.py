@@ -432,7 +432,10 @@ class Stream(Link):
         """TLS has failed, or whoever began it was interrupted, perhaps before there was anything of it."""
         transport = self._transport
         if self._shaking and not self.ended and transport is not None and not transport.is_closing():
-            self._break(ConnectionAbortedError(f"{self.describe()}: TLS was begun here, and given up"))
+            self._break(self.given_up())
+
+    def given_up(self) -> BaseException:
+        return ConnectionAbortedError(f"{self.describe()}: TLS was begun here, and given up")
 
     def take_early(self) -> bytes:
         """What came before TLS and was not received yet; what was written before it leaves."""
@@ -523,6 +526,10 @@ class Stream(Link):
         transport = self._transport
         if transport is None:
             return False
+        if not self.shut and self._fault is None:  # a reader in another thread must not take it for the peer's end
+            self._fault = _ours(ConnectionAbortedError(f"{self.describe()}: its thread has ended"))
+            if not self.at_eof:
+                self._try_bomb()
         self._end()
         if not transport.get_write_buffer_size():
             transport.close()

@@ -57,6 +57,8 @@ class TlsLayer(Link):
         try:
             await self._waiter
         except BaseException:
+            if self._fault is None:  # whoever began it was interrupted: the others learn why the connection ends
+                self._fault = self._stream.given_up()
             self._end()
             raise
         finally:

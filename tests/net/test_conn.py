@@ -646,6 +646,29 @@ def test_dropped_in_another_thread_it_is_closed_in_its_own() -> None:
     far.close()
 
 
+@pytest.mark.parametrize("parked", [True, False])
+def test_the_end_of_its_thread_is_no_end_of_file(parked: bool) -> None:
+    box: Any = flower.channel(2)
+    stop = flower.channel()
+
+    def owner() -> None:
+        for conn in pair():
+            box.send(conn)
+        stop.receive(NEVER)
+
+    end = in_thread(owner)
+    conns = [box.receive(NEVER) for _ in range(2)]
+    readers = [failing(conn.read) for conn in conns] if parked else []
+    rounds(2)
+    stop.send(None)
+    end()
+    for conn in conns:
+        with pytest.raises(ConnectionAbortedError, match="its thread has ended"):
+            conn.read()
+    for reader in readers:
+        assert "its thread has ended" in str(reader.join(NEVER))
+
+
 # -- What the tasklets of one turn write leaves together
 
 

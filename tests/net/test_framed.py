@@ -10,6 +10,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from flower.net import Conn, Framed, LengthPrefixed, Lines, MessagePack, framed
 from tests.net.support import (
     NEVER,
     connected,
+    failing,
     fill,
     in_thread,
     listening,
@@ -38,6 +40,20 @@ CODECS: dict[str, tuple[Any, list[Any]]] = {
     "length-prefixed": (LengthPrefixed(), [b"", b"\0\n", b"x" * 500_000, b""]),
     "msgpack": (MessagePack(), [None, 1, {"a": [True, b"b", "c"]}, "x" * 500_000, []]),
 }
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """An error that takes no note, nor any other attribute."""
+
+    code: int
+
+
+class Odd(Exception):
+    """An error that can't be made again of its arguments."""
+
+    def __init__(self, one: int, other: int) -> None:
+        super().__init__(f"{one} {other}")
 
 
 @contextmanager
@@ -203,6 +219,31 @@ def test_a_select_sends_what_the_codec_refuses() -> None:
     (error,) = seen
     assert isinstance(error, TypeError)
     assert error.__notes__ == ["This message was sent by a select, and is dropped: 42"]
+
+
+class Silent:
+    def __repr__(self) -> str:
+        raise LookupError("no words")
+
+
+@pytest.mark.parametrize("message", [1, Silent()])
+def test_a_select_sends_what_has_no_note(message: Any) -> None:
+    class Strict(Lines):
+        def encode(self, message: Any) -> bytes:
+            if not isinstance(message, str):
+                raise Frozen(1)
+            return super().encode(message)
+
+    seen: list[BaseException] = []
+    before = flower.set_error_handler(lambda t, error: seen.append(error))
+    try:
+        with plain(Strict()) as (messages, sock):
+            flower.select((messages, message))
+            flower.select((messages, "good"))
+            assert in_thread(receive_exactly, sock, 5)() == b"good\n"
+    finally:
+        flower.set_error_handler(before)
+    assert seen == [Frozen(1)]
 
 
 def test_a_select_sends_what_the_codec_makes_no_bytes_of() -> None:
@@ -473,6 +514,31 @@ def test_a_codec_that_fails_in_its_own_way() -> None:
         with pytest.raises(ProtocolError, match="a bug") as caught:
             messages.receive(NEVER)
         assert isinstance(caught.value.__cause__, LookupError)
+
+
+@pytest.mark.parametrize("error", [Frozen(1), Odd(1, 2)])
+def test_bytes_of_one_s_own_that_fail_in_their_own_way(error: Exception) -> None:
+    class Bytes:
+        def read(self) -> bytes:
+            fail.receive(NEVER)
+            raise error
+
+        def send(self, data: bytes, timeout: float | None = None) -> None:
+            raise error
+
+        def close(self) -> None: ...
+
+        close_write = close
+
+    fail = flower.channel()
+    messages = framed(Bytes(), Lines())
+    readers = [failing(messages.receive) for _ in range(2)]
+    rounds(1)
+    fail.send(None)
+    readers.append(failing(messages.receive))
+    for reader in readers:
+        found = reader.join(NEVER)
+        assert (type(found), found.args) == (type(error), error.args)
 
 
 def test_a_codec_that_ends_before_its_peer_does() -> None:

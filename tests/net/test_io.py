@@ -194,6 +194,13 @@ def test_what_is_no_descriptor(thing: Any) -> None:
         wait_read(thing)
 
 
+@pytest.mark.parametrize("number", [-1, 2**31, 2**70])
+def test_what_can_be_no_descriptor_s_number(number: int) -> None:
+    for function in wait_read, flower.io.reader:
+        with pytest.raises(ValueError, match=f"{number} is no open descriptor"):
+            function(number)
+
+
 def test_a_descriptor_that_is_closed() -> None:
     with pair() as (near, _far):
         fd = near.fileno()
@@ -424,8 +431,35 @@ def test_two_readers_of_a_pipe_stall_nobody() -> None:
             rounds(2)
 
 
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="only Linux reads without waiting")
+def test_a_reader_gives_another_process_no_time_between_a_look_and_the_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(fd: int, events: int) -> int:
+        os.read(fd, 100)
+        os.write(ends[1], b"late")  # or the read would block for good
+        return READABLE
+
+    monkeypatch.setattr("flower.net._descriptor.look", look)
+    with pipe() as ends, flower.io.reader(ends[0]) as conn:
+        os.write(ends[1], b"in time")
+        assert conn.read(timeout=NEVER) == b"in time"
+
+
+def test_a_reader_of_a_terminal() -> None:
+    near, far = os.openpty()
+    try:
+        with flower.io.reader(far) as conn, flower.io.reader(far) as other:
+            os.write(near, b"hello\n")
+            assert flower.select(conn, other)[1] == b"hello\n"
+            rounds(2)
+            assert os.get_blocking(far)
+    finally:
+        os.close(near)
+        os.close(far)
+
+
 def test_a_reader_sends_nothing() -> None:
     with pipe() as ends, flower.io.reader(ends[0]) as conn:
+        conn.keep_alive()  # there is nobody to ask
         with pytest.raises(flower.ChannelClosed):
             conn.send(b"x")
         assert conn.status == "readonly"
@@ -458,6 +492,8 @@ def test_what_no_reader_can_read(tmp_path: Path) -> None:
         os.close(folder)
     with pytest.raises(OSError, match="Bad file descriptor"):
         flower.io.reader(folder)
+    with pipe() as ends, pytest.raises(OSError, match=f"descriptor {ends[1]} is open for writing alone"):
+        flower.io.reader(ends[1])
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])
@@ -602,6 +638,35 @@ def test_a_kill_does_not_wait_and_leaves_the_file_in_order(tmp_path: Path) -> No
         out.flush()
         assert second.join(NEVER) == "two\n"  # what the killed one had asked for is gone
         file.close()
+
+
+def test_what_is_refused_leaves_the_file_usable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_text("one\ntwo\n")
+    refused: list[BaseException] = []
+
+    def in_callback(*_: Any) -> None:
+        flower.set_schedule_callback(None)
+        try:
+            file.read()
+        except RuntimeError as error:
+            refused.append(error)
+
+    def submit(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with flower.io.open(path) as file:
+        flower.set_schedule_callback(in_callback)
+        flower.go(int)
+        rounds(1)
+        (error,) = refused
+        assert "callback" in str(error)
+        with monkeypatch.context() as without:
+            without.setattr("flower.channels._blocking._Workers.submit", submit)
+            with pytest.raises(RuntimeError, match="new thread"):
+                file.read()
+        with flower.timeout(NEVER):
+            assert file.readline() == "one\n"
 
 
 def test_an_open_that_is_given_up_closes_the_file(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,7 @@ def test_an_ipv6_address_with_its_scope() -> None:
     assert check_host_port("tcp", ("::1", 80, 0, 0)) == ("::1", 80)
     assert check_host_port("tcp", ("fe80::1%7", 80, 0, 7)) == ("fe80::1%7", 80)
     assert check_host_port("tcp", ("fe80::1", 80, 0, 7)) == ("fe80::1%7", 80)
+    assert check_host_port("tcp", ("localhost", 80, 0, 7)) == ("localhost", 80)
     assert resolve("tcp", "fe80::1%7", 80)[0][4] == ("fe80::1", 80, 0, 7)
     with pytest.raises(TypeError, match="the scope of a tcp address is an int, not 'lo'"):
         Listen(("fe80::1", 80, 0, "lo"))
@@ -303,6 +305,29 @@ def test_serve_keeps_one_failure_from_the_rest() -> None:
     (error,) = reported
     assert isinstance(error, ZeroDivisionError)
     assert "the listener goes on" in error.__notes__[0]
+
+
+def test_serve_goes_on_where_a_failure_takes_no_note() -> None:
+    @dataclass(frozen=True)
+    class Refused(Exception):
+        code: int
+
+    def handler(conn: Conn) -> None:
+        raise Refused(7)
+
+    reported: list[Any] = []
+    before = flower.set_error_handler(lambda t, error: reported.append(error))
+    try:
+        with listening() as listener:
+            server = flower.go(listener.serve, handler)
+            with Dial("tcp", listener.addr()) as near:
+                assert near.read(timeout=NEVER) == b""
+            assert server.blocked
+            listener.close()
+            server.join(NEVER)
+    finally:
+        flower.set_error_handler(before)
+    assert reported == [Refused(7)]
 
 
 def test_a_peer_that_resets_does_not_end_a_program(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ import pytest
 import flower
 from flower.errors import Timeout
 from flower.net import Conn, Dial, Listen
-from tests.net.support import HOME, NEVER, Program, echo, in_thread, receive_exactly
+from tests.net.support import HOME, NEVER, Program, echo, in_thread, receive_exactly, until
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -94,6 +94,28 @@ def test_a_file_is_not_replaced(path: str) -> None:
         Listen(path, "pipe")
     assert Path(path).read_text() == "precious"
     os.unlink(path)
+
+
+def test_a_link_to_a_dead_socket_is_not_replaced(path: str) -> None:
+    real = path + ".real"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(real)
+    os.symlink(real, path)
+    with pytest.raises(OSError, match=path):
+        Listen(path, "pipe")
+    assert os.path.islink(path)
+    os.unlink(path)
+    os.unlink(real)
+
+
+def test_in_a_directory_that_is_gone_nothing_is_left(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def realpath(path: str) -> str:
+        raise FileNotFoundError(errno.ENOENT, "the directory is gone")
+
+    monkeypatch.setattr("os.path.realpath", realpath)
+    with pytest.raises(FileNotFoundError, match=path):
+        Listen(path, "pipe")
+    assert not os.path.exists(path)
 
 
 def test_a_socket_of_another_in_our_place_is_left(path: str) -> None:
@@ -277,6 +299,8 @@ def test_what_can_not_be_given() -> None:
             ("socktcp", "127.0.0.1:80", TypeError),
             ("socktcp", True, TypeError),
             ("socktcp", -1, ValueError),
+            ("socktcp", 2**31, ValueError),
+            ("socktcp", 2**70, ValueError),
             ("socktcp", closed, OSError),
             ("socktcp", 999_999, OSError),
             ("socktcp", file.fileno(), OSError),
@@ -296,6 +320,27 @@ def test_what_can_not_be_given() -> None:
             assert caught.value.errno == errno.ENOTCONN
         assert tcp.getblocking()  # what is refused is left as it was
         assert tcp.fileno() >= 0
+
+
+@pytest.mark.parametrize("by", ["socket", "number"])
+def test_a_socket_that_is_given_twice(by: str) -> None:
+    ours, theirs = socket.socketpair()
+    server = socket.create_server((HOME, 0))
+    given: Any = ours if by == "socket" else ours.fileno()
+    listening: Any = server if by == "socket" else server.fileno()
+    with theirs, Dial("sockpipe", ours) as conn, Listen(server, "socktcp") as listener:
+        for function, *args in ((Dial, "sockpipe", given), (Listen, listening, "socktcp"), (Dial, "socktcp", server)):
+            with pytest.raises(ValueError, match="given before, and is in use"):
+                function(*args)
+        theirs.send(b"x")
+        assert conn.read(timeout=NEVER) == b"x"
+        with Dial("tcp", listener.addr()) as near, listener.receive(NEVER) as far:
+            exchange(near, far)
+    until(lambda: ours.fileno() < 0 and server.fileno() < 0)
+    ours, theirs = socket.socketpair()
+    with theirs, Dial("sockpipe", ours) as conn:  # the number is free again
+        theirs.send(b"y")
+        assert conn.read(timeout=NEVER) == b"y"
 
 
 # -- Processes that end

@@ -19,7 +19,7 @@ import flower
 from flower import process
 from flower.net import Lines, framed
 from flower.process import start
-from tests.net.support import NEVER, in_thread, output, rounds, until
+from tests.net.support import NEVER, failing, in_thread, output, rounds, until
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -108,6 +108,8 @@ def test_a_program_s_name(tmp_path: Path) -> None:
     for args in (path, str(path), [str(path), "argument"]):
         with start(args) as program:
             assert f"<Process a program[{program.pid}]" in repr(program)
+    with start(["", "argument"], executable="/bin/true") as program:
+        assert "<Process true[" in repr(program)
     with start("true argument", shell=True) as program:
         assert "<Process true[" in repr(program)
 
@@ -120,6 +122,17 @@ def test_bad_arguments(tmp_path: Path) -> None:
             start(["true"], **{option: None})
     with pytest.raises((TypeError, ValueError)):
         process.run(["true"], timeout="soon")  # type: ignore[arg-type]
+    wrong: Any
+    for wrong in ({"true"}, iter(["true"]), 5, None):
+        with pytest.raises(TypeError, match="a sequence of that and its arguments"):
+            start(wrong)
+
+
+def test_a_bad_input_starts_no_program(tmp_path: Path) -> None:
+    wrong: Any = 5
+    with pytest.raises(TypeError, match="a program's input is bytes or a str, not 5"):
+        process.run(["touch", str(tmp_path / "started")], input=wrong)
+    assert not os.listdir(tmp_path)
 
 
 def test_a_timeout_ends_the_program() -> None:
@@ -209,6 +222,12 @@ def test_signals(signum: signal.Signals) -> None:
 
 
 def test_stop() -> None:
+    with start(SLEEPER) as program:
+        wrong: Any = "soon"
+        with pytest.raises(TypeError):
+            program.stop(wrong)
+        program.send_signal(signal.SIGVTALRM)  # of two, the kernel delivers that of the lower number first
+        assert program.wait(NEVER) == -signal.SIGVTALRM
     with start(SLEEPER) as program:
         assert program.stop() == -signal.SIGTERM
         assert program.stop() == -signal.SIGTERM
@@ -358,6 +377,29 @@ def test_a_dropped_process() -> None:
 
 
 # -- The scheduler
+
+
+@pytest.mark.usefixtures("notice")
+def test_whoever_waits_in_another_thread_learns_of_the_end_of_its_own() -> None:
+    box = flower.channel(1)
+    stop = flower.channel()
+
+    def owner() -> None:
+        box.send(start(SLEEPER, stdin=None, stdout=None))
+        stop.receive(NEVER)
+
+    end = in_thread(owner)
+    program = box.receive(NEVER)
+    waiter, selector = failing(program.wait), failing(flower.select, program.exit)
+    rounds(2)
+    stop.send(None)
+    end()
+    assert "the thread that started it has ended" in str(waiter.join(NEVER))
+    assert isinstance(selector.join(NEVER), flower.ChannelClosed)
+    with pytest.raises(ChildProcessError):
+        program.wait(NEVER)
+    program.kill()
+    program._child.popen.wait()
 
 
 @pytest.mark.usefixtures("notice")

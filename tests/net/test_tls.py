@@ -618,6 +618,31 @@ def test_start_tls_that_is_killed_before_it_began() -> None:
             far.read(timeout=NEVER)
 
 
+@pytest.mark.parametrize("how", ["kill", "cancel"])
+def test_start_tls_that_is_given_up_tells_the_others(how: str) -> None:
+    with connected() as (near, _far):
+        scope = flower.move_on()
+
+        def start() -> None:
+            with scope:
+                near.start_tls(server_name="localhost")
+
+        t = flower.go(start)
+        rounds(3)
+        others = [failing(near.send, b"x"), failing(near.receive)]
+        rounds(1)
+        if how == "kill":
+            t.kill()
+        else:
+            scope.cancel()
+        others.append(failing(near.read))
+        for other in others:
+            error = other.join(NEVER)
+            assert isinstance(error, ConnectionAbortedError)
+            assert "TLS was begun here, and given up" in str(error)
+        until(lambda: not t.alive)
+
+
 @pytest.mark.parametrize("end", ["close", "abort", "reset"])
 def test_an_end_while_tls_begins_is_told_at_once(end: str) -> None:
     kinds = {"close": ChannelClosed, "abort": ConnectionAbortedError, "reset": ConnectionResetError}
