@@ -247,10 +247,10 @@ FAULTS = [
     Fault(
         "a select of both ends of one channel meets itself",
         "_select",
-        "    outside = False\n    count = len(waiters)\n",
-        "    outside = False\n    count = len(waiters)\n    for w in waiters:\n"
+        "    outside = False\n    for i in range(len(waiters)):\n",
+        "    outside = False\n    for w in waiters:\n"
         "        if w.channel and w.sends and any(o.channel is w.channel and not o.sends for o in waiters):\n"
-        "            w.channel.senders.append(w)\n            w.channel.take()\n            break\n",
+        "            w.channel.senders.append(w)\n            w.channel.take()\n            break\n    for i in range(len(waiters)):\n",
     ),
     Fault(
         "the chance among ready cases always falls on the first",

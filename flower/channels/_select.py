@@ -310,7 +310,10 @@ def name_channel(closed: object, error: BaseException, waiters: Any, cases: Any)
 def of_case(error: BaseException, case: object) -> BaseException:
     """The error of a channel that is closed, or of a connection that broke, with what the caller has of it."""
     thing = named(case)
-    error.channel = thing  # type: ignore[attr-defined]
+    try:
+        error.channel = thing  # type: ignore[attr-defined]
+    except Exception:  # whoever closed the channel gave an error that can't be changed
+        return error
     if type(error) is ChannelClosed and not isinstance(thing, channel):
         error.args = (f"{error}: {thing!r}",)
     return error

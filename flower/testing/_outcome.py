@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import sysconfig
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from flower.channels._deadlock import REASONS
@@ -130,18 +132,26 @@ def tasklet_failed(world: World) -> Finding:
 
 def annotate(world: World, error: BaseException) -> None:
     """Put the report into the error's notes."""
-    if hasattr(error, "__notes__"):  # a program may raise the same object in each example
-        error.__notes__ = [note for note in error.__notes__ if not note.startswith(NOTES)]
+    with suppress(Exception):  # one that can't be changed
+        if hasattr(error, "__notes__"):  # a program may raise the same object in each example
+            error.__notes__ = [note for note in error.__notes__ if not note.startswith(NOTES)]
     moved = world.choices.out_of_order()
     times = {0: "nobody ran out of turn", 1: "one switch out of turn"}.get(moved, f"{moved} switches out of turn")
-    error.add_note(f"The schedule ({times}, {world._steps} steps):\n{world._log.text()}")
+    _note(error, f"The schedule ({times}, {world._steps} steps):\n{world._log.text()}")
     others = [pair for pair in world._failed if pair[1] is not error.__cause__ and pair[1] is not error]
     for t, other in others:
-        error.add_note(f"Also, {world.name_of(t)} ended with {show_error(other)}")
+        _note(error, f"Also, {world.name_of(t)} ended with {show_error(other)}")
     if UNKNOWN in world.choices.values:
-        error.add_note("To run it again: by Hypothesis only, as values were drawn that no schedule string can hold")
+        _note(error, "To run it again: by Hypothesis only, as values were drawn that no schedule string can hold")
     elif world.choices.program:  # else only Hypothesis knows what test it was
-        error.add_note(f"To run it again: --flower-schedule={world.choices.schedule()}")
+        _note(error, f"To run it again: --flower-schedule={world.choices.schedule()}")
+
+
+def _note(error: BaseException, text: str) -> None:
+    try:
+        error.add_note(text)
+    except Exception:  # it takes none
+        print(text, file=sys.stderr)
 
 
 def keep_for_good(what: Any) -> None:

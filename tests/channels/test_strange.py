@@ -381,6 +381,17 @@ def test_the_error_of_a_select_says_which_end_was_closed(waits: bool) -> None:
     assert repr(ends[1]) in str(caught[0])
 
 
+def test_a_select_of_a_channel_that_was_closed_with_an_error_that_can_not_be_changed() -> None:
+    for waits in (False, True):
+        ch: channel[int] = channel()
+        t = go(flower.select, (ch, 1))
+        if waits:
+            schedule()
+        ch.receiver.close(Frozen("enough"))
+        with pytest.raises(Frozen, match="enough"):
+            t.join()
+
+
 # -- refused before anything happens
 
 

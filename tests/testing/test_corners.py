@@ -93,6 +93,20 @@ def test_an_error_that_is_the_same_object_in_each_example() -> None:
 
 
 @pytest.mark.slow
+def test_the_report_of_an_error_that_takes_no_note_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    class Frozen(Exception):
+        def add_note(self, note: str) -> None:
+            raise AttributeError("it can't be changed")
+
+    def test(w: ft.World) -> None:
+        flower.channel(1).send(11)
+        raise Frozen
+
+    found(Frozen, test, max_examples=3)
+    assert "send(11)" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_machine_that_can_not_begin() -> None:
     class Idle(ft.machine):
         @ft.machine.rule()
