@@ -250,7 +250,8 @@ FAULTS = [
         "    outside = False\n    for i in range(len(waiters)):\n",
         "    outside = False\n    for w in waiters:\n"
         "        if w.channel and w.sends and any(o.channel is w.channel and not o.sends for o in waiters):\n"
-        "            w.channel.senders.append(w)\n            w.channel.take()\n            break\n    for i in range(len(waiters)):\n",
+        "            w.channel.senders.append(w)\n            w.channel.take()\n            break\n"
+        "    for i in range(len(waiters)):\n",
     ),
     Fault(
         "the chance among ready cases always falls on the first",
