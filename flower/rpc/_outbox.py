@@ -56,6 +56,7 @@ class Outbox:
         self._conn = conn
         self._direct: Conn | None = conn if type(conn) is Conn else None  # the same, which takes what it has room for
         self._commit = commit  # told of the ends that have left
+        self._sent: deque[Any] = deque()  # ends in the batch that has left just now
         self._control: deque[bytes] = deque()
         self._daemon = True
         self.sources: deque[Source] = deque()
@@ -127,16 +128,14 @@ class Outbox:
         self.bytes = 0
         self.choked.clear()
         self.sources.clear()
+        self._sent.clear()
 
     def flush(self) -> None:
         """Hand to the connection what it takes without waiting."""
         try:
-            while (self._control or self.sources) and not self.closed:
+            while self._has_more():
                 self._conn.send(b"", 0)
-                batch, after = self._next_batch()
-                self._conn.send(batch, 0)
-                for fresh in after:
-                    self._commit(fresh)
+                self._send_batch()
         except Timeout:
             pass  # no room; what was not chosen is sent by the tasklet
         except (OSError, ChannelClosed):
@@ -144,26 +143,43 @@ class Outbox:
 
     def _write(self) -> None:
         try:
-            while (self._control or self.sources) and not self.closed:
+            while self._has_more():
                 self._conn.send(b"")  # waits for room
-                batch, after = self._next_batch()
-                self._conn.send(batch)
-                for fresh in after:
-                    self._commit(fresh)
+                self._send_batch()
                 if self.on_sent is not None:
                     self.on_sent()
         except (OSError, ChannelClosed):
             self.close()  # the reader learns of it, and tells everybody
         finally:
             self.writing = False
-            if (self._control or self.sources) and not self.closed:  # this tasklet was killed, or interrupted
+            if self._has_more():  # this tasklet was killed, or interrupted
                 self._wake()
             elif self.on_sent is not None:
                 self.on_sent()
 
-    def _next_batch(self) -> tuple[bytes, list[Any]]:
+    def _has_more(self) -> bool:
+        if self.closed:
+            return False
+        return bool(self._control or self.sources or self._sent) or (bool(self.choked) and self.queued < MOST_QUEUED)
+
+    def _send_batch(self) -> None:
+        """There was room, and it was our turn: send what is first now, and then let happen what that brings about.
+
+        Others may have taken the room in between. To wait again, with a batch, would let `hurry` overtake it, and who
+        kills the tasklet would take it along: so it leaves nevertheless.
+        """
+        batch = self._next_batch()
+        if batch and (self._direct is None or not self._direct._stream.offer(batch, True)):
+            self._conn.send(batch)
+        while self._sent:
+            self._commit(self._sent.popleft())
+        while self.choked and self.queued < MOST_QUEUED:
+            source = next(iter(self.choked))  # in turn: the first may take all the room that there is
+            del self.choked[source]
+            source.relieve()
+
+    def _next_batch(self) -> bytes:
         pieces: list[bytes] = []
-        after: list[Any] = []
         size = 0
         while self._control and size < BATCH:
             data = self._control.popleft()
@@ -191,15 +207,11 @@ class Outbox:
                 pieces.append(data)
                 mine += len(data)
                 if fresh is not None:
-                    after.append(fresh)
+                    self._sent.append(fresh)
                     size = BATCH  # what it brings about comes behind this batch
             size += mine
             if queue:
                 self.sources.append(source)
             else:
                 source.listed = False
-        if self.choked and self.queued < MOST_QUEUED:
-            choked, self.choked = self.choked, {}
-            for each in choked:
-                each.relieve()
-        return b"".join(pieces), after
+        return b"".join(pieces)

@@ -16,7 +16,7 @@ import flower
 from flower import channel, rpc
 from flower.errors import ChannelClosed, Disconnected, RemoteError, Timeout
 from flower.rpc import Settings
-from tests.net.support import NEVER, until
+from tests.net.support import NEVER, rounds, until
 from tests.rpc.support import PLAIN, URL, Calc, Raw, pair, raw_client, served, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -305,6 +305,64 @@ def test_what_was_sent_on_an_end_that_goes_home_comes_first(size: int) -> None:
             sender.send("after it", NEVER)
             sender.close()
             assert [len(value) for value in ch] == [size, 8]
+
+
+def fill(server: rpc.Server, peer: rpc.Peer) -> Any:
+    """The server reads no more, and so much is sent to it that there is no room. Gives what lets it read on."""
+    transport = next(iter(server._sessions)).conn._stream._transport
+    transport.pause_reading()
+    stream = peer._session.conn._stream
+    while not stream.full:
+        while not stream.full:
+            peer.notify("dropped", bytes(100_000))
+        rounds(3)  # the kernel may take more
+    return transport.resume_reading
+
+
+@pytest.mark.parametrize(("count", "size"), [(60, 3000), (1, 1_500_000)])
+@pytest.mark.parametrize("what", ["home", "kill"])
+def test_values_that_wait_for_room_are_neither_overtaken_nor_lost(what: str, count: int, size: int) -> None:
+    ch: channel[Any] = channel(100)
+    with served({"end": lambda: ch.sender, "note": lambda _: None}) as (server, peer):
+        sender = peer.call("end")
+        read_on = fill(server, peer)
+        values = [[n, os.urandom(size)] for n in range(count)]
+        for value in values:
+            sender.send(value, NEVER)
+        outbox = peer._session.outbox
+        queued = outbox.queued
+        flower.schedule()  # the first of them wait for room ...
+        for _ in range(20):
+            flower.go(peer.notify, "dropped", bytes(1_000_000))
+        flower.schedule()  # ... and others behind them
+        read_on()
+        until(lambda: outbox.queued < queued)
+        if what == "home":
+            peer.call("note", sender)
+        else:
+            for t in gc.get_objects():
+                if isinstance(t, flower.tasklet) and t.label == "rpc writer" and t.alive:
+                    t.kill()
+        sender.close()
+        assert list(ch) == values
+
+
+def test_a_sender_that_had_to_wait_sends_an_end_home() -> None:
+    ends, values = channel[Any](10), channel[Any](10)
+    with served({"ends": lambda: [ends.sender, values.sender]}) as (server, peer):
+        one, other = peer.call("ends")
+        read_on = fill(server, peer)
+        value = os.urandom(5_000_000)  # so long that all others wait
+        other.send(value, NEVER)
+        one.send("first", NEVER)
+        flower.go(one.send, other, NEVER)
+        flower.schedule()
+        read_on()
+        assert ends.receive(NEVER) == "first"
+        end = ends.receive(NEVER)
+        end.send("after it", NEVER)
+        assert values.receive(NEVER) == value
+        assert values.receive(NEVER) == "after it"
 
 
 def test_an_unbuffered_channel_goes_on_over_a_node_in_the_middle() -> None:
