@@ -22,11 +22,13 @@ cdef class Outbox:
     cdef public object sources
     cdef readonly Py_ssize_t bytes
     cdef public Py_ssize_t queued
+    cdef Py_ssize_t _hurried
     cdef readonly dict choked
     cdef readonly Py_ssize_t unfinished
     cdef readonly bint writing
     cdef readonly bint closed
     cdef public object on_sent
+    cdef public object on_full
 
     cpdef post(self, bytes data)
     cpdef bint send_now(self, bytes data) except -1

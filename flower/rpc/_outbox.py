@@ -8,7 +8,8 @@ of which many go in one write. A tasklet, started when there is something, sends
 chooses then, so that a control frame that came meanwhile goes before values that came earlier.
 
 Invariants: a source is in ``sources`` at most once, and is while its ``queue`` has frames. ``writing`` is true
-while the tasklet lives. ``queued`` is the bytes in the sources' queues; who found that too much is in ``choked``.
+while the tasklet lives. ``queued`` is the bytes in the sources' queues, and of those (``_hurried``) that `hurry` has sent
+and that wait in the connection; while that is too much no channel has credit, and who had some is in ``choked``.
 All the pieces of a value are in its source's queue at once. ``unfinished`` is the number of sources that are ``within``
 a value: there is a way on for all of them, and the others wait in ``sources``.
 """
@@ -62,11 +63,13 @@ class Outbox:
         self.sources: deque[Source] = deque()
         self.bytes = 0  # of control frames
         self.queued = 0  # bytes of values
+        self._hurried = 0
         self.choked: dict[Source, None] = {}
         self.unfinished = 0
         self.writing = False
         self.closed = False
         self.on_sent: Callable[[], object] | None = None
+        self.on_full: Callable[[], object] | None = None
 
     def start(self, daemon: bool) -> None:
         """Nothing leaves before that."""
@@ -87,6 +90,8 @@ class Outbox:
         """Let the source have one frame more; `offer` is next."""
         source.queue.append((data, fresh))
         self.queued += len(data)
+        if self.queued >= MOST_QUEUED > self.queued - len(data) and self.on_full is not None:
+            self.on_full()
 
     def is_full(self, source: Source) -> bool:
         """Whether so much waits that no source should have more; then this one is told when that is over."""
@@ -100,14 +105,18 @@ class Outbox:
         queue = source.queue
         while queue:
             data, fresh = queue.popleft()
-            self.queued -= len(data)
-            if self._direct is None or not self._direct._stream.offer(data, True):
+            if self._direct is not None and self._direct._stream.offer(data, True):
+                self._hurried += len(data)
+            else:
+                self.queued -= len(data)
                 self.post(data)
             if fresh is not None and fresh is not PIECE:
                 self._commit(fresh)
         if source.within:
             source.within = False
             self.unfinished -= 1
+        if self._hurried:
+            self._wake()
 
     def offer(self, source: Source) -> None:
         """The source has frames to send."""
@@ -160,7 +169,9 @@ class Outbox:
     def _has_more(self) -> bool:
         if self.closed:
             return False
-        return bool(self._control or self.sources or self._sent) or (bool(self.choked) and self.queued < MOST_QUEUED)
+        if self._control or self.sources or self._hurried or self._sent:
+            return True
+        return bool(self.choked) and self.queued < MOST_QUEUED
 
     def _send_batch(self) -> None:
         """There was room, and it was our turn: send what is first now, and then let happen what that brings about.
@@ -168,6 +179,8 @@ class Outbox:
         Others may have taken the room in between. To wait again, with a batch, would let `hurry` overtake it, and who
         kills the tasklet would take it along: so it leaves nevertheless.
         """
+        self.queued -= self._hurried
+        self._hurried = 0
         batch = self._next_batch()
         if batch and (self._direct is None or not self._direct._stream.offer(batch, True)):
             self._conn.send(batch)

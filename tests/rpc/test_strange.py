@@ -182,6 +182,54 @@ def test_credit_without_end_takes_neither_memory_nor_the_others_turns(method: st
         raw.conn.abort()
 
 
+def test_many_channels_with_credit_take_no_memory_without_end() -> None:
+    service = Calc()
+    with rpc.serve(URL, service) as server, raw_client(server) as raw:
+        greet(raw, max_chans=1 << 20)
+        raw.send([0, 2, "note", [[end_of(1, 2 * n + 1, 1 << 52, 1 << 52) for n in range(100)]]])
+        assert raw.receive() == [1, 2, None, None]
+        senders = service.log.pop()
+        taken = [sender.try_send(bytes(300_000)) for sender in senders]
+        assert sum(taken) * 300_000 < 5 << 20
+        waiting = [sender for sender, was_taken in zip(senders, taken, strict=True) if not was_taken]
+        first = senders[0]
+        greedy = flower.go(lambda: [first.send(bytes(300_000), NEVER) for _ in range(1000)])
+        flower.schedule()
+        for sender in waiting:
+            flower.go(sender.send, "its turn", NEVER)
+        turns = ends = 0
+        while turns < len(waiting):  # the one with so many values does not keep the others from theirs
+            number, *value = raw.receive()[2]
+            turns += value == ["its turn"]
+            ends += number == 1 and value[-1] is False
+        assert ends < 200
+        greedy.kill()
+        raw.conn.abort()
+        until(lambda: not server._sessions)
+
+
+@pytest.mark.slow
+def test_values_of_ends_that_go_home_take_no_memory_without_end() -> None:
+    sent = 0
+
+    def use(sender: Any) -> Any:
+        nonlocal sent
+        sender.send(bytes(1_000_000), NEVER)
+        sent += 1
+        return sender
+
+    with rpc.serve(URL, {"use": use}) as server, raw_client(server) as raw:
+        greet(raw, max_chans=1 << 20)
+        raw.send(*([0, n + 2, "use", [end_of(1, 2 * n + 1, 10, 1 << 52)]] for n in range(30)))
+        until(lambda: next(iter(server._sessions)).serving.served == 30)
+        rounds(20)
+        assert sent < 20  # 4 MiB, and what the kernel takes
+        answers = 0
+        while answers < 30:
+            answers += raw.receive()[0] == 1
+    settle()
+
+
 @pytest.mark.parametrize("method", ["numbers", "blocks"])
 def test_a_stream_without_end_for_a_plain_peer(method: str) -> None:
     with served(Endless(), ours=PLAIN) as (server, peer), rpc.connect(server.url) as other:
