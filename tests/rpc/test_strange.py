@@ -649,6 +649,26 @@ def test_a_method_that_is_killed_before_it_began() -> None:
         assert next(iter(server._sessions)).serving.inflight == 0
 
 
+@pytest.mark.parametrize("error", [flower.TaskletExit, FileNotFoundError])
+def test_a_method_that_is_killed_as_its_answer_waits_for_room(error: type[BaseException]) -> None:
+    tasks: list[Any] = []
+
+    def big() -> bytes:
+        tasks.append(flower.getcurrent())
+        return bytes(10_000_000)
+
+    with rpc.serve(URL, {"big": big}) as server, raw_client(server) as raw:
+        greet(raw)
+        raw.send([0, 2, "big", []], [0, 3, "big", []])
+        until(lambda: len(tasks) == 2 and tasks[1].blocked)
+        tasks[1].throw(error)
+        raw.send([0, 4, "big", []])
+        answers = [raw.receive() for _ in range(3)]
+        errors = {msgid: told for _, msgid, told, _ in answers}
+        assert errors[2] is errors[4] is None
+        assert errors[3]["m"] == f"cancelled: {error.__name__}"
+
+
 def test_a_server_that_takes_no_calls() -> None:
     with rpc.serve(URL, {"f": lambda: 1}, settings=Settings(max_inflight=0)) as server, raw_client(server) as raw:
         raw.send([0, 1, "f", []])
