@@ -43,5 +43,7 @@ cdef class Outbound(Source):
     @cython.locals(ch=channel)
     cdef _go_on(self)
     cpdef on_credit(self, Py_ssize_t items, Py_ssize_t size, Py_ssize_t taken)
+    @cython.locals(ch=channel)
+    cpdef choke(self)
     cpdef relieve(self)
     cpdef _let_go(self, object reason=*, object error=*)

@@ -20,8 +20,7 @@ are sent, and fewer bytes; so one value may go beyond the bytes, of any size, an
 
 Invariants
 
-- ``ch._credit`` is above 0 only while the peer's credit allows a value; it is 0 after one that found the `Outbox` full,
-  until that has room. ``taken <= sent``.
+- ``ch._credit`` is above 0 only while the peer's credit allows a value, and the `Outbox` has room. ``taken <= sent``.
 - The channel is not held here: when its last user lets go of it, the peer learns that. But an `Outbound` holds it while
   what was left in it when it was closed waits for credit; and one that is fed from elsewhere is held by where it goes.
 - It leaves the table of `Streams` with its own last word, ``$/end`` or ``$/rst``.
@@ -227,6 +226,12 @@ class Outbound(Source):
         self._set_credit()
         for follower in list(self.followers):
             follower.look()
+
+    def choke(self) -> None:
+        """So much waits to be sent that nobody has room."""
+        ch = self.ref()
+        if ch is not None and ch._credit > 0 and self.session.outbox.is_full(self):
+            ch._credit = 0
 
     def relieve(self) -> None:
         if not self.over:

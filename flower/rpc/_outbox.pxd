@@ -16,16 +16,19 @@ cdef class Outbox:
     cdef object _conn
     cdef Conn _direct
     cdef object _commit
+    cdef object _sent
     cdef object _control
     cdef bint _daemon
     cdef public object sources
     cdef readonly Py_ssize_t bytes
     cdef public Py_ssize_t queued
+    cdef Py_ssize_t _hurried
     cdef readonly dict choked
     cdef readonly Py_ssize_t unfinished
     cdef readonly bint writing
     cdef readonly bint closed
     cdef public object on_sent
+    cdef public object on_full
 
     cpdef post(self, bytes data)
     cpdef bint send_now(self, bytes data) except -1
@@ -36,5 +39,8 @@ cdef class Outbox:
     cdef _wake(self)
     cpdef close(self)
     cpdef flush(self)
-    @cython.locals(pieces=list, after=list, size=Py_ssize_t, mine=Py_ssize_t, source=Source, data=bytes)
-    cdef tuple _next_batch(self)
+    cdef bint _has_more(self) except -1
+    @cython.locals(batch=bytes, source=Source)
+    cdef _send_batch(self)
+    @cython.locals(pieces=list, size=Py_ssize_t, mine=Py_ssize_t, source=Source, data=bytes)
+    cdef bytes _next_batch(self)

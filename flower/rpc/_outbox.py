@@ -8,7 +8,8 @@ of which many go in one write. A tasklet, started when there is something, sends
 chooses then, so that a control frame that came meanwhile goes before values that came earlier.
 
 Invariants: a source is in ``sources`` at most once, and is while its ``queue`` has frames. ``writing`` is true
-while the tasklet lives. ``queued`` is the bytes in the sources' queues; who found that too much is in ``choked``.
+while the tasklet lives. ``queued`` is the bytes in the sources' queues, and those that `hurry` has sent and that may
+still wait in the connection (``_hurried``). While that is too much no channel has credit; who had some is in ``choked``.
 All the pieces of a value are in its source's queue at once. ``unfinished`` is the number of sources that are ``within``
 a value: there is a way on for all of them, and the others wait in ``sources``.
 """
@@ -56,16 +57,19 @@ class Outbox:
         self._conn = conn
         self._direct: Conn | None = conn if type(conn) is Conn else None  # the same, which takes what it has room for
         self._commit = commit  # told of the ends that have left
+        self._sent: deque[Any] = deque()  # ends in the batch that has left just now
         self._control: deque[bytes] = deque()
         self._daemon = True
         self.sources: deque[Source] = deque()
         self.bytes = 0  # of control frames
         self.queued = 0  # bytes of values
+        self._hurried = 0
         self.choked: dict[Source, None] = {}
         self.unfinished = 0
         self.writing = False
         self.closed = False
         self.on_sent: Callable[[], object] | None = None
+        self.on_full: Callable[[], object] | None = None
 
     def start(self, daemon: bool) -> None:
         """Nothing leaves before that."""
@@ -86,6 +90,8 @@ class Outbox:
         """Let the source have one frame more; `offer` is next."""
         source.queue.append((data, fresh))
         self.queued += len(data)
+        if self.queued >= MOST_QUEUED > self.queued - len(data) and self.on_full is not None:
+            self.on_full()
 
     def is_full(self, source: Source) -> bool:
         """Whether so much waits that no source should have more; then this one is told when that is over."""
@@ -99,14 +105,18 @@ class Outbox:
         queue = source.queue
         while queue:
             data, fresh = queue.popleft()
-            self.queued -= len(data)
-            if self._direct is None or not self._direct._stream.offer(data, True):
+            if self._direct is not None and self._direct._stream.offer(data, True):
+                self._hurried += len(data)
+            else:
+                self.queued -= len(data)
                 self.post(data)
             if fresh is not None and fresh is not PIECE:
                 self._commit(fresh)
         if source.within:
             source.within = False
             self.unfinished -= 1
+        if self._hurried:
+            self._wake()
 
     def offer(self, source: Source) -> None:
         """The source has frames to send."""
@@ -127,16 +137,14 @@ class Outbox:
         self.bytes = 0
         self.choked.clear()
         self.sources.clear()
+        self._sent.clear()
 
     def flush(self) -> None:
         """Hand to the connection what it takes without waiting."""
         try:
-            while (self._control or self.sources) and not self.closed:
+            while self._has_more():
                 self._conn.send(b"", 0)
-                batch, after = self._next_batch()
-                self._conn.send(batch, 0)
-                for fresh in after:
-                    self._commit(fresh)
+                self._send_batch()
         except Timeout:
             pass  # no room; what was not chosen is sent by the tasklet
         except (OSError, ChannelClosed):
@@ -144,26 +152,47 @@ class Outbox:
 
     def _write(self) -> None:
         try:
-            while (self._control or self.sources) and not self.closed:
+            while self._has_more():
                 self._conn.send(b"")  # waits for room
-                batch, after = self._next_batch()
-                self._conn.send(batch)
-                for fresh in after:
-                    self._commit(fresh)
+                self._send_batch()
                 if self.on_sent is not None:
                     self.on_sent()
         except (OSError, ChannelClosed):
             self.close()  # the reader learns of it, and tells everybody
         finally:
             self.writing = False
-            if (self._control or self.sources) and not self.closed:  # this tasklet was killed, or interrupted
+            if self._has_more():  # this tasklet was killed, or interrupted
                 self._wake()
             elif self.on_sent is not None:
                 self.on_sent()
 
-    def _next_batch(self) -> tuple[bytes, list[Any]]:
+    def _has_more(self) -> bool:
+        if self.closed:
+            return False
+        if self._control or self.sources or self._hurried or self._sent:
+            return True
+        return bool(self.choked) and self.queued < MOST_QUEUED
+
+    def _send_batch(self) -> None:
+        """There was room, and it was our turn: send what is first now, and then let happen what that brings about.
+
+        Others may have taken the room in between. To wait again, with a batch, would let `hurry` overtake it, and who
+        kills the tasklet would take it along: so it leaves nevertheless.
+        """
+        self.queued -= self._hurried
+        self._hurried = 0
+        batch = self._next_batch()
+        if batch and (self._direct is None or not self._direct._stream.offer(batch, True)):
+            self._conn.send(batch)
+        while self._sent:
+            self._commit(self._sent.popleft())
+        while self.choked and self.queued < MOST_QUEUED:
+            source = next(iter(self.choked))  # in turn: the first may take all the room that there is
+            del self.choked[source]
+            source.relieve()
+
+    def _next_batch(self) -> bytes:
         pieces: list[bytes] = []
-        after: list[Any] = []
         size = 0
         while self._control and size < BATCH:
             data = self._control.popleft()
@@ -191,15 +220,11 @@ class Outbox:
                 pieces.append(data)
                 mine += len(data)
                 if fresh is not None:
-                    after.append(fresh)
+                    self._sent.append(fresh)
                     size = BATCH  # what it brings about comes behind this batch
             size += mine
             if queue:
                 self.sources.append(source)
             else:
                 source.listed = False
-        if self.choked and self.queued < MOST_QUEUED:
-            choked, self.choked = self.choked, {}
-            for each in choked:
-                each.relieve()
-        return b"".join(pieces), after
+        return b"".join(pieces)

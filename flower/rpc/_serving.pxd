@@ -51,7 +51,7 @@ cdef class Serving:
     cdef object _refusal(self, object msgid, object told)
     cdef _fail_stream(self, channel stream, object error, Context context)
     @cython.locals(session=Line, size=Py_ssize_t)
-    cdef _send(self, bytes data, object fresh=*)
+    cdef _send(self, object msgid, bytes data, object fresh=*)
     @cython.locals(session=Line)
     cdef on_notification(self, list event)
     cpdef drop_notices(self)

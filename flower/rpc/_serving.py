@@ -292,21 +292,21 @@ class Serving:
         except _ENDS as error:  # the caller learns of it, and our scheduler too
             kind = context._reason or "cancelled"
             with shield():  # the answer may have to wait for room, cancelled or not
-                self._send(session.wire.refuse(msgid, self._fault(kind, f"{kind}: {type(error).__name__}")))
+                self._send(msgid, session.wire.refuse(msgid, self._fault(kind, f"{kind}: {type(error).__name__}")))
             raise
         except BaseException as error:
             log.debug("%s: %s failed", session.name, context.method, exc_info=error)
             with shield():
-                self._send(self._refusal(msgid, self._told(error)))
+                self._send(msgid, self._refusal(msgid, self._told(error)))
             return
         fresh = session.take_fresh(data) if session.fresh else None
         if stream is None:
             context._ended = True
             if context._reason is None:
-                self._send(data, fresh)
+                self._send(msgid, data, fresh)
                 return
         with shield():
-            self._send(data, fresh)
+            self._send(msgid, data, fresh)
         if stream is None:
             return
         del data, result
@@ -393,20 +393,20 @@ class Serving:
             self.room.receive()
         self._wake(self.room)  # the next may begin, too
 
-    def _send(self, data: bytes, fresh: Any = None) -> None:
+    def _send(self, msgid: int, data: bytes, fresh: Any = None) -> None:
         size = len(data) + MESSAGE_COST
         self.unsent += size
         session = self.session
         try:
             session.put(data)
-        except (OSError, ChannelClosed):  # the caller is gone, or we have hung up: there is nobody to tell
-            session.give_up()
+        except BaseException as error:
             if fresh is not None:
                 session.streams.roll_back(fresh)
-        except BaseException:
-            if fresh is not None:
-                session.streams.roll_back(fresh)
-            raise
+            session.wire.reopen(msgid)  # this tasklet may have been killed as it waited for room: its caller still waits
+            self._post(self._refusal(msgid, self._fault("cancelled", f"cancelled: {type(error).__name__}")))
+            if not isinstance(error, OSError | ChannelClosed):
+                raise
+            session.give_up()  # the caller is gone, or we have hung up: there is nobody to tell
         else:
             if fresh is not None:
                 session.streams.commit(fresh)

@@ -98,6 +98,7 @@ class Session(Line):
         self.calls = Calls(self, self.serving)
         self.call, self.begin, self.stream, self.notify = _methods(self.calls)
         self.outbox.on_sent = self._sent
+        self.outbox.on_full = self.streams.choke
         self._left: Any = None
         self._on_end = on_end
         self._hello_id = 0

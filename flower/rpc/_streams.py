@@ -93,6 +93,11 @@ class Streams:
     def __len__(self) -> int:
         return len(self.inbound) + len(self.outbound)
 
+    def choke(self) -> None:
+        """So much waits to be sent that no channel has room."""
+        for each in list(self.outbound.values()):
+            each.choke()
+
     def post(self, kind: str, params: list[Any]) -> None:
         """Send a control frame."""
         session = self.session

@@ -329,6 +329,10 @@ class Wire:
             raise ValueError(f"an error must be true, and {error!r} is not")
         return self._answer(msgid, error, None, NO_LIMIT)
 
+    def reopen(self, msgid: int) -> None:
+        """The answer to the peer's request of this id was never sent: it waits for another."""
+        self._serving.add(msgid)
+
     def _answer(self, msgid: int, error: Any, result: Any, most: int) -> bytes:
         if msgid not in self._serving:
             raise ValueError(f"id {msgid} is of no request that waits for an answer")

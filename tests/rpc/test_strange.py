@@ -16,7 +16,7 @@ import flower
 from flower import channel, rpc
 from flower.errors import ChannelClosed, Disconnected, RemoteError, Timeout
 from flower.rpc import Settings
-from tests.net.support import NEVER, until
+from tests.net.support import NEVER, rounds, until
 from tests.rpc.support import PLAIN, URL, Calc, Raw, pair, raw_client, served, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -182,6 +182,54 @@ def test_credit_without_end_takes_neither_memory_nor_the_others_turns(method: st
         raw.conn.abort()
 
 
+def test_many_channels_with_credit_take_no_memory_without_end() -> None:
+    service = Calc()
+    with rpc.serve(URL, service) as server, raw_client(server) as raw:
+        greet(raw, max_chans=1 << 20)
+        raw.send([0, 2, "note", [[end_of(1, 2 * n + 1, 1 << 52, 1 << 52) for n in range(100)]]])
+        assert raw.receive() == [1, 2, None, None]
+        senders = service.log.pop()
+        taken = [sender.try_send(bytes(300_000)) for sender in senders]
+        assert sum(taken) * 300_000 < 5 << 20
+        waiting = [sender for sender, was_taken in zip(senders, taken, strict=True) if not was_taken]
+        first = senders[0]
+        greedy = flower.go(lambda: [first.send(bytes(300_000), NEVER) for _ in range(1000)])
+        flower.schedule()
+        for sender in waiting:
+            flower.go(sender.send, "its turn", NEVER)
+        turns = ends = 0
+        while turns < len(waiting):  # the one with so many values does not keep the others from theirs
+            number, *value = raw.receive()[2]
+            turns += value == ["its turn"]
+            ends += number == 1 and value[-1] is False
+        assert ends < 200
+        greedy.kill()
+        raw.conn.abort()
+        until(lambda: not server._sessions)
+
+
+@pytest.mark.slow
+def test_values_of_ends_that_go_home_take_no_memory_without_end() -> None:
+    sent = 0
+
+    def use(sender: Any) -> Any:
+        nonlocal sent
+        sender.send(bytes(1_000_000), NEVER)
+        sent += 1
+        return sender
+
+    with rpc.serve(URL, {"use": use}) as server, raw_client(server) as raw:
+        greet(raw, max_chans=1 << 20)
+        raw.send(*([0, n + 2, "use", [end_of(1, 2 * n + 1, 10, 1 << 52)]] for n in range(30)))
+        until(lambda: next(iter(server._sessions)).serving.served == 30)
+        rounds(20)
+        assert sent < 20  # 4 MiB, and what the kernel takes
+        answers = 0
+        while answers < 30:
+            answers += raw.receive()[0] == 1
+    settle()
+
+
 @pytest.mark.parametrize("method", ["numbers", "blocks"])
 def test_a_stream_without_end_for_a_plain_peer(method: str) -> None:
     with served(Endless(), ours=PLAIN) as (server, peer), rpc.connect(server.url) as other:
@@ -305,6 +353,64 @@ def test_what_was_sent_on_an_end_that_goes_home_comes_first(size: int) -> None:
             sender.send("after it", NEVER)
             sender.close()
             assert [len(value) for value in ch] == [size, 8]
+
+
+def fill(server: rpc.Server, peer: rpc.Peer) -> Any:
+    """The server reads no more, and so much is sent to it that there is no room. Gives what lets it read on."""
+    transport = next(iter(server._sessions)).conn._stream._transport
+    transport.pause_reading()
+    stream = peer._session.conn._stream
+    while not stream.full:
+        while not stream.full:
+            peer.notify("dropped", bytes(100_000))
+        rounds(3)  # the kernel may take more
+    return transport.resume_reading
+
+
+@pytest.mark.parametrize(("count", "size"), [(60, 3000), (1, 1_500_000)])
+@pytest.mark.parametrize("what", ["home", "kill"])
+def test_values_that_wait_for_room_are_neither_overtaken_nor_lost(what: str, count: int, size: int) -> None:
+    ch: channel[Any] = channel(100)
+    with served({"end": lambda: ch.sender, "note": lambda _: None}) as (server, peer):
+        sender = peer.call("end")
+        read_on = fill(server, peer)
+        values = [[n, os.urandom(size)] for n in range(count)]
+        for value in values:
+            sender.send(value, NEVER)
+        outbox = peer._session.outbox
+        queued = outbox.queued
+        flower.schedule()  # the first of them wait for room ...
+        for _ in range(20):
+            flower.go(peer.notify, "dropped", bytes(1_000_000))
+        flower.schedule()  # ... and others behind them
+        read_on()
+        until(lambda: outbox.queued < queued)
+        if what == "home":
+            peer.call("note", sender)
+        else:
+            for t in gc.get_objects():
+                if isinstance(t, flower.tasklet) and t.label == "rpc writer" and t.alive:
+                    t.kill()
+        sender.close()
+        assert list(ch) == values
+
+
+def test_a_sender_that_had_to_wait_sends_an_end_home() -> None:
+    ends, values = channel[Any](10), channel[Any](10)
+    with served({"ends": lambda: [ends.sender, values.sender]}) as (server, peer):
+        one, other = peer.call("ends")
+        read_on = fill(server, peer)
+        value = os.urandom(5_000_000)  # so long that all others wait
+        other.send(value, NEVER)
+        one.send("first", NEVER)
+        flower.go(one.send, other, NEVER)
+        flower.schedule()
+        read_on()
+        assert ends.receive(NEVER) == "first"
+        end = ends.receive(NEVER)
+        end.send("after it", NEVER)
+        assert values.receive(NEVER) == value
+        assert values.receive(NEVER) == "after it"
 
 
 def test_an_unbuffered_channel_goes_on_over_a_node_in_the_middle() -> None:
@@ -612,6 +718,26 @@ def test_a_method_that_is_killed_before_it_began() -> None:
         raw.send([0, 2, "f", []])
         assert raw.receive() == [1, 2, None, 1]
         assert next(iter(server._sessions)).serving.inflight == 0
+
+
+@pytest.mark.parametrize("error", [flower.TaskletExit, FileNotFoundError])
+def test_a_method_that_is_killed_as_its_answer_waits_for_room(error: type[BaseException]) -> None:
+    tasks: list[Any] = []
+
+    def big() -> bytes:
+        tasks.append(flower.getcurrent())
+        return bytes(10_000_000)
+
+    with rpc.serve(URL, {"big": big}) as server, raw_client(server) as raw:
+        greet(raw)
+        raw.send([0, 2, "big", []], [0, 3, "big", []])
+        until(lambda: len(tasks) == 2 and tasks[1].blocked)
+        tasks[1].throw(error)
+        raw.send([0, 4, "big", []])
+        answers = [raw.receive() for _ in range(3)]
+        errors = {msgid: told for _, msgid, told, _ in answers}
+        assert errors[2] is errors[4] is None
+        assert errors[3]["m"] == f"cancelled: {error.__name__}"
 
 
 def test_a_server_that_takes_no_calls() -> None:
