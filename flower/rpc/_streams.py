@@ -134,6 +134,7 @@ class Streams:
     def _export_sender(self, ch: channel[Any]) -> list[Any]:
         outlet = ch._outlet
         if isinstance(outlet, Outbound) and outlet.streams is self and not outlet.here:
+            outlet._take_now()  # what another thread has sent
             self.session.outbox.hurry(outlet)
             self.packing.append((lambda: self._came_home(outlet), _nothing))
             return [HOME, outlet.id, 0, 0, {}]

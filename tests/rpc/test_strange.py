@@ -6,6 +6,7 @@ import errno
 import gc
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -393,6 +394,20 @@ def test_values_that_wait_for_room_are_neither_overtaken_nor_lost(what: str, cou
                     t.kill()
         sender.close()
         assert list(ch) == values
+
+
+def test_what_another_thread_has_sent_on_an_end_that_goes_home_comes_first() -> None:
+    def use(sender: Any) -> Any:
+        thread = threading.Thread(target=sender.send, args=("early",))
+        thread.start()
+        thread.join()
+        return sender
+
+    with rpc.serve(URL, {"use": use}) as server, raw_client(server) as raw:
+        greet(raw)
+        raw.send([0, 2, "use", [end_of(1, 1, 10, 1000)]])
+        assert raw.receive() == [2, "$/d", [1, "early"]]
+        assert raw.receive()[:3] == [1, 2, None]
 
 
 def test_a_sender_that_had_to_wait_sends_an_end_home() -> None:
