@@ -417,8 +417,7 @@ def test_a_sender_that_had_to_wait_sends_an_end_home() -> None:
         read_on = fill(server, peer)
         value = os.urandom(5_000_000)  # so long that all others wait
         other.send(value, NEVER)
-        one.send("first", NEVER)
-        flower.go(one.send, other, NEVER)
+        flower.go(lambda: [one.send(each, NEVER) for each in ("first", other)])
         flower.schedule()
         read_on()
         assert ends.receive(NEVER) == "first"
