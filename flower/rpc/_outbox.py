@@ -9,7 +9,7 @@ chooses then, so that a control frame that came meanwhile goes before values tha
 
 Invariants: a source is in ``sources`` at most once, and is while its ``queue`` has frames. ``writing`` is true
 while the tasklet lives. ``queued`` is the bytes in the sources' queues, and those that `hurry` has sent and that may
-still wait in the connection (``_hurried``). While that is too much no channel has credit; who had some is in ``choked``.
+still wait in the connection (``_hurried``). While that is too much no channel has credit, and who had is in ``choked``.
 All the pieces of a value are in its source's queue at once. ``unfinished`` is the number of sources that are ``within``
 a value: there is a way on for all of them, and the others wait in ``sources``.
 """

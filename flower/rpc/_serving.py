@@ -402,7 +402,7 @@ class Serving:
         except BaseException as error:
             if fresh is not None:
                 session.streams.roll_back(fresh)
-            session.wire.reopen(msgid)  # this tasklet may have been killed as it waited for room: its caller still waits
+            session.wire.reopen(msgid)  # the caller may still wait: of one who was killed as he waited for room
             self._post(self._refusal(msgid, self._fault("cancelled", f"cancelled: {type(error).__name__}")))
             if not isinstance(error, OSError | ChannelClosed):
                 raise

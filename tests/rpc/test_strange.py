@@ -6,6 +6,7 @@ import errno
 import gc
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -395,6 +396,20 @@ def test_values_that_wait_for_room_are_neither_overtaken_nor_lost(what: str, cou
         assert list(ch) == values
 
 
+def test_what_another_thread_has_sent_on_an_end_that_goes_home_comes_first() -> None:
+    def use(sender: Any) -> Any:
+        thread = threading.Thread(target=sender.send, args=("early",))
+        thread.start()
+        thread.join()
+        return sender
+
+    with rpc.serve(URL, {"use": use}) as server, raw_client(server) as raw:
+        greet(raw)
+        raw.send([0, 2, "use", [end_of(1, 1, 10, 1000)]])
+        assert raw.receive() == [2, "$/d", [1, "early"]]
+        assert raw.receive()[:3] == [1, 2, None]
+
+
 def test_a_sender_that_had_to_wait_sends_an_end_home() -> None:
     ends, values = channel[Any](10), channel[Any](10)
     with served({"ends": lambda: [ends.sender, values.sender]}) as (server, peer):
@@ -402,8 +417,7 @@ def test_a_sender_that_had_to_wait_sends_an_end_home() -> None:
         read_on = fill(server, peer)
         value = os.urandom(5_000_000)  # so long that all others wait
         other.send(value, NEVER)
-        one.send("first", NEVER)
-        flower.go(one.send, other, NEVER)
+        flower.go(lambda: [one.send(each, NEVER) for each in ("first", other)])
         flower.schedule()
         read_on()
         assert ends.receive(NEVER) == "first"
