@@ -23,6 +23,7 @@ cdef class Outbound(Source):
     cdef readonly Py_ssize_t taken
     cdef public bint over
     cdef object _packed_id
+    cdef bint _started
     cdef bint _taking
     cdef public bint home
     cdef object kept

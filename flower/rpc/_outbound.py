@@ -83,6 +83,7 @@ class Outbound(Source):
         self.session: Line = streams.session
         self.id = number
         self._packed_id: bytes | None = None
+        self._started = False  # the message that opens the channel has left: nothing is said of it before
         self._taking = False
         self.home = False  # the sending end has gone back: who has it there goes on, when nobody has it here
         self.here = here
@@ -101,6 +102,7 @@ class Outbound(Source):
 
     def start(self, items: int, size: int) -> None:
         """There is credit; what waits already may go."""
+        self._started = True
         self.max_items, self.max_bytes = items, size
         self._go_on()
 
@@ -250,7 +252,7 @@ class Outbound(Source):
 
     def _end_if_drained(self) -> None:
         ch = self.ref()
-        if ch is not None and ch.closed and not self._later and not self.over and not self._taking:
+        if ch is not None and ch.closed and self._started and not (self._later or self.over or self._taking):
             self._last_word(END, [self.id, self.sent])
 
     def fail(self, told: Any) -> None:

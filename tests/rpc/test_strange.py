@@ -493,6 +493,33 @@ def test_credit_holds_for_what_is_sent_as_a_value_is_packed() -> None:
         raw.conn.abort()
 
 
+# -- What becomes of an end between its packing and the message's leaving
+
+
+def test_a_channel_that_is_closed_before_its_message_is_rolled_back() -> None:
+    with served() as (_, peer):
+        ch: channel[Any] = channel(2)
+        with pytest.raises(TypeError, match="can't be sent"):
+            peer.call("echo", [ch.receiver, Packs(ch.close), object()])
+        for _ in range(3):
+            assert peer.call("add", 1, 2) == 3
+        assert not len(peer._session.streams)
+
+
+def test_a_channel_that_is_closed_while_what_opens_it_waits_behind_long_values() -> None:
+    outer: channel[Any] = channel(10)
+    with served({"open": lambda: outer.receiver}, ours=Settings(channel_bytes=1 << 22)) as (_, peer):
+        values = peer.call("open")
+        for _ in range(10):
+            outer.send(bytes(300_000), NEVER)
+        inner: channel[Any] = channel()
+        outer.send(inner.receiver, NEVER)
+        inner.close()
+        for _ in range(10):
+            values.receive(NEVER)
+        assert list(values.receive(NEVER)) == []
+
+
 # -- Requests and their tasklets
 
 
