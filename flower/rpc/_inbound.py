@@ -340,6 +340,9 @@ class Inbound:
             reason = text_of(reason)[: MAX_REASON if self.session.wire.most_sent >= ROOMY else BRIEF]
         self.streams.post(STOP, [self.id, taken, reason, error])
 
+    def on_close(self) -> None:
+        """Nobody but us closes what we feed."""
+
     def on_stop(self, reason: Any, dropped: int) -> None:
         """The user's receiver gives up. In any thread."""
         self.session.here(lambda: self._stop_after(reason, dropped))

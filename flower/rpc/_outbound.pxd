@@ -45,4 +45,5 @@ cdef class Outbound(Source):
     cdef _go_on(self)
     cpdef on_credit(self, Py_ssize_t items, Py_ssize_t size, Py_ssize_t taken)
     cpdef relieve(self)
+    cpdef list leave(self)
     cpdef _let_go(self, object reason=*, object error=*)

@@ -280,8 +280,10 @@ class Outbound(Source):
         for _ in range(taken - self.taken):
             self.kept.popleft()
         values = list(self.kept) + list(self._later)
+        followers = self.leave()
         self._last_word(END, [self.id, self.sent])
         put_back(ch, values)
+        self.streams.stay(ch, followers)
         return ch
 
     def broken(self, text: str) -> None:
@@ -305,14 +307,18 @@ class Outbound(Source):
         self.streams.outbound.pop(self.id, None)
         self._let_go(reason, error)
 
-    def _let_go(self, reason: Any = None, error: Any = None) -> None:
+    def leave(self) -> list[Follower]:
+        """Let the channel be; its followers are the caller's to deal with."""
         ch = self.ref()
         if ch is not None:
             ch._outlet = None
             ch._credit = 0
         self.hold = None
         followers, self.followers = self.followers, []
-        for follower in followers:
+        return followers
+
+    def _let_go(self, reason: Any = None, error: Any = None) -> None:
+        for follower in self.leave():
             follower.stop("the channel is over" if reason is None else reason, error)
 
     def _dropped(self, _: Any) -> None:

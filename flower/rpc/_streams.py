@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from flower.channels import channel
+from flower.channels._channel import channel
 from flower.channels._ends import Receiver, Sender
 from flower.errors import ProtocolError
 from flower.rpc._faults import fault, packed
@@ -71,6 +71,9 @@ class Home:
     def on_low(self) -> None:
         for member in list(self.members):
             member.on_low()
+
+    def on_close(self) -> None:
+        self.on_stop(None, 0)
 
     def on_stop(self, reason: Any, dropped: int) -> None:
         for member in list(self.members):
@@ -162,9 +165,7 @@ class Streams:
         assert theirs is not None
         meets = ch.capacity == 0 and feeder is None
         items, size = (0 if meets else theirs.channel_items), theirs.channel_bytes
-        if isinstance(feeder, Inbound) and feeder.meets:
-            outbound.followers.append(feeder)  # who has no credit but that of whom it goes on to
-        self.packing.append((lambda: outbound.start(items, size), lambda: self._undo(outbound, ch)))
+        self.packing.append((lambda: self._start(outbound, ch, items, size), lambda: self._undo(outbound, ch)))
         return [RECEIVING, number, items, size, {"meet": True} if meets else {}]
 
     def _new_id(self) -> int:
@@ -172,7 +173,18 @@ class Streams:
         self._next += 2
         return number
 
+    def _start(self, outbound: Outbound, ch: channel[Any], items: int, size: int) -> None:
+        feeder = ch._feeder
+        if isinstance(feeder, Home):
+            outbound.followers.extend(feeder.members)
+        elif isinstance(feeder, Inbound) and feeder.meets:
+            outbound.followers.append(feeder)  # who has no credit but that of whom it goes on to
+        outbound.start(items, size)
+
     def _bind(self, ch: channel[Any], inbound: Inbound) -> None:
+        if ch.closing:
+            inbound.stop(ch.reason, None)
+            return
         outlet = ch._outlet
         inbound.hold = ch if isinstance(outlet, Outbound) else None
         if isinstance(outlet, Outbound):
@@ -180,8 +192,17 @@ class Streams:
             inbound.look()
             return
         home = ch._feeder if isinstance(ch._feeder, Home) else Home(ch)
-        home.members.append(inbound)
+        if inbound not in home.members:
+            home.members.append(inbound)
         inbound.look()
+
+    def stay(self, ch: channel[Any], followers: list[Any]) -> None:
+        """The channel goes on here, and not elsewhere: who puts values into it goes by that."""
+        for each in followers:
+            if isinstance(each, Inbound) and each.here:
+                self._bind(ch, each)
+        if ch._feeder is not None:
+            ch._feeder.on_low()
 
     def unbind(self, ch: channel[Any], inbound: Inbound) -> None:
         """The `Inbound` puts no more into the user's channel."""
@@ -199,7 +220,7 @@ class Streams:
     def _undo(self, outbound: Outbound, ch: channel[Any]) -> None:
         self.outbound.pop(outbound.id, None)
         outbound.over = True
-        outbound._let_go()
+        self.stay(ch, outbound.leave())
 
     def _came_home(self, outbound: Outbound) -> None:
         outbound.home = True

@@ -120,7 +120,7 @@ def test_a_strange_name_of_what_help_is_asked_for() -> None:
 
 
 class Far(Calc):
-    def send_on(self, values: Any) -> Any:
+    def send_on(self, values: Any, _: Any = None) -> Any:
         with pytest.raises(ChannelClosed) as caught:
             while True:
                 values.send(1, timeout=NEVER)
@@ -322,6 +322,69 @@ def test_an_unbuffered_channel_goes_on_over_a_node_in_the_middle() -> None:
     settle()
 
 
+@pytest.mark.parametrize("capacity", [0, 5])
+def test_a_sending_end_is_passed_on_and_the_receiving_end_later(capacity: int) -> None:
+    with served(Moves()) as (server, peer), rpc.connect(server.url) as other:
+        ch: channel[Any] = channel(capacity)
+        filled = peer.start("fill", ch.sender, 200)
+        if capacity:
+            until(lambda: len(ch) >= capacity)  # it has come to the end of its credit
+        assert other.call("take", ch.receiver) == list(range(200))
+        filled.receive(NEVER)
+
+
+@pytest.mark.parametrize("capacity", [0, 5])
+def test_a_receiving_end_comes_home_while_others_send(capacity: int) -> None:
+    with served(Moves()) as (_, peer):
+        ch: channel[Any] = channel(capacity)
+        ends = peer.call("echo", [ch.sender, ch.receiver])
+        assert ends[1] == ch.receiver
+        filled = peer.start("fill", ch.sender, 200)
+        assert list(ch) == list(range(200))
+        filled.receive(NEVER)
+        del ends
+        ch = channel(capacity)
+        filled = peer.start("fill_and_give_back", ch.sender, ch.receiver, 200)
+        assert list(filled.receive(NEVER)) == list(range(200))
+
+
+@pytest.mark.parametrize("capacity", [0, 1])
+@pytest.mark.parametrize("way", ["rolled back", "rolled back and taken here", "home"])
+def test_an_end_in_the_middle_that_does_not_go_on(capacity: int, way: str) -> None:
+    def take(values: Any) -> list[int]:
+        if way == "home":
+            values = beyond.call("echo", values)
+        else:
+            with pytest.raises(TypeError, match="can't be sent"):
+                beyond.call("take", values, object())
+        return beyond.call("take", values) if way == "rolled back" else list(values)
+
+    with rpc.serve(URL, Moves()) as far, rpc.connect(far.url) as beyond:
+        with served({"take": take}) as (_, peer):
+            ch: channel[Any] = channel(capacity)
+            answer = peer.start("take", ch.receiver)
+            for n in range(100):
+                ch.send(n, NEVER)
+            ch.close()
+            assert answer.receive(NEVER) == list(range(100))
+    settle()
+
+
+class Moves(Calc):
+    def fill(self, values: Any, count: int) -> None:
+        for n in range(count):
+            values.send(n, NEVER)
+        values.close()
+
+    def fill_and_give_back(self, sender: Any, receiver: Any, count: int) -> Any:
+        flower.go(self.fill, sender, count)
+        flower.schedule()
+        return receiver
+
+    def take(self, values: Any) -> list[int]:
+        return list(values)
+
+
 # -- Finalizers, and what packs an object, may send and call
 
 
@@ -518,6 +581,40 @@ def test_a_channel_that_is_closed_while_what_opens_it_waits_behind_long_values()
         for _ in range(10):
             values.receive(NEVER)
         assert list(values.receive(NEVER)) == []
+
+
+@pytest.mark.parametrize("capacity", [0, 1])
+@pytest.mark.parametrize("reason", [None, "done", LookupError("none left")])
+@pytest.mark.parametrize("when", ["before", "as it is packed", "while it waits"])
+def test_who_sends_learns_that_the_channel_is_closed(capacity: int, reason: Any, when: str) -> None:
+    def close() -> None:
+        if reason is None:
+            ch.close()
+        else:
+            ch.receiver.close(reason)
+
+    with served(Far()) as (_, peer):
+        ch: channel[Any] = channel(capacity)
+        if when == "before":
+            close()
+        learns = peer.start("send_on", ch.sender, Packs(close if when == "as it is packed" else str))
+        if when == "while it waits":
+            assert ch.receive(NEVER) == 1
+            close()
+        assert learns.receive(NEVER) == ("the receiver is done" if reason is None else str(reason))
+
+
+def test_who_sends_over_a_node_in_the_middle_learns_that_the_channel_was_closed_on_the_way() -> None:
+    def send_on(values: Any) -> Any:
+        ch.receiver.close("done")
+        until(lambda: values.closing)  # the middle knows of it
+        return beyond.call("send_on", values, timeout=NEVER)
+
+    with rpc.serve(URL, Far()) as far, rpc.connect(far.url) as beyond:
+        with served({"send_on": send_on}) as (_, peer):
+            ch: channel[Any] = channel(1)
+            assert peer.call("send_on", ch.sender) == "done"
+    settle()
 
 
 # -- Requests and their tasklets
