@@ -24,13 +24,13 @@ cdef class Outbound(Source):
     cdef public bint over
     cdef object _packed_id
     cdef bint _started
-    cdef bint _taking
+    cdef Py_ssize_t _taking
     cdef public bint home
     cdef object kept
     cdef readonly list followers
     cdef object _later
 
-    @cython.locals(session=Line, ch=channel, taking=bint)
+    @cython.locals(session=Line, ch=channel)
     cpdef take(self, object value)
     @cython.locals(data=bytes)
     cdef _take(self, Line session, object value)

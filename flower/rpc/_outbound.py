@@ -38,9 +38,11 @@ try:
 except ImportError:
     from flower.channels import _nocython as cython
 
+from greenlet import GreenletExit
+
 from flower.channels._bomb import bomb
 from flower.channels._channel import channel
-from flower.errors import ChannelBroken, ChannelClosed
+from flower.errors import ChannelBroken, ChannelClosed, TaskletExit
 from flower.rpc._faults import describe, fault, rebuild
 from flower.rpc._line import DATA, END, RESET, Line
 from flower.rpc._outbox import PIECE, Source
@@ -59,6 +61,8 @@ _PIECE_HEAD = b"\x93\x02\xa3$/d\x93"
 
 # Bytes that a message has beside a value of ``max_frame`` bytes, or a piece of one.
 FRAME_HEAD = 32
+# What ends a tasklet, and is nobody's failure.
+ENDS = (TaskletExit, GreenletExit, KeyboardInterrupt)
 # Bytes of a value that is worth to be packed without the general packer, and to leave at once, while it is in the
 # caches, rather than in a batch.
 LONG = 4 * 1024
@@ -84,7 +88,7 @@ class Outbound(Source):
         self.id = number
         self._packed_id: bytes | None = None
         self._started = False  # the message that opens the channel has left: nothing is said of it before
-        self._taking = False
+        self._taking = 0  # values that are being packed; a finalizer, or another tasklet, may send one meanwhile
         self.home = False  # the sending end has gone back: who has it there goes on, when nobody has it here
         self.here = here
         self.ref = weakref.ref(ch, self._dropped)
@@ -117,7 +121,7 @@ class Outbound(Source):
         if type(value) is bomb:
             self.fail(describe(value.value, tracebacks=session.settings.tracebacks))
             return
-        taking, self._taking = self._taking, True  # a finalizer that closes the channel meanwhile: its end comes behind
+        self._taking += 1  # a finalizer that closes the channel meanwhile: its end comes behind
         self.sent += 1  # one that sends has the credit that is left
         ch = self.ref()
         if ch is not None:
@@ -126,13 +130,14 @@ class Outbound(Source):
             self._take(session, value)
         except BaseException:
             self.sent -= 1
+            session.scheduler.post(self._end_if_drained)  # later: of a value that was held, the channel fails first
             raise
         finally:
-            self._taking = taking
+            self._taking -= 1
             if not self.over:
                 self._set_credit()
-            if self.hold is not None:
-                self._end_if_drained()
+        if self.hold is not None:
+            self._end_if_drained()
 
     def _take(self, session: Line, value: Any) -> None:
         if type(value) is bytes and LONG <= len(value) <= min(session.max_frame, session.wire.most_sent - FRAME_HEAD):
@@ -191,8 +196,8 @@ class Outbound(Source):
         while self._later and not self.over and self._room() > 0:
             try:
                 self.take(self._later.popleft())
-            except Exception as error:
-                self.fail(describe(error))
+            except BaseException as error:
+                self.fail_with(error)
 
     # -- Credit
 
@@ -222,8 +227,8 @@ class Outbound(Source):
             return
         try:
             pump(ch)
-        except Exception as error:  # a value that was held can't be sent, and its sender has gone
-            self.fail(describe(error))
+        except BaseException as error:  # a value that was held can't be sent, and its sender has gone
+            self.fail_with(error)
             return
         self._end_if_drained()
         self._set_credit()
@@ -262,6 +267,12 @@ class Outbound(Source):
             self.over = True
             _refuse(ch, "the channel has failed")
             self._last_word(RESET, [self.id, told])
+
+    def fail_with(self, error: BaseException) -> None:
+        """A value can't be sent, and who made it can't be told: its receiver is, of SystemExit too."""
+        if isinstance(error, ENDS):
+            raise error
+        self.fail(describe(error))
 
     def on_stop(self, reason: Any, error: Any) -> None:
         """The receiver is done."""
