@@ -149,14 +149,15 @@ class Streams:
     def _export_receiver(self, value: Receiver[Any]) -> list[Any]:
         ch = value._channel
         feeder = ch._feeder
-        if ch._outlet is not None:
+        if ch._outlet is not None or (isinstance(feeder, Inbound) and feeder.ref() is not ch):
             raise ValueError(f"{value!r} has been passed on already, and is somebody else's")
-        if isinstance(feeder, Inbound) and feeder.streams is self:
-            taken = feeder._taken()
-            self.packing.append((lambda: self._moved(feeder, ch), _nothing))
-            return [HOME, feeder.id, taken, 0, {}]
         if ch.balance < 0:
             raise ValueError(f"{value!r} can't be passed on: a tasklet waits for a value of it")
+        # What was told to be taken, and has come back from where it went on to, the other side has no more.
+        if isinstance(feeder, Inbound) and feeder.streams is self and feeder.told <= feeder._taken():
+            away = feeder.pack_up()
+            self.packing.append((lambda: self._moved(feeder, ch), lambda: feeder.stay(ch, away)))
+            return [HOME, feeder.id, feeder._taken(), 0, {}]
         number = self._new_id()
         outbound = Outbound(self, number, ch, here=True)
         outbound.hold = ch
@@ -181,7 +182,7 @@ class Streams:
             outbound.followers.append(feeder)  # who has no credit but that of whom it goes on to
         outbound.start(items, size)
 
-    def _bind(self, ch: channel[Any], inbound: Inbound) -> None:
+    def _bind(self, ch: Any, inbound: Inbound) -> None:
         if ch.closing:
             inbound.stop(ch.reason, None)
             return
@@ -214,6 +215,7 @@ class Streams:
     def _forget(self, inbound: Inbound) -> None:
         self.inbound.pop(inbound.id, None)
         inbound.narrow()
+        inbound.drop_parts()
         inbound.stopped = True
         inbound.hold = None
 
@@ -227,9 +229,8 @@ class Streams:
 
     def _moved(self, inbound: Inbound, ch: channel[Any]) -> None:
         """Our receiving end has gone home. What still comes for it is dropped: the other side has kept it."""
-        inbound.stopped = True
+        inbound._settle()
         ch._feeder = None
-        ch._abandon("it was passed back")
 
     def commit(self, fresh: list[Fresh]) -> None:
         """The message with these ends has been sent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import errno
 import gc
 import logging
@@ -14,7 +15,7 @@ import pytest
 
 import flower
 from flower import channel, rpc
-from flower.errors import ChannelClosed, Disconnected, RemoteError, Timeout
+from flower.errors import ChannelBroken, ChannelClosed, Disconnected, RemoteError, Timeout
 from flower.rpc import Settings
 from tests.net.support import NEVER, until
 from tests.rpc.support import PLAIN, URL, Calc, Raw, pair, raw_client, served, settle
@@ -241,6 +242,51 @@ def test_values_are_finished_and_others_begun() -> None:
         assert message == [1, 3, None, 3]
         assert [len(values.receive(NEVER)) for values in service.log[0][::2]] == [700_000] * 10
         service.log.clear()
+
+
+def test_small_pieces_are_counted_with_what_they_take() -> None:
+    service = Calc()
+    with rpc.serve(URL, service, settings=Settings(max_message=1 << 16)) as server, raw_client(server) as raw:
+        greet(raw)
+        raw.send([0, 2, "note", [[end_of(2, n, 64, 1 << 30) for n in range(1, 11, 2)]]])
+        assert raw.receive() == [1, 2, None, None]
+        pieces = [msgpack.packb([2, "$/d", [n, b"xx", True]]) * 1500 for n in range(1, 11, 2)]
+        with pytest.raises((OSError, ChannelClosed)):
+            raw.send(*pieces)
+            while raw.receive() is not None:
+                pass
+            raise ConnectionError("the peer has closed")
+        until(lambda: not server._sessions)
+        service.log.clear()
+
+
+@pytest.mark.parametrize("ends", ["stop", "home"])
+def test_ends_in_a_value_that_comes_whole_when_nobody_wants_it_are_stopped(ends: str) -> None:
+    service = Keeps()
+    with rpc.serve(URL, service) as server, raw_client(server) as raw:
+        greet(raw)
+        raw.send([0, 2, "note", [end_of(2, 1, 64, 1 << 18)]])
+        assert raw.receive() == [1, 2, None, None]
+        whole = msgpack.packb([b"long", end_of(2, 3, 64, 1 << 18)])
+        raw.send([2, "$/d", [1, whole[:5], True]], [0, 3, "add", [1, 2]])
+        assert raw.receive() == [1, 3, None, 3]
+        if ends == "stop":
+            service.log.pop().close("enough")
+            assert raw.receive()[1:] == ["$/stop", [1, 0, "enough", None]]
+        else:
+            raw.send([0, 4, "give", []])
+            assert raw.receive()[:3] == [1, 4, None]
+        raw.send([2, "$/d", [1, whole[5:], False]])
+        assert raw.receive()[1:] == ["$/stop", [3, 0, "the receiving end was dropped, and not closed", None]]
+        raw.send([2, "$/d", [3, "on its way"]], [2, "$/end", [3, 1]])
+        raw.send([2, "$/d", [1, whole[:5], True]], [2, "$/rst", [1, None]], [0, 5, "add", [1, 2]])
+        assert raw.receive() == [1, 5, None, 3]
+        assert next(iter(server._sessions)).streams.partial == 0
+
+
+class Keeps(Calc):
+    def give(self) -> Any:
+        return self.log.pop()
 
 
 @pytest.mark.slow
@@ -615,6 +661,153 @@ def test_who_sends_over_a_node_in_the_middle_learns_that_the_channel_was_closed_
             ch: channel[Any] = channel(1)
             assert peer.call("send_on", ch.sender) == "done"
     settle()
+
+
+def test_nobody_receives_from_an_end_that_is_on_its_way_home() -> None:
+    def receive() -> Any:
+        with pytest.raises(ChannelClosed, match="it was passed back"):
+            values.receive(NEVER)
+
+    with served(Gives()) as (_, peer):
+        values = peer.call("open", 5)
+        assert values.receive(NEVER) == 0
+        with pytest.raises(TypeError, match="can't be sent"):
+            peer.call("take", values, Packs(receive), object())
+        assert values.receive(NEVER) == 1
+        with pytest.raises(ValueError, match="passed on already"):
+            peer.call("take", values, values)
+        assert peer.call("take", values, Packs(receive)) == [2, 3, 4]
+        values = peer.call("open", 5)
+        waiting = flower.go(lambda: list(values))
+        until(lambda: values._channel.balance < 0)
+        with pytest.raises(ValueError, match="a tasklet waits"):
+            peer.call("take", values)
+        peer.call("close")
+        assert waiting.join() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("what", ["more", "end", "loss", "stop"])
+def test_what_comes_for_an_end_that_does_not_go_home_after_all(what: str) -> None:
+    service = Gives()
+    with served(service) as (server, peer):
+        values = peer.call("open", 2)
+        streams = peer._session.streams
+        streams.packing = fresh = []
+        streams.export(values)
+        feeder = values._channel._feeder
+        if what == "more":
+            service.made.send(2)
+            until(lambda: feeder.received == 3)
+            streams.roll_back(fresh)
+            service.made.close()
+        elif what == "end":
+            service.made.close()
+            until(lambda: feeder.stopped)
+            streams.roll_back(fresh)
+        elif what == "loss":
+            next(iter(server._sessions)).close()
+            until(lambda: feeder.stopped)
+            streams.roll_back(fresh)
+        else:
+            values.close("enough")
+            streams.roll_back(fresh)
+            until(lambda: service.made.closing)
+            with pytest.raises(ChannelClosed, match="enough"):
+                service.made.send(2)
+        if what == "loss":
+            assert [values.receive(NEVER) for _ in range(2)] == [0, 1]
+            with pytest.raises(ChannelBroken):
+                values.receive(NEVER)
+        else:
+            assert list(values) == {"more": [0, 1, 2], "end": [0, 1], "stop": []}[what]
+
+
+def test_an_end_that_has_come_back_from_further_on_goes_home_with_all_its_values() -> None:
+    with rpc.serve(URL, Calc()) as far, rpc.connect(far.url) as beyond:
+        with served(Gives()) as (_, peer):
+            values = peer.call("open", 200)
+            peer.call("close")
+            values = beyond.call("echo", values)
+            assert peer.call("take", values) == list(range(200))
+    settle()
+
+
+class Gives(Calc):
+    made: channel[Any]
+
+    def open(self, count: int) -> Any:
+        self.made = channel(1000)
+        for n in range(count):
+            self.made.send(n)
+        return self.made.receiver
+
+    def take(self, values: Any, *_: Any) -> list[Any]:
+        self.made.close()
+        return list(values)
+
+    def close(self) -> None:
+        self.made.close()
+
+
+class Zone(datetime.tzinfo):
+    """One that waits as a time is packed."""
+
+    def __init__(self) -> None:
+        self.gate: channel[None] = channel()
+
+    def utcoffset(self, _: Any) -> datetime.timedelta:
+        self.gate.receive(NEVER)
+        return datetime.timedelta(0)
+
+
+def test_values_of_a_channel_that_are_packed_at_a_time() -> None:
+    with served(Moves()) as (_, peer):
+        ch: channel[Any] = channel(5)
+        answer = peer.start("take", ch.receiver)
+        until(lambda: ch._credit > 0)
+        zones = [Zone(), Zone()]
+        for zone in zones:
+            flower.go(ch.send, datetime.datetime(2000, 1, 1, tzinfo=zone))
+        for zone in zones:
+            until(lambda zone=zone: zone.gate.balance < 0)
+        for zone in zones:  # the first to begin ends first
+            zone.gate.send(None)
+            flower.schedule()
+        ch.close()
+        assert len(answer.receive(NEVER)) == 2
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_what_packs_a_value_raises_system_exit(held: bool) -> None:
+    def leave() -> None:
+        raise SystemExit(3)
+
+    gate: channel[None] = channel(1)
+
+    def take(values: Any) -> list[Any]:
+        gate.receive(NEVER)
+        return list(values)
+
+    with served({"take": take, "add": lambda a, b: a + b}, Settings(channel_items=1)) as (_, peer):
+        ch: channel[Any] = channel(5)
+        answer = peer.start("take", ch.receiver)
+        until(lambda: ch._credit > 0)
+        if held:
+            ch.send("uses up the credit")
+            ch.send(Packs(leave))
+            ch.close()
+        else:
+            with pytest.raises(SystemExit):
+                ch.send(Packs(leave))
+            ch.close()
+        gate.send(None)
+        if held:
+            with pytest.raises(RemoteError) as caught:
+                answer.receive(NEVER)
+            assert caught.value.error["t"] == "builtins.SystemExit"
+        else:
+            assert answer.receive(NEVER) == []
+        assert peer.call("add", 1, 2) == 3
 
 
 # -- Requests and their tasklets
