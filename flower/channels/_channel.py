@@ -110,7 +110,7 @@ class channel:
     _external: bool  # whoever waits on it waits for the outside
     _on_wait: Any  # called before somebody waits to receive
     _keep: Any  # something that lives as long as the channel
-    _feeder: Any  # fills it from elsewhere: told by on_low() and on_stop(reason, how many values were dropped)
+    _feeder: Any  # fills it from elsewhere: told by on_low(), on_close() and on_stop(reason, how many were dropped)
     _low: int  # on_low() is called when a receiver has left fewer values than this, by one; 0: never
     _outlet: Any  # takes its values elsewhere by take(value), in place of receivers; told by on_close()
     _credit: int  # how many the outlet takes now
@@ -406,6 +406,8 @@ class channel:
         self.wake_all(woken)
         if self._outlet is not None:
             self._outlet.on_close()
+        if self._feeder is not None:
+            self._feeder.on_close()
 
     def open(self) -> None:
         """Open the channel again after a close."""

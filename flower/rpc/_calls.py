@@ -346,6 +346,9 @@ class _Started:
     def on_low(self) -> None:
         pass
 
+    def on_close(self) -> None:
+        pass
+
     def on_stop(self, reason: Any, dropped: int) -> None:
         """The receiver gives up. In any thread."""
         calls, msgid = self._calls, self._msgid

@@ -2,11 +2,11 @@
 cimport cython
 from flower.channels._bomb cimport bomb
 from flower.channels._channel cimport channel
-from flower.channels._elsewhere cimport overfill
+from flower.channels._elsewhere cimport overfill, put_back
 from flower.rpc._line cimport Line
 from flower.rpc._wire cimport ROOMY, Unmade
 
-cdef Py_ssize_t MORE_BYTES
+cdef Py_ssize_t MORE_BYTES, PIECE_COST
 
 cdef class Inbound:
     cdef object __weakref__
@@ -25,7 +25,7 @@ cdef class Inbound:
     cdef Py_ssize_t _bytes
     cdef object _sizes
     cdef Py_ssize_t _taken_bytes
-    cdef Py_ssize_t _told
+    cdef readonly Py_ssize_t told
     cdef public Py_ssize_t granted
     cdef public Py_ssize_t granted_bytes
     cdef public bint stopped
@@ -46,3 +46,8 @@ cdef class Inbound:
     cpdef Py_ssize_t _taken(self) except? -1
     @cython.locals(ch=channel, taken=Py_ssize_t, size=Py_ssize_t, items=Py_ssize_t, due=bint)
     cpdef look(self, Py_ssize_t waiting=*)
+    @cython.locals(ch=channel, away=channel)
+    cpdef channel pack_up(self)
+    cpdef stay(self, channel ch, channel away)
+
+cdef _pour(channel source, channel target)

@@ -10,7 +10,7 @@ Invariants
   had to wait: neither a slow receiver nor a slow sender makes it grow. What it has grown by is counted in
   ``streams.spare``, of which all channels of a connection have a share: a call waits behind what is on the way.
 - It stays in the table of `Streams` until the sender has said the last word, ``$/end`` or ``$/rst``; after ``$/stop``
-  what arrives is counted and dropped.
+  what arrives is counted and dropped, pieces when they are a value: there may be ends in it.
 - ``streams.partial`` counts the bytes of the pieces that are held, of all channels (``_parts_held`` are this one's).
 """
 
@@ -32,6 +32,7 @@ from flower.channels._waiting import Alarm
 from flower.errors import ChannelBroken, ChannelClosed, DeadlineExceeded, ProtocolError
 from flower.rpc._faults import BRIEF, describe, fault, rebuild_abort, text_of
 from flower.rpc._line import CREDIT, STOP, Line
+from flower.rpc._outbound import ENDS
 from flower.rpc._outbox import UNFINISHED
 from flower.rpc._wire import Unmade
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from flower.rpc._streams import Streams
 
 if not cython.compiled:
-    from flower.channels._elsewhere import overfill
+    from flower.channels._elsewhere import overfill, put_back
     from flower.rpc._wire import ROOMY
 
 # Values in an unbounded channel, as a number.
@@ -52,6 +53,8 @@ MORE_ITEMS = 16
 MORE_BYTES = 4
 # Characters of the reason that a receiver gives.
 MAX_REASON = 1000
+# Bytes that a piece takes beside its own, about.
+PIECE_COST = 64
 # How many of the longest messages the unfinished values of a connection may take, all together: twice what ours send.
 MOST_PARTIAL = 2 * UNFINISHED
 
@@ -85,7 +88,7 @@ class Inbound:
         self.received = self._bytes = 0
         self._sizes: deque[int] = deque()  # of the values that are not known to be taken
         self._taken_bytes = 0
-        self._told = 0  # what the peer knows to be taken
+        self.told = 0  # what the peer knows to be taken
         self.granted = self.window
         self.granted_bytes = self._bytes_window
         self.stopped = False
@@ -115,12 +118,11 @@ class Inbound:
         """Nothing more of this is given to anybody."""
         self.stopped = True
         self._sizes.clear()
-        self._drop_parts()
         if self._alarm is not None:
             self.session.scheduler.clear_alarm(self._alarm)
             self._alarm = None
 
-    def _drop_parts(self) -> None:
+    def drop_parts(self) -> None:
         self.streams.partial -= self._parts_held
         self._parts_held = 0
         if self._parts:
@@ -137,7 +139,7 @@ class Inbound:
     def on_data(self, params: list[Any], size: int) -> None:
         """A value, or a piece of one. Raises ProtocolError for what no credit allowed."""
         first = self._parts is None
-        over = self.received >= self.granted or (self._bytes >= self.granted_bytes and self.received > self._told)
+        over = self.received >= self.granted or (self._bytes >= self.granted_bytes and self.received > self.told)
         if first and over:
             raise ProtocolError(f"{self.session.name}: more on channel {self.id} than it has credit for")
         self._bytes += size
@@ -193,19 +195,18 @@ class Inbound:
         self._parts_size += size
         if self._parts_size > 2 * most:
             raise ProtocolError(f"{session.name}: a value longer than {most} bytes")
-        if not self.stopped:
-            self._parts.append(piece)
-            self._parts_held += size
-            self.streams.partial += size
-            if self.streams.partial > MOST_PARTIAL * most:
-                text = f"pieces of many long values at a time, {self.streams.partial} bytes"
-                raise ProtocolError(f"{session.name}: {text}")
+        self._parts.append(piece)
+        self._parts_held += size + PIECE_COST
+        self.streams.partial += size + PIECE_COST
+        if self.streams.partial > MOST_PARTIAL * most:
+            text = f"pieces of many long values at a time, {self.streams.partial} bytes"
+            raise ProtocolError(f"{session.name}: {text}")
         if more:
             return self
         data = b"".join(self._parts)
-        self._drop_parts()
+        self.drop_parts()
         self._parts = None
-        return None if self.stopped else session.wire.unpack_value(data)
+        return session.wire.unpack_value(data)  # a value that nobody wants, too: the ends in it are to be stopped
 
     def deliver(self, value: Any) -> None:
         """Put a value, or a failure, where the user will find it: there is always room for what had credit."""
@@ -216,7 +217,9 @@ class Inbound:
             overfill(ch, value)
         except ChannelClosed as error:
             self.stop(error.reason, None)
-        except Exception as error:  # it goes on through another connection, which can't carry it
+        except BaseException as error:  # it goes on through another connection, which can't carry it
+            if isinstance(error, ENDS):
+                raise
             self.stop(None, describe(error))
             if ch._outlet is not None:
                 ch._outlet.fail(describe(error))
@@ -255,7 +258,7 @@ class Inbound:
         if due or 2 * (size - self.granted_bytes) >= self._bytes_window:
             self.granted = max(self.granted, items)
             self.granted_bytes = max(self.granted_bytes, size)
-            self._told = taken
+            self.told = taken
             self.streams.post(CREDIT, [self.id, self.granted, self.granted_bytes, taken])
         if not self.here and self._bytes >= self.granted_bytes:  # still: a long value has gone beyond it
             ch._low = max(1, len(ch))  # nothing more comes before this: look again as soon as one is taken
@@ -267,6 +270,33 @@ class Inbound:
     def on_wait(self) -> None:
         """Somebody is about to wait for a value. In any thread."""
         self.session.here(lambda: self.look(1))
+
+    # -- The way home of our receiving end
+
+    def pack_up(self) -> channel[Any]:
+        """It is in a message that is to leave: nobody receives here what it takes along, nor what still comes.
+
+        That is put aside, in a channel which the caller keeps.
+        """
+        ch: Any = self.ref()
+        away: channel[Any] = channel(math.inf)
+        _pour(ch, away)
+        ch.shut = True
+        ch.reason = "it was passed back"
+        self.ref = weakref.ref(away, self._dropped)
+        return away
+
+    def stay(self, ch: channel[Any], away: Any) -> None:
+        """The message has not left."""
+        self.ref = weakref.ref(ch, self._dropped)
+        if self.stopped and not away.shut:  # by its user
+            return
+        ch.open()
+        _pour(away, ch)
+        if self.stopped:
+            ch._feeder = None
+            ch.close()
+        self.look()
 
     # -- The end
 
@@ -340,13 +370,16 @@ class Inbound:
             reason = text_of(reason)[: MAX_REASON if self.session.wire.most_sent >= ROOMY else BRIEF]
         self.streams.post(STOP, [self.id, taken, reason, error])
 
+    def on_close(self) -> None:
+        """Nobody but us closes what we feed."""
+
     def on_stop(self, reason: Any, dropped: int) -> None:
         """The user's receiver gives up. In any thread."""
         self.session.here(lambda: self._stop_after(reason, dropped))
 
     def _stop_after(self, reason: Any, dropped: int) -> None:
         if not self.stopped:
-            taken = max(self._told, self.received - dropped)
+            taken = max(self.told, self.received - dropped)
             self._settle()
             error = describe(reason) if isinstance(reason, BaseException) else None
             self._say_stop(taken, reason, error)
@@ -359,4 +392,12 @@ class Inbound:
     def _tell_dropped(self) -> None:
         if not self.stopped:
             self._settle()
-            self.streams.post(STOP, [self.id, self._told, "the receiving end was dropped, and not closed", None])
+            self.streams.post(STOP, [self.id, self.told, "the receiving end was dropped, and not closed", None])
+
+
+def _pour(source: Any, target: Any) -> None:
+    """Let the one hold what the other did. Nobody waits."""
+    values = []
+    while source.held:
+        values.append(source.fetch())
+    put_back(target, values)

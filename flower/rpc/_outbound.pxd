@@ -23,13 +23,14 @@ cdef class Outbound(Source):
     cdef readonly Py_ssize_t taken
     cdef public bint over
     cdef object _packed_id
-    cdef bint _taking
+    cdef bint _started
+    cdef Py_ssize_t _taking
     cdef public bint home
     cdef object kept
     cdef readonly list followers
     cdef object _later
 
-    @cython.locals(session=Line, ch=channel, taking=bint)
+    @cython.locals(session=Line, ch=channel)
     cpdef take(self, object value)
     @cython.locals(data=bytes)
     cdef _take(self, Line session, object value)
@@ -46,4 +47,5 @@ cdef class Outbound(Source):
     @cython.locals(ch=channel)
     cpdef choke(self)
     cpdef relieve(self)
+    cpdef list leave(self)
     cpdef _let_go(self, object reason=*, object error=*)

@@ -37,9 +37,11 @@ try:
 except ImportError:
     from flower.channels import _nocython as cython
 
+from greenlet import GreenletExit
+
 from flower.channels._bomb import bomb
 from flower.channels._channel import channel
-from flower.errors import ChannelBroken, ChannelClosed
+from flower.errors import ChannelBroken, ChannelClosed, TaskletExit
 from flower.rpc._faults import describe, fault, rebuild
 from flower.rpc._line import DATA, END, RESET, Line
 from flower.rpc._outbox import PIECE, Source
@@ -58,6 +60,8 @@ _PIECE_HEAD = b"\x93\x02\xa3$/d\x93"
 
 # Bytes that a message has beside a value of ``max_frame`` bytes, or a piece of one.
 FRAME_HEAD = 32
+# What ends a tasklet, and is nobody's failure.
+ENDS = (TaskletExit, GreenletExit, KeyboardInterrupt)
 # Bytes of a value that is worth to be packed without the general packer, and to leave at once, while it is in the
 # caches, rather than in a batch.
 LONG = 4 * 1024
@@ -82,7 +86,8 @@ class Outbound(Source):
         self.session: Line = streams.session
         self.id = number
         self._packed_id: bytes | None = None
-        self._taking = False
+        self._started = False  # the message that opens the channel has left: nothing is said of it before
+        self._taking = 0  # values that are being packed; a finalizer, or another tasklet, may send one meanwhile
         self.home = False  # the sending end has gone back: who has it there goes on, when nobody has it here
         self.here = here
         self.ref = weakref.ref(ch, self._dropped)
@@ -100,6 +105,7 @@ class Outbound(Source):
 
     def start(self, items: int, size: int) -> None:
         """There is credit; what waits already may go."""
+        self._started = True
         self.max_items, self.max_bytes = items, size
         self._go_on()
 
@@ -114,7 +120,7 @@ class Outbound(Source):
         if type(value) is bomb:
             self.fail(describe(value.value, tracebacks=session.settings.tracebacks))
             return
-        taking, self._taking = self._taking, True  # a finalizer that closes the channel meanwhile: its end comes behind
+        self._taking += 1  # a finalizer that closes the channel meanwhile: its end comes behind
         self.sent += 1  # one that sends has the credit that is left
         ch = self.ref()
         if ch is not None:
@@ -123,13 +129,14 @@ class Outbound(Source):
             self._take(session, value)
         except BaseException:
             self.sent -= 1
+            session.scheduler.post(self._end_if_drained)  # later: of a value that was held, the channel fails first
             raise
         finally:
-            self._taking = taking
+            self._taking -= 1
             if not self.over:
                 self._set_credit()
-            if self.hold is not None:
-                self._end_if_drained()
+        if self.hold is not None:
+            self._end_if_drained()
 
     def _take(self, session: Line, value: Any) -> None:
         if type(value) is bytes and LONG <= len(value) <= min(session.max_frame, session.wire.most_sent - FRAME_HEAD):
@@ -188,8 +195,8 @@ class Outbound(Source):
         while self._later and not self.over and self._room() > 0:
             try:
                 self.take(self._later.popleft())
-            except Exception as error:
-                self.fail(describe(error))
+            except BaseException as error:
+                self.fail_with(error)
 
     # -- Credit
 
@@ -219,8 +226,8 @@ class Outbound(Source):
             return
         try:
             pump(ch)
-        except Exception as error:  # a value that was held can't be sent, and its sender has gone
-            self.fail(describe(error))
+        except BaseException as error:  # a value that was held can't be sent, and its sender has gone
+            self.fail_with(error)
             return
         self._end_if_drained()
         self._set_credit()
@@ -255,7 +262,7 @@ class Outbound(Source):
 
     def _end_if_drained(self) -> None:
         ch = self.ref()
-        if ch is not None and ch.closed and not self._later and not self.over and not self._taking:
+        if ch is not None and ch.closed and self._started and not (self._later or self.over or self._taking):
             self._last_word(END, [self.id, self.sent])
 
     def fail(self, told: Any) -> None:
@@ -265,6 +272,12 @@ class Outbound(Source):
             self.over = True
             _refuse(ch, "the channel has failed")
             self._last_word(RESET, [self.id, told])
+
+    def fail_with(self, error: BaseException) -> None:
+        """A value can't be sent, and who made it can't be told: its receiver is, of SystemExit too."""
+        if isinstance(error, ENDS):
+            raise error
+        self.fail(describe(error))
 
     def on_stop(self, reason: Any, error: Any) -> None:
         """The receiver is done."""
@@ -283,8 +296,10 @@ class Outbound(Source):
         for _ in range(taken - self.taken):
             self.kept.popleft()
         values = list(self.kept) + list(self._later)
+        followers = self.leave()
         self._last_word(END, [self.id, self.sent])
         put_back(ch, values)
+        self.streams.stay(ch, followers)
         return ch
 
     def broken(self, text: str) -> None:
@@ -308,14 +323,18 @@ class Outbound(Source):
         self.streams.outbound.pop(self.id, None)
         self._let_go(reason, error)
 
-    def _let_go(self, reason: Any = None, error: Any = None) -> None:
+    def leave(self) -> list[Follower]:
+        """Let the channel be; its followers are the caller's to deal with."""
         ch = self.ref()
         if ch is not None:
             ch._outlet = None
             ch._credit = 0
         self.hold = None
         followers, self.followers = self.followers, []
-        for follower in followers:
+        return followers
+
+    def _let_go(self, reason: Any = None, error: Any = None) -> None:
+        for follower in self.leave():
             follower.stop("the channel is over" if reason is None else reason, error)
 
     def _dropped(self, _: Any) -> None:

@@ -1,5 +1,6 @@
 # cython: language_level=3
 cimport cython
+from flower.channels._channel cimport channel
 from flower.rpc._inbound cimport Inbound
 from flower.rpc._line cimport Line
 from flower.rpc._outbound cimport Outbound
@@ -16,6 +17,7 @@ cdef class Streams:
     cdef public Py_ssize_t partial
 
     cpdef post(self, object kind, list params)
+    cpdef _bind(self, channel ch, Inbound inbound)
     @cython.locals(inbound=Inbound)
     cdef on_data(self, list event)
     @cython.locals(outbound=Outbound)

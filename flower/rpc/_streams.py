@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgpack
 
-from flower.channels import channel
+from flower.channels._channel import channel
 from flower.channels._ends import Receiver, Sender
 from flower.errors import ProtocolError
 from flower.rpc._faults import fault, packed
@@ -71,6 +71,9 @@ class Home:
     def on_low(self) -> None:
         for member in list(self.members):
             member.on_low()
+
+    def on_close(self) -> None:
+        self.on_stop(None, 0)
 
     def on_stop(self, reason: Any, dropped: int) -> None:
         for member in list(self.members):
@@ -165,14 +168,15 @@ class Streams:
     def _export_receiver(self, value: Receiver[Any], fresh: list[Fresh]) -> list[Any]:
         ch = value._channel
         feeder = ch._feeder
-        if ch._outlet is not None:
+        if ch._outlet is not None or (isinstance(feeder, Inbound) and feeder.ref() is not ch):
             raise ValueError(f"{value!r} has been passed on already, and is somebody else's")
-        if isinstance(feeder, Inbound) and feeder.streams is self:
-            taken = feeder._taken()
-            fresh.append((lambda: self._moved(feeder, ch), _nothing))
-            return [HOME, feeder.id, taken, 0, {}]
         if ch.balance < 0:
             raise ValueError(f"{value!r} can't be passed on: a tasklet waits for a value of it")
+        # What was told to be taken, and has come back from where it went on to, the other side has no more.
+        if isinstance(feeder, Inbound) and feeder.streams is self and feeder.told <= feeder._taken():
+            away = feeder.pack_up()
+            fresh.append((lambda: self._moved(feeder, ch), lambda: feeder.stay(ch, away)))
+            return [HOME, feeder.id, feeder._taken(), 0, {}]
         number = self._new_id()
         outbound = Outbound(self, number, ch, here=True)
         outbound.hold = ch
@@ -181,9 +185,7 @@ class Streams:
         assert theirs is not None
         meets = ch.capacity == 0 and feeder is None
         items, size = (0 if meets else theirs.channel_items), theirs.channel_bytes
-        if isinstance(feeder, Inbound) and feeder.meets:
-            outbound.followers.append(feeder)  # who has no credit but that of whom it goes on to
-        fresh.append((lambda: outbound.start(items, size), lambda: self._undo(outbound, ch)))
+        fresh.append((lambda: self._start(outbound, ch, items, size), lambda: self._undo(outbound, ch)))
         return [RECEIVING, number, items, size, {"meet": True} if meets else {}]
 
     def _new_id(self) -> int:
@@ -191,7 +193,18 @@ class Streams:
         self._next += 2
         return number
 
-    def _bind(self, ch: channel[Any], inbound: Inbound) -> None:
+    def _start(self, outbound: Outbound, ch: channel[Any], items: int, size: int) -> None:
+        feeder = ch._feeder
+        if isinstance(feeder, Home):
+            outbound.followers.extend(feeder.members)
+        elif isinstance(feeder, Inbound) and feeder.meets:
+            outbound.followers.append(feeder)  # who has no credit but that of whom it goes on to
+        outbound.start(items, size)
+
+    def _bind(self, ch: Any, inbound: Inbound) -> None:
+        if ch.closing:
+            inbound.stop(ch.reason, None)
+            return
         outlet = ch._outlet
         inbound.hold = ch if isinstance(outlet, Outbound) else None
         if isinstance(outlet, Outbound):
@@ -199,8 +212,17 @@ class Streams:
             inbound.look()
             return
         home = ch._feeder if isinstance(ch._feeder, Home) else Home(ch)
-        home.members.append(inbound)
+        if inbound not in home.members:
+            home.members.append(inbound)
         inbound.look()
+
+    def stay(self, ch: channel[Any], followers: list[Any]) -> None:
+        """The channel goes on here, and not elsewhere: who puts values into it goes by that."""
+        for each in followers:
+            if isinstance(each, Inbound) and each.here:
+                self._bind(ch, each)
+        if ch._feeder is not None:
+            ch._feeder.on_low()
 
     def unbind(self, ch: channel[Any], inbound: Inbound) -> None:
         """The `Inbound` puts no more into the user's channel."""
@@ -212,22 +234,22 @@ class Streams:
     def _forget(self, inbound: Inbound) -> None:
         self.inbound.pop(inbound.id, None)
         inbound.narrow()
+        inbound.drop_parts()
         inbound.stopped = True
         inbound.hold = None
 
     def _undo(self, outbound: Outbound, ch: channel[Any]) -> None:
         self.outbound.pop(outbound.id, None)
         outbound.over = True
-        outbound._let_go()
+        self.stay(ch, outbound.leave())
 
     def _came_home(self, outbound: Outbound) -> None:
         outbound.home = True
 
     def _moved(self, inbound: Inbound, ch: channel[Any]) -> None:
         """Our receiving end has gone home. What still comes for it is dropped: the other side has kept it."""
-        inbound.stopped = True
+        inbound._settle()
         ch._feeder = None
-        ch._abandon("it was passed back")
 
     def commit(self, fresh: list[Fresh]) -> None:
         """The message with these ends has been sent."""

@@ -38,11 +38,15 @@ class Feeder:
     def __init__(self, ch: Any, low: int) -> None:
         self.lows = 0
         self.stops: list[Any] = []
+        self.closes = 0
         ch._low = low
         ch._feeder = self
 
     def on_low(self) -> None:
         self.lows += 1
+
+    def on_close(self) -> None:
+        self.closes += 1
 
     def on_stop(self, reason: Any, dropped: int) -> None:
         self.stops.append((reason, dropped))
@@ -106,13 +110,13 @@ def test_a_send_that_was_cancelled_is_not_taken() -> None:
     assert outlet.taken == []
 
 
-def test_the_feeder_learns_that_little_is_left_and_that_the_receiver_gives_up() -> None:
+def test_the_feeder_learns_that_little_is_left_and_that_the_channel_is_closed() -> None:
     ch = channel(8)
     feeder = Feeder(ch, 3)
     ch.send_sequence(range(4))
     assert [ch.receive(), feeder.lows, ch.receive(), feeder.lows, ch.receive(), feeder.lows] == [0, 0, 1, 1, 2, 1]
     ch.close()
-    assert feeder.stops == []
+    assert (feeder.closes, feeder.stops) == (1, [])
     ch.receiver.close("enough")
     assert feeder.stops == [("enough", 1)]
     with pytest.raises(ChannelClosed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import errno
 import gc
 import logging
@@ -15,7 +16,7 @@ import pytest
 
 import flower
 from flower import channel, rpc
-from flower.errors import ChannelClosed, Disconnected, RemoteError, Timeout
+from flower.errors import ChannelBroken, ChannelClosed, Disconnected, RemoteError, Timeout
 from flower.rpc import Settings
 from tests.net.support import NEVER, rounds, until
 from tests.rpc.support import PLAIN, URL, Calc, Raw, pair, raw_client, served, settle
@@ -121,7 +122,7 @@ def test_a_strange_name_of_what_help_is_asked_for() -> None:
 
 
 class Far(Calc):
-    def send_on(self, values: Any) -> Any:
+    def send_on(self, values: Any, _: Any = None) -> Any:
         with pytest.raises(ChannelClosed) as caught:
             while True:
                 values.send(1, timeout=NEVER)
@@ -292,6 +293,51 @@ def test_values_are_finished_and_others_begun() -> None:
         service.log.clear()
 
 
+def test_small_pieces_are_counted_with_what_they_take() -> None:
+    service = Calc()
+    with rpc.serve(URL, service, settings=Settings(max_message=1 << 16)) as server, raw_client(server) as raw:
+        greet(raw)
+        raw.send([0, 2, "note", [[end_of(2, n, 64, 1 << 30) for n in range(1, 11, 2)]]])
+        assert raw.receive() == [1, 2, None, None]
+        pieces = [msgpack.packb([2, "$/d", [n, b"xx", True]]) * 1500 for n in range(1, 11, 2)]
+        with pytest.raises((OSError, ChannelClosed)):
+            raw.send(*pieces)
+            while raw.receive() is not None:
+                pass
+            raise ConnectionError("the peer has closed")
+        until(lambda: not server._sessions)
+        service.log.clear()
+
+
+@pytest.mark.parametrize("ends", ["stop", "home"])
+def test_ends_in_a_value_that_comes_whole_when_nobody_wants_it_are_stopped(ends: str) -> None:
+    service = Keeps()
+    with rpc.serve(URL, service) as server, raw_client(server) as raw:
+        greet(raw)
+        raw.send([0, 2, "note", [end_of(2, 1, 64, 1 << 18)]])
+        assert raw.receive() == [1, 2, None, None]
+        whole = msgpack.packb([b"long", end_of(2, 3, 64, 1 << 18)])
+        raw.send([2, "$/d", [1, whole[:5], True]], [0, 3, "add", [1, 2]])
+        assert raw.receive() == [1, 3, None, 3]
+        if ends == "stop":
+            service.log.pop().close("enough")
+            assert raw.receive()[1:] == ["$/stop", [1, 0, "enough", None]]
+        else:
+            raw.send([0, 4, "give", []])
+            assert raw.receive()[:3] == [1, 4, None]
+        raw.send([2, "$/d", [1, whole[5:], False]])
+        assert raw.receive()[1:] == ["$/stop", [3, 0, "the receiving end was dropped, and not closed", None]]
+        raw.send([2, "$/d", [3, "on its way"]], [2, "$/end", [3, 1]])
+        raw.send([2, "$/d", [1, whole[:5], True]], [2, "$/rst", [1, None]], [0, 5, "add", [1, 2]])
+        assert raw.receive() == [1, 5, None, 3]
+        assert next(iter(server._sessions)).streams.partial == 0
+
+
+class Keeps(Calc):
+    def give(self) -> Any:
+        return self.log.pop()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("direction", ["here", "there"])
 def test_many_long_values_at_a_time_cost_no_connection(direction: str) -> None:
@@ -440,6 +486,69 @@ def test_an_unbuffered_channel_goes_on_over_a_node_in_the_middle() -> None:
             ch.close()
             assert answer.receive(NEVER) == list(range(50))
     settle()
+
+
+@pytest.mark.parametrize("capacity", [0, 5])
+def test_a_sending_end_is_passed_on_and_the_receiving_end_later(capacity: int) -> None:
+    with served(Moves()) as (server, peer), rpc.connect(server.url) as other:
+        ch: channel[Any] = channel(capacity)
+        filled = peer.start("fill", ch.sender, 200)
+        if capacity:
+            until(lambda: len(ch) >= capacity)  # it has come to the end of its credit
+        assert other.call("take", ch.receiver) == list(range(200))
+        filled.receive(NEVER)
+
+
+@pytest.mark.parametrize("capacity", [0, 5])
+def test_a_receiving_end_comes_home_while_others_send(capacity: int) -> None:
+    with served(Moves()) as (_, peer):
+        ch: channel[Any] = channel(capacity)
+        ends = peer.call("echo", [ch.sender, ch.receiver])
+        assert ends[1] == ch.receiver
+        filled = peer.start("fill", ch.sender, 200)
+        assert list(ch) == list(range(200))
+        filled.receive(NEVER)
+        del ends
+        ch = channel(capacity)
+        filled = peer.start("fill_and_give_back", ch.sender, ch.receiver, 200)
+        assert list(filled.receive(NEVER)) == list(range(200))
+
+
+@pytest.mark.parametrize("capacity", [0, 1])
+@pytest.mark.parametrize("way", ["rolled back", "rolled back and taken here", "home"])
+def test_an_end_in_the_middle_that_does_not_go_on(capacity: int, way: str) -> None:
+    def take(values: Any) -> list[int]:
+        if way == "home":
+            values = beyond.call("echo", values)
+        else:
+            with pytest.raises(TypeError, match="can't be sent"):
+                beyond.call("take", values, object())
+        return beyond.call("take", values) if way == "rolled back" else list(values)
+
+    with rpc.serve(URL, Moves()) as far, rpc.connect(far.url) as beyond:
+        with served({"take": take}) as (_, peer):
+            ch: channel[Any] = channel(capacity)
+            answer = peer.start("take", ch.receiver)
+            for n in range(100):
+                ch.send(n, NEVER)
+            ch.close()
+            assert answer.receive(NEVER) == list(range(100))
+    settle()
+
+
+class Moves(Calc):
+    def fill(self, values: Any, count: int) -> None:
+        for n in range(count):
+            values.send(n, NEVER)
+        values.close()
+
+    def fill_and_give_back(self, sender: Any, receiver: Any, count: int) -> Any:
+        flower.go(self.fill, sender, count)
+        flower.schedule()
+        return receiver
+
+    def take(self, values: Any) -> list[int]:
+        return list(values)
 
 
 # -- Finalizers, and what packs an object, may send and call
@@ -682,6 +791,214 @@ def test_credit_holds_for_what_is_sent_as_a_value_is_packed() -> None:
         raw.send([0, 3, "$/ping", []])
         assert raw.receive() == [1, 3, None, None]  # there is no second value, for which there was no credit
         raw.conn.abort()
+
+
+# -- What becomes of an end between its packing and the message's leaving
+
+
+def test_a_channel_that_is_closed_before_its_message_is_rolled_back() -> None:
+    with served() as (_, peer):
+        ch: channel[Any] = channel(2)
+        with pytest.raises(TypeError, match="can't be sent"):
+            peer.call("echo", [ch.receiver, Packs(ch.close), object()])
+        for _ in range(3):
+            assert peer.call("add", 1, 2) == 3
+        assert not len(peer._session.streams)
+
+
+def test_a_channel_that_is_closed_while_what_opens_it_waits_behind_long_values() -> None:
+    outer: channel[Any] = channel(10)
+    with served({"open": lambda: outer.receiver}, ours=Settings(channel_bytes=1 << 22)) as (_, peer):
+        values = peer.call("open")
+        for _ in range(10):
+            outer.send(bytes(300_000), NEVER)
+        inner: channel[Any] = channel()
+        outer.send(inner.receiver, NEVER)
+        inner.close()
+        for _ in range(10):
+            values.receive(NEVER)
+        assert list(values.receive(NEVER)) == []
+
+
+@pytest.mark.parametrize("capacity", [0, 1])
+@pytest.mark.parametrize("reason", [None, "done", LookupError("none left")])
+@pytest.mark.parametrize("when", ["before", "as it is packed", "while it waits"])
+def test_who_sends_learns_that_the_channel_is_closed(capacity: int, reason: Any, when: str) -> None:
+    def close() -> None:
+        if reason is None:
+            ch.close()
+        else:
+            ch.receiver.close(reason)
+
+    with served(Far()) as (_, peer):
+        ch: channel[Any] = channel(capacity)
+        if when == "before":
+            close()
+        learns = peer.start("send_on", ch.sender, Packs(close if when == "as it is packed" else str))
+        if when == "while it waits":
+            assert ch.receive(NEVER) == 1
+            close()
+        assert learns.receive(NEVER) == ("the receiver is done" if reason is None else str(reason))
+
+
+def test_who_sends_over_a_node_in_the_middle_learns_that_the_channel_was_closed_on_the_way() -> None:
+    def send_on(values: Any) -> Any:
+        ch.receiver.close("done")
+        until(lambda: values.closing)  # the middle knows of it
+        return beyond.call("send_on", values, timeout=NEVER)
+
+    with rpc.serve(URL, Far()) as far, rpc.connect(far.url) as beyond:
+        with served({"send_on": send_on}) as (_, peer):
+            ch: channel[Any] = channel(1)
+            assert peer.call("send_on", ch.sender) == "done"
+    settle()
+
+
+def test_nobody_receives_from_an_end_that_is_on_its_way_home() -> None:
+    def receive() -> Any:
+        with pytest.raises(ChannelClosed, match="it was passed back"):
+            values.receive(NEVER)
+
+    with served(Gives()) as (_, peer):
+        values = peer.call("open", 5)
+        assert values.receive(NEVER) == 0
+        with pytest.raises(TypeError, match="can't be sent"):
+            peer.call("take", values, Packs(receive), object())
+        assert values.receive(NEVER) == 1
+        with pytest.raises(ValueError, match="passed on already"):
+            peer.call("take", values, values)
+        assert peer.call("take", values, Packs(receive)) == [2, 3, 4]
+        values = peer.call("open", 5)
+        waiting = flower.go(lambda: list(values))
+        until(lambda: values._channel.balance < 0)
+        with pytest.raises(ValueError, match="a tasklet waits"):
+            peer.call("take", values)
+        peer.call("close")
+        assert waiting.join() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("what", ["more", "end", "loss", "stop"])
+def test_what_comes_for_an_end_that_does_not_go_home_after_all(what: str) -> None:
+    service = Gives()
+    with served(service) as (server, peer):
+        values = peer.call("open", 2)
+        streams = peer._session.streams
+        streams.packing = fresh = []
+        streams.export(values)
+        feeder = values._channel._feeder
+        if what == "more":
+            service.made.send(2)
+            until(lambda: feeder.received == 3)
+            streams.roll_back(fresh)
+            service.made.close()
+        elif what == "end":
+            service.made.close()
+            until(lambda: feeder.stopped)
+            streams.roll_back(fresh)
+        elif what == "loss":
+            next(iter(server._sessions)).close()
+            until(lambda: feeder.stopped)
+            streams.roll_back(fresh)
+        else:
+            values.close("enough")
+            streams.roll_back(fresh)
+            until(lambda: service.made.closing)
+            with pytest.raises(ChannelClosed, match="enough"):
+                service.made.send(2)
+        if what == "loss":
+            assert [values.receive(NEVER) for _ in range(2)] == [0, 1]
+            with pytest.raises(ChannelBroken):
+                values.receive(NEVER)
+        else:
+            assert list(values) == {"more": [0, 1, 2], "end": [0, 1], "stop": []}[what]
+
+
+def test_an_end_that_has_come_back_from_further_on_goes_home_with_all_its_values() -> None:
+    with rpc.serve(URL, Calc()) as far, rpc.connect(far.url) as beyond:
+        with served(Gives()) as (_, peer):
+            values = peer.call("open", 200)
+            peer.call("close")
+            values = beyond.call("echo", values)
+            assert peer.call("take", values) == list(range(200))
+    settle()
+
+
+class Gives(Calc):
+    made: channel[Any]
+
+    def open(self, count: int) -> Any:
+        self.made = channel(1000)
+        for n in range(count):
+            self.made.send(n)
+        return self.made.receiver
+
+    def take(self, values: Any, *_: Any) -> list[Any]:
+        self.made.close()
+        return list(values)
+
+    def close(self) -> None:
+        self.made.close()
+
+
+class Zone(datetime.tzinfo):
+    """One that waits as a time is packed."""
+
+    def __init__(self) -> None:
+        self.gate: channel[None] = channel()
+
+    def utcoffset(self, _: Any) -> datetime.timedelta:
+        self.gate.receive(NEVER)
+        return datetime.timedelta(0)
+
+
+def test_values_of_a_channel_that_are_packed_at_a_time() -> None:
+    with served(Moves()) as (_, peer):
+        ch: channel[Any] = channel(5)
+        answer = peer.start("take", ch.receiver)
+        until(lambda: ch._credit > 0)
+        zones = [Zone(), Zone()]
+        for zone in zones:
+            flower.go(ch.send, datetime.datetime(2000, 1, 1, tzinfo=zone))
+        for zone in zones:
+            until(lambda zone=zone: zone.gate.balance < 0)
+        for zone in zones:  # the first to begin ends first
+            zone.gate.send(None)
+            flower.schedule()
+        ch.close()
+        assert len(answer.receive(NEVER)) == 2
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_what_packs_a_value_raises_system_exit(held: bool) -> None:
+    def leave() -> None:
+        raise SystemExit(3)
+
+    gate: channel[None] = channel(1)
+
+    def take(values: Any) -> list[Any]:
+        gate.receive(NEVER)
+        return list(values)
+
+    with served({"take": take, "add": lambda a, b: a + b}, Settings(channel_items=1)) as (_, peer):
+        ch: channel[Any] = channel(5)
+        answer = peer.start("take", ch.receiver)
+        until(lambda: ch._credit > 0)
+        if held:
+            ch.send("uses up the credit")
+            ch.send(Packs(leave))
+            ch.close()
+        else:
+            with pytest.raises(SystemExit):
+                ch.send(Packs(leave))
+            ch.close()
+        gate.send(None)
+        if held:
+            with pytest.raises(RemoteError) as caught:
+                answer.receive(NEVER)
+            assert caught.value.error["t"] == "builtins.SystemExit"
+        else:
+            assert answer.receive(NEVER) == []
+        assert peer.call("add", 1, 2) == 3
 
 
 # -- Requests and their tasklets
