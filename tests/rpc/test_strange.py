@@ -883,8 +883,8 @@ def test_what_comes_for_an_end_that_does_not_go_home_after_all(what: str) -> Non
     with served(service) as (server, peer):
         values = peer.call("open", 2)
         streams = peer._session.streams
-        streams.packing = fresh = []
-        streams.export(values)
+        fresh: list[Any] = []
+        streams.export(values, fresh)
         feeder = values._channel._feeder
         if what == "more":
             service.made.send(2)
