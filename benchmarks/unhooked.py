@@ -19,6 +19,7 @@ HOOKS = [
     # in which module of flower/channels; the look at a hook; its answer; how often it is there
     ("_channel", r"_watch\.watched", "False", 6),
     ("_scheduler", r"\b(?:self|s)\.(?:chooser|clock) is not None", "False", 3),
+    ("_select", r"_watch\.watched", "False", 3),
     ("_select", r"\bs\.interposer is not None", "False", 1),
     ("_select", r"\bs\.interposer is None", "True", 2),
     ("_tasklet", r"\bs\.chooser is not None", "False", 2),
