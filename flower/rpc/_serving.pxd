@@ -1,6 +1,7 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._channel cimport channel
+from flower.channels._elsewhere cimport overfill
 from flower.channels._scheduler cimport Scheduler
 from flower.channels._task cimport Task
 from flower.channels._tasklet cimport start_in

@@ -32,13 +32,13 @@ except ImportError:
 
 from greenlet import GreenletExit
 
-from flower.channels import schedule, shield, tasklet
+from flower.channels import bomb, schedule, shield, tasklet
 from flower.channels._channel import channel
 from flower.channels._waiting import Alarm
 from flower.errors import Cancelled, ChannelClosed, Disconnected, ProtocolError, TaskletExit, Timeout
 from flower.rpc._builtin import BUILTIN
 from flower.rpc._context import Context, _current
-from flower.rpc._faults import describe, describe_plain, fault, packed, to_plain
+from flower.rpc._faults import describe, describe_plain, fault, packed, rebuild_abort, to_plain
 from flower.rpc._line import CALL, CAST
 from flower.rpc._service import InvalidArguments, Method
 from flower.rpc._types import NotPlain
@@ -46,6 +46,7 @@ from flower.rpc._wire import MAX_MESSAGE, Unmade, short
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
+    from flower.channels._elsewhere import overfill
     from flower.channels._tasklet import start_in
     from flower.rpc._context import new_context
 
@@ -376,6 +377,8 @@ class Serving:
         outlet = stream._outlet
         if outlet is not None:
             outlet.fail(told)
+        elif not stream.closing:  # its receiver has come home
+            overfill(stream, bomb(rebuild_abort(told)))
 
     def _told(self, error: BaseException) -> Any:
         if self.session.theirs is None:

@@ -1001,6 +1001,27 @@ def test_what_packs_a_value_raises_system_exit(held: bool) -> None:
         assert peer.call("add", 1, 2) == 3
 
 
+def test_a_generator_that_fails_when_its_stream_has_come_home() -> None:
+    gate: channel[None] = channel()
+
+    def numbers() -> Iterator[int]:
+        yield 1
+        gate.receive(NEVER)
+        raise KeyError("the end")
+
+    kept: list[Any] = []
+    with served({"numbers": numbers, "keep": kept.append}) as (_, peer):
+        peer.call("keep", peer.stream("numbers"))
+        assert kept[0].receive(NEVER) == 1
+        until(lambda: gate.balance < 0)
+        gate.send(None, NEVER)
+        with pytest.raises(KeyError, match="the end"):
+            kept[0].receive(NEVER)
+        with pytest.raises(ChannelClosed):
+            kept[0].receive(NEVER)
+        kept.clear()
+
+
 # -- Requests and their tasklets
 
 
