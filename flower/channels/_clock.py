@@ -94,8 +94,8 @@ class Chime(Alarm):
         self.ref = None
         track(self)
         if target is not None:
+            target.close()  # first, as who waits may look in between whether anything can still wake him
             target._set_external(False)
-            target.close()
 
 
 def _time_channel(label: str, seconds: float, interval: float) -> channel[float]:

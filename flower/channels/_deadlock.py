@@ -28,6 +28,9 @@ jobs_given = 0
 # Task.blocked_in, in words.
 REASONS = ("", "send", "receive", "select", "join", "sleep", "run", "schedule_remove")
 
+# The threads, by number, that have a scheduler: one is gone from `threading.enumerate` before that has ended.
+adopted: set[int] = set()
+
 _ignored: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
@@ -47,7 +50,9 @@ def ignore_thread(thread: threading.Thread | None = None) -> None:
 def asleep_for_good(s: Any) -> float:
     """Nothing is ready and nothing outside is awaited: seconds until the next look, or 0.0 after raising Deadlock."""
     me = threading.current_thread()
-    if jobs_given or any(t is not me and t not in _ignored for t in threading.enumerate()):
+    others = [t for t in threading.enumerate() if t is not me]
+    ending = adopted.difference([t.ident for t in others if t.ident is not None], [s.thread_id])
+    if jobs_given or ending or any(t not in _ignored for t in others):
         return SECONDS_BETWEEN_LOOKS
     if s.queued():  # the last of the other threads has woken somebody before it ended
         return 0.0

@@ -38,15 +38,19 @@ class _Owner:
         root = getcurrent()  # not the thread's number: that may be another thread's by now
         while root.parent is not None:
             root = root.parent
-        if root is s.main.carrier:
-            end_thread(s)
-        else:  # somebody's gc.get_objects() has kept this, as the thread ended
-            abandon(s)
+        try:
+            if root is s.main.carrier:
+                end_thread(s)
+            else:  # somebody's gc.get_objects() has kept this, as the thread ended
+                abandon(s)
+        finally:
+            _deadlock.adopted.discard(s.thread_id)
 
 
 def adopt_thread(s: Scheduler) -> Scheduler:
     """A scheduler was made: tie it to its thread."""
     _of_thread.owner = _Owner(s)
+    _deadlock.adopted.add(s.thread_id)
     if threading.get_ident() == threading.main_thread().ident:
         register(s)
     return s
@@ -167,6 +171,7 @@ def in_child() -> None:
 
         _uncompiled.reset_after_fork()
     _schedulers.clear()
+    _deadlock.adopted.clear()
     old = _scheduler.present()
     if old is None:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -280,6 +281,30 @@ def test_a_receiver_elsewhere_learns_that_the_thread_of_a_timer_has_ended(make: 
         held.set()
         with pytest.raises(flower.ChannelClosed):
             waiter.join()
+
+
+def test_a_thread_that_is_about_to_end_may_still_wake_somebody() -> None:
+    """Python does not list it any more; but what it holds goes a moment later."""
+    ch: channel[str] = channel()
+    main = flower.getmain()
+
+    def owner() -> None:
+        flower.getcurrent()
+        with threading._active_limbo_lock:  # type: ignore[attr-defined]
+            me = threading._active.pop(threading.get_ident())  # type: ignore[attr-defined]
+        unlisted.set()
+        until = time.monotonic() + 1
+        while not main.blocked and time.monotonic() < until:
+            time.sleep(0.001)
+        time.sleep(0.02)  # by then main has looked round
+        threading._active[threading.get_ident()] = me  # type: ignore[attr-defined]
+        ch.close()
+
+    unlisted = threading.Event()
+    with beside(owner):
+        unlisted.wait()
+        with pytest.raises(flower.ChannelClosed):
+            ch.receive()
 
 
 def test_a_timer_of_a_thread_that_has_ended_says_so() -> None:
