@@ -197,9 +197,13 @@ def test_socat_as_client_and_as_server(path: str) -> None:
     program = subprocess.Popen(["socat", f"UNIX-LISTEN:{path}", "EXEC:cat"], stdin=subprocess.DEVNULL)
     try:
         with flower.timeout(NEVER):
-            while not os.path.exists(path):
-                flower.time.sleep(0.005)
-        with Dial("pipe", path) as conn:
+            while True:  # its file is there before it listens
+                try:
+                    conn = Dial("pipe", path)
+                    break
+                except (FileNotFoundError, ConnectionRefusedError):
+                    flower.time.sleep(0.005)
+        with conn:
             conn.write("cat")
             assert conn.read_exactly(3, timeout=NEVER) == b"cat"
             conn.close_write()
