@@ -67,6 +67,11 @@ class ChannelClosed(ValueError):
     def __reduce__(self) -> Any:  # a channel stays in its process
         return type(self), self.args, {**self.__dict__, "channel": None}
 
+    def __copy__(self) -> ChannelClosed:
+        other = type(self)(*self.args)
+        other.__dict__.update(self.__dict__)
+        return other
+
 
 class Timeout(TimeoutError):
     """The time given to a call, or to a ``with flower.timeout(...)`` block, has passed."""

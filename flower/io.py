@@ -15,10 +15,11 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from io import TextIOBase
 from typing import Any
 
-from flower.channels import blocking, bomb, channel, shield
+from flower.channels import blocking, bomb, channel, select, shield
 from flower.channels._blocking import begin, collect
 from flower.errors import Timeout
 from flower.net import Conn
@@ -68,6 +69,7 @@ class IOChannel(Source):
         self._ready._external = True
         self._watch = _Watch(io_poller(), fd, events, self._ready)
         self._ready._on_wait = self._watch.begin
+        self._ready._on_left = self._watch.leave
 
     @property
     def _receive_channel(self) -> channel[int]:
@@ -77,7 +79,8 @@ class IOChannel(Source):
                 now: channel[int] = channel(1)
                 now.try_send(found)
                 return now
-            self._ready.try_receive()  # what came when nobody waited is out of date
+            with suppress(OSError):
+                self._ready.try_receive()  # what came when nobody waited is out of date
         return self._ready
 
     def receive(self, timeout: float | None = None) -> int:
@@ -87,12 +90,10 @@ class IOChannel(Source):
         ChannelClosed when the channel is closed here, meanwhile too; Timeout; OSError when the descriptor was closed.
         """
         try:
-            return self._receive_channel.receive(timeout)
+            found: int = select(self, timeout=timeout)[1]
         except Timeout:
             raise Timeout(f"descriptor {self._watch.fd} was not ready within {timeout} s") from None
-        finally:
-            if self._ready.balance == 0:
-                self._watch.end()
+        return found
 
     def close(self) -> None:
         """Watch no more; the descriptor stays open. Blocked receivers get ChannelClosed. Never blocks."""
@@ -147,7 +148,7 @@ class _Watch:
     to Flower's own connections, and those are not to be taken for it.
     """
 
-    __slots__ = ("channel", "events", "fd", "own", "poller")
+    __slots__ = ("channel", "events", "fd", "own", "poller", "waiting")
 
     def __init__(self, poller: LoopPoller, fd: int, events: int, ready: channel[int]) -> None:
         self.poller = poller
@@ -155,6 +156,7 @@ class _Watch:
         self.events = events
         self.channel = ready
         self.own = -1  # the duplicate, while it is watched
+        self.waiting = 0  # how many have begun to wait and have not left; counted in the loop's thread alone
 
     def begin(self) -> None:
         """Somebody is about to wait. May run in another thread."""
@@ -163,6 +165,7 @@ class _Watch:
         self.poller.call_here(self._begin)
 
     def _begin(self) -> None:
+        self.waiting += 1
         if self.own >= 0 or self.channel.closing:
             return
         loop: Any = self.poller.loop
@@ -176,8 +179,17 @@ class _Watch:
             self._end()
             self.channel.try_send(bomb(error))
 
+    def leave(self) -> None:
+        """Who has begun to wait waits no more."""
+        self.poller.call_here(self._leave)
+
+    def _leave(self) -> None:
+        self.waiting -= 1
+        if self.waiting == 0:
+            self._end()
+
     def end(self) -> None:
-        """Nobody waits any more."""
+        """Watch no more."""
         self.poller.call_here(self._end)
 
     def _end(self) -> None:
@@ -186,10 +198,12 @@ class _Watch:
         own, self.own = self.own, -1
         self.poller.resources.discard(self)
         loop: Any = self.poller.loop
-        for event, remove in ((READABLE, loop.remove_reader), (WRITABLE, loop.remove_writer)):
-            if self.events & event:
-                remove(own)
-        os.close(own)
+        try:
+            for event, remove in ((READABLE, loop.remove_reader), (WRITABLE, loop.remove_writer)):
+                if self.events & event:
+                    remove(own)
+        finally:
+            os.close(own)
 
     def ready(self, event: int) -> None:
         """On the hub: the descriptor is ready."""

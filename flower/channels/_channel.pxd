@@ -70,6 +70,7 @@ cdef class channel:
     cdef public object label
     cdef public bint _external
     cdef public object _on_wait
+    cdef public object _on_left
     cdef public object _keep
     cdef public object _feeder
     cdef public Py_ssize_t _low

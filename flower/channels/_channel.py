@@ -109,6 +109,7 @@ class channel:
     label: Any
     _external: bool  # whoever waits on it waits for the outside
     _on_wait: Any  # called before somebody waits to receive
+    _on_left: Any  # called when a select waits no more, for each call of that before
     _keep: Any  # something that lives as long as the channel
     _feeder: Any  # fills it from elsewhere: told by on_low(), on_close() and on_stop(reason, how many were dropped)
     _low: int  # on_low() is called when a receiver has left fewer values than this, by one; 0: never

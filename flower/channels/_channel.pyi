@@ -19,6 +19,7 @@ class channel(Generic[T]):
     held: int  # for compiled modules, as is _obtain
     _external: bool
     _on_wait: Callable[[], object] | None
+    _on_left: Callable[[], object] | None
     _keep: Any
     _feeder: Any
     _low: int

@@ -59,7 +59,8 @@ def overfill(ch: Any, value: Any) -> int:
 
 
 def put_back(ch: Any, values: list[Any]) -> int:
-    """Make these the oldest of the held values, be they more than it may hold. No receiver waits."""
+    """Make these the oldest of the held values, be they more than it may hold. Receivers that wait get them."""
+    t: Task
     size = FIRST_RING
     while size < len(values) + ch.held:
         size *= 2
@@ -75,10 +76,22 @@ def put_back(ch: Any, values: list[Any]) -> int:
     ch.held = count
     ch.head = 0
     ch.ring = ring
+    while ch.held and ch.receivers.count:
+        t = claim(cython.cast(Waiter, ch.receivers.first))
+        t.value = ch.fetch()
+        wake(t)
     return 0
+
+
+def pour(source: Any, target: Any) -> int:
+    """Let the one hold, before its own, what the other did."""
+    values: list[Any] = []
+    while source.held:
+        values.append(source.fetch())
+    return put_back(target, values)
 
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
 
-    pump, overfill, put_back = hold(pump), hold(overfill), hold(put_back)
+    pump, overfill, put_back, pour = hold(pump), hold(overfill), hold(put_back), hold(pour)

@@ -97,7 +97,10 @@ def was_passed_on(error: BaseException) -> bool:
     return _attribute(error, "_flower_passed_on") is True
 
 
-_traceback_of: Any = vars(BaseException)["__traceback__"].__get__
+# As they are, whatever a class makes of these names.
+_traceback_of, _cause_of, _context_of = (
+    vars(BaseException)[name].__get__ for name in ("__traceback__", "__cause__", "__context__")
+)
 
 
 def _attribute(thing: Any, name: str) -> Any:
@@ -118,11 +121,9 @@ def handle(t: Any, error: BaseException) -> None:
         else:
             print_error(t, error)
     except BaseException as failure:
-        if failure.__context__ is None and not _leads_to(error, failure):
-            try:
+        with suppress(Exception):  # one that can't be changed
+            if _context_of(failure) is None and not _leads_to(error, failure):
                 failure.__context__ = error  # or nobody would see that
-            except Exception:  # one that can't be changed
-                pass
         unraisable(failure, _handler)
 
 
@@ -136,7 +137,7 @@ def _leads_to(error: BaseException, other: BaseException) -> bool:
             return True
         if found is not None and not any(found is each for each in seen):
             seen.append(found)
-            left += [found.__cause__, found.__context__]
+            left += [_cause_of(found), _context_of(found)]
     return False
 
 
@@ -211,6 +212,8 @@ def _copied(error: BaseException) -> BaseException:
                 except AttributeError:  # one that only the constructor sets
                     pass
     other.__dict__.update(error.__dict__)
+    if hasattr(error, "__notes__"):
+        other.__notes__ = list(error.__notes__)
     other.args = error.args
     other.__cause__ = error.__cause__
     other.__context__ = error.__context__

@@ -102,6 +102,7 @@ cpdef Scheduler here()
 cpdef object present()
 @cython.locals(s=Scheduler)
 cdef Task may_park(object timeout)
+cdef bint is_struck(Task t) except -1
 cdef object park(Task t, int blocked_in, bint outside)
 @cython.locals(s=Scheduler)
 cdef object wait(Task t, int blocked_in, bint outside)

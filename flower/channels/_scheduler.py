@@ -375,11 +375,11 @@ class Scheduler:
         if t.scope is not None:
             error = t.scope.cancellation(now)
         if error is None and t.until > now:  # it was that of a scope that has been left meanwhile
-            t.when = t.until
-            if t.scope is not None:
-                t.when = t.scope.deadline(self, t.when)
+            t.when = t.until if t.scope is None else min(t.until, t.scope.limit())
             if t.when != NEVER:
                 self.timers.add(t)
+            elif not t.external:
+                self.recount(t, False)
             return
         if error is None and t.blocked_in != SLEEP:
             error = Timeout(f"{cold.REASONS[t.blocked_in]}: nothing happened within the time given")
@@ -452,6 +452,7 @@ class Scheduler:
         """What a parked task waits on has become, or has ceased to be, fed from the outside."""
         if outside and not t.outside:
             t.outside = 1 if t.daemon else 2
+            t.external = True
             self.outside += 1
             self.outside_live += t.outside - 1
         elif not outside and t.outside and t.when == NEVER:
@@ -519,6 +520,18 @@ def may_park(timeout: float | None) -> Task | None:
     return s.current
 
 
+def is_struck(t: Task) -> bool:
+    """Whether the task was killed or cancelled since `prepare` looked, as what ran meanwhile let another thread in."""
+    if t.alert & KILL:
+        return True
+    scope = t.scope
+    while scope is not None and not scope._shield:
+        if scope.cancelled:
+            return True
+        scope = scope._parent
+    return False
+
+
 def park(t: Task, blocked_in: int, outside: bool) -> object:
     """`wait`, and raise what the waker left in ``error``."""
     value = wait(t, blocked_in, outside)
@@ -529,9 +542,15 @@ def park(t: Task, blocked_in: int, outside: bool) -> object:
 
 def wait(t: Task, blocked_in: int, outside: bool) -> object:
     """Leave the current, prepared task, whose waiters are linked, until it is woken; give what is in ``value`` then."""
+    if (t.alert or t.scope is not None) and is_struck(t):
+        withdraw(t)
+        t.decided = False
+        t.value = None
+        cython.cast(Scheduler, t.sched).prepare(None)  # which raises it
     t.state = BLOCKED
     t.blocked_in = blocked_in
     if outside or t.when != NEVER:
+        t.external = outside
         s = cython.cast(Scheduler, t.sched)
         s.outside += 1
         t.outside = 1
@@ -626,5 +645,5 @@ if not cython.compiled:
     cancel = hold(cancel)
     guarded(
         Scheduler,
-        "recount set_poller hold release raise_in_main throw_into set_alarm clear_alarm pause sleep_until",
+        "recount set_poller hold release raise_in_main throw_into set_alarm clear_alarm check_wait pause sleep_until",
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from flower.channels._channel import channel
 from flower.channels._failures import was_passed_on, was_refused
 from flower.channels._scheduler import cancel, current_scheduler
-from flower.channels._task import check_timeout
+from flower.channels._task import PAUSED, check_timeout
 from flower.channels._tasklet import tasklet
 from flower.errors import Cancelled, Deadlock, TaskletExit, Timeout
 
@@ -74,6 +74,15 @@ class Scope:
             if culprit is not None:
                 raise Cancelled(culprit)
         return min(when, limit)
+
+    def limit(self) -> float:
+        """The earliest deadline of a scope around."""
+        limit = NEVER
+        scope: Scope | None = self
+        while scope is not None and not scope._shield:
+            limit = min(limit, scope._deadline)
+            scope = scope._parent
+        return limit
 
     def cancellation(self, now: float) -> Cancelled | None:
         """A deadline has passed while the tasklet was parked: the exception, if it was that of a scope."""
@@ -222,7 +231,7 @@ class group:
         self._scope.cancel()
         for t, scope in list(self._members.items()):
             scope.cancel()
-            if t.paused:  # who took it out of the queue is perhaps cancelled, too
+            if t.state == PAUSED:  # who took it out of the queue is perhaps cancelled, too
                 with suppress(RuntimeError):  # its thread has ended
                     t.insert()
 

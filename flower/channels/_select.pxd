@@ -111,7 +111,8 @@ cdef object MISSING
 cdef unsigned long long dice, LOW_32_BITS
 cdef Py_ssize_t roll(Py_ssize_t sides) except -1
 
-@cython.locals(i=Py_ssize_t, s=Scheduler, t=Task, waiters=list, w=Waiter, wishes=bint, prepared=bint, outside=bint)
+@cython.locals(i=Py_ssize_t, s=Scheduler, t=Task, waiters=list, w=Waiter, wishes=bint, prepared=bint, told=bint, done=bint,
+               outside=bint)
 cdef object choose_case(PyObject **cases, Py_ssize_t count, object timeout, object default)
 cdef bint aim(Waiter w, object case, Py_ssize_t index, Task t) except -1
 cdef channel end_of(object thing, str attribute, Py_ssize_t index)
@@ -124,6 +125,8 @@ cdef Waiter pick_ready(Scheduler s, list waiters)
 cdef object perform(Waiter w, PyObject **cases)
 @cython.locals(i=Py_ssize_t, ch=channel, w=Waiter)
 cdef int tell_channels(list waiters) except -1
+@cython.locals(i=Py_ssize_t, ch=channel, w=Waiter)
+cdef int tell_left(list waiters) except -1
 cdef int tell_watcher(Waiter w, bint will_block) except -1
 @cython.locals(i=Py_ssize_t, ch=channel, w=Waiter, last=Waiter, queue=WaitQueue, outside=bint)
 cdef bint link_all(Scheduler s, list waiters) except -1

@@ -121,39 +121,52 @@ def choose_case(cases: Any, count: int, timeout: Any, default: Any) -> Any:
         if aim(cython.cast(Waiter, waiters[i]), cython.cast(object, cases[i]), i, t):
             wishes = True
     prepared = False
-    while True:
-        w = pick_ready(s, waiters)
-        if w is not None:
-            result = perform(w, cases)
-            if result is NOTHING:  # taken before us, by a finalizer that an allocation ran
-                continue
+    told = False
+    done = False
+    try:
+        while True:
+            w = pick_ready(s, waiters)
+            if w is not None:
+                result = perform(w, cases)
+                if result is NOTHING:  # taken before us, by a finalizer that an allocation ran
+                    continue
+                done = True
+                return result
+            if default is not MISSING:
+                done = True
+                return make_selected(None, default, -1)
+            if prepared or (may_park(timeout) is not None and not wishes and not _watch.watched):
+                break
+            if _watch.watched:
+                for i in range(count):
+                    tell_watcher(waiters[i], True)
+            s.prepare(timeout)
+            prepared = True
+            if wishes:
+                told = True
+                tell_channels(waiters)
+            # each may have let another thread in: look again
+        outside = link_all(s, waiters)
+        t.cases = waiters
+        value = wait(t, SELECT, outside)
+        t.cases = None
+        if t.error is not None:
+            # No name for it here: the error's traceback holds this frame, and what the cases name would stay.
+            raise name_channel(t.error, _scheduler.cold.take_error(t), waiters, cases)
+        i = t.chosen
+        if isinstance(value, bomb):
+            done = True
+            value.explode()
+        result = make_selected(named(cython.cast(object, cases[i])), value, i)
+        done = True
+        return result
+    finally:
+        if told:
+            tell_left(waiters)
+        if done:
             forget(t, waiters)
-            return result
-        if default is not MISSING:
-            forget(t, waiters)
-            return make_selected(None, default, -1)
-        if prepared or (may_park(timeout) is not None and not wishes and not _watch.watched):
-            break
-        s.prepare(timeout)
-        prepared = True
-        if _watch.watched:
-            for i in range(count):
-                tell_watcher(waiters[i], True)
-        if wishes:
-            tell_channels(waiters)
-        # each may have let another thread in: look again
-    outside = link_all(s, waiters)
-    t.cases = waiters
-    value = wait(t, SELECT, outside)
-    t.cases = None
-    if t.error is not None:
-        # No name for it here: the error's traceback holds this frame, and what the cases name would stay.
-        raise name_channel(t.error, _scheduler.cold.take_error(t), waiters, cases)
-    i = t.chosen
-    forget(t, waiters)
-    if isinstance(value, bomb):
-        value.explode()
-    return make_selected(named(cython.cast(object, cases[i])), value, i)
+        elif t is not None:
+            t.cases = None
 
 
 def aim(w: Waiter, case: Any, index: int, t: Task) -> bool:
@@ -256,6 +269,17 @@ def tell_channels(waiters: Any) -> int:
     return 0
 
 
+def tell_left(waiters: Any) -> int:
+    """Tell them that it waits no more."""
+    for i in range(len(waiters)):
+        w = cython.cast(Waiter, waiters[i])
+        if w.channel is not None and not w.sends:
+            ch = cython.cast(channel, w.channel)
+            if ch._on_left is not None:
+                ch._on_left()
+    return 0
+
+
 def tell_watcher(w: Waiter, will_block: bool) -> int:
     """Call the channel callback for the case, if it is one."""
     if w.channel is not None:
@@ -312,10 +336,10 @@ def of_case(error: BaseException, case: object) -> BaseException:
     thing = named(case)
     try:
         error.channel = thing  # type: ignore[attr-defined]
-    except Exception:  # whoever closed the channel gave an error that can't be changed
-        return error
-    if type(error) is ChannelClosed and not isinstance(thing, channel):
-        error.args = (f"{error}: {thing!r}",)
+        if type(error) is ChannelClosed and not isinstance(thing, channel):
+            error.args = (f"{error}: {thing!r}",)
+    except Exception:  # an error that can't be changed, of who closed the channel; or a thing without words
+        pass
     return error
 
 

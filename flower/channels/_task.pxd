@@ -34,6 +34,7 @@ cdef class Task(Waiter):
     cdef public unsigned char alert
     cdef readonly unsigned char blocked_in
     cdef unsigned char outside
+    cdef flag external
     cdef readonly flag decided
     cdef public flag daemon
     cdef public flag collected

@@ -69,6 +69,7 @@ class Task(Waiter):
     blocked_in: int
     until: float  # its own deadline, where ``when`` may be that of a scope
     outside: int  # 1: it waits for something outside (a deadline, a connection); 2: and flower.run() stays for it
+    external: bool  # that is not its deadline alone
     daemon: bool
     error: Any  # to be raised when it next runs
     pending: Any  # to be raised when it next parks

@@ -112,7 +112,9 @@ class tasklet(Task):
             func = self.func
         if self.state == PAUSED and self.carrier is None:
             if self.owner is not None or (self.joiners is not None and not primed):
-                self.die(TaskletExit())
+                self.die(TaskletExit())  # whose arguments' finalizers may have started it again
+                if self.state != DEAD:
+                    raise RuntimeError("You cannot bind a tasklet that is alive")
             self.state = DEAD
         elif self.state != DEAD:
             raise RuntimeError("You cannot bind a tasklet that is alive")

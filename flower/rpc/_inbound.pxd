@@ -2,7 +2,7 @@
 cimport cython
 from flower.channels._bomb cimport bomb
 from flower.channels._channel cimport channel
-from flower.channels._elsewhere cimport overfill, put_back
+from flower.channels._elsewhere cimport overfill, pour
 from flower.rpc._line cimport Line
 from flower.rpc._wire cimport ROOMY, Unmade
 
@@ -49,5 +49,3 @@ cdef class Inbound:
     @cython.locals(ch=channel, away=channel)
     cpdef channel pack_up(self)
     cpdef stay(self, channel ch, channel away)
-
-cdef _pour(channel source, channel target)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from flower.rpc._streams import Streams
 
 if not cython.compiled:
-    from flower.channels._elsewhere import overfill, put_back
+    from flower.channels._elsewhere import overfill, pour
     from flower.rpc._wire import ROOMY
 
 # Values in an unbounded channel, as a number.
@@ -230,9 +230,10 @@ class Inbound:
         ch = self.ref()
         if ch is None:
             return self.received
-        if not self.here or ch._outlet is not None:
+        if not self.here:
             return self.received - len(ch)
-        return self.received - min(self.received, max(0, len(ch) - int(min(ch.capacity, MAX_HELD))))
+        held = len(ch) if ch._outlet is not None else max(0, len(ch) - int(min(ch.capacity, MAX_HELD)))
+        return max(self.told, self.received - min(self.received, held))
 
     def look(self, waiting: int = 0) -> None:
         """Give credit, if there is enough to give. ``waiting``: who is about to wait, beside those who do."""
@@ -241,7 +242,7 @@ class Inbound:
         ch = self.ref()
         if ch is None:
             return
-        taken = self._taken()
+        taken = max(self.told, self._taken())
         sizes = self._sizes
         while len(sizes) > self.received - taken:
             self._taken_bytes += sizes.popleft()
@@ -280,7 +281,7 @@ class Inbound:
         """
         ch: Any = self.ref()
         away: channel[Any] = channel(math.inf)
-        _pour(ch, away)
+        pour(ch, away)
         ch.shut = True
         ch.reason = "it was passed back"
         self.ref = weakref.ref(away, self._dropped)
@@ -292,7 +293,7 @@ class Inbound:
         if self.stopped and not away.shut:  # by its user
             return
         ch.open()
-        _pour(away, ch)
+        pour(away, ch)
         if self.stopped:
             ch._feeder = None
             ch.close()
@@ -354,6 +355,8 @@ class Inbound:
     def _let_go(self, ch: channel[Any] | None) -> None:
         self.hold = None
         if self.here and ch is not None:
+            if len(ch) and ch._outlet is not None:
+                ch._outlet.hold = ch
             self.streams.unbind(ch, self)
 
     def stop(self, reason: Any, error: Any) -> None:
@@ -393,11 +396,3 @@ class Inbound:
         if not self.stopped:
             self._settle()
             self.streams.post(STOP, [self.id, self.told, "the receiving end was dropped, and not closed", None])
-
-
-def _pour(source: Any, target: Any) -> None:
-    """Let the one hold what the other did. Nobody waits."""
-    values = []
-    while source.held:
-        values.append(source.fetch())
-    put_back(target, values)

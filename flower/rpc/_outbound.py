@@ -215,6 +215,8 @@ class Outbound(Source):
         ch._credit = room
         if self.here:
             self.hold = ch if (ch._feeder is not None or ch.closing) and not self.over else None
+        elif self.hold is not None and not len(ch) and not ch.closing:
+            self.hold = None
 
     def _go_on(self) -> None:
         """Credit has come: send what waits for it."""
@@ -297,6 +299,7 @@ class Outbound(Source):
             self.kept.popleft()
         values = list(self.kept) + list(self._later)
         followers = self.leave()
+        self.kept.clear()
         self._last_word(END, [self.id, self.sent])
         put_back(ch, values)
         self.streams.stay(ch, followers)
@@ -321,6 +324,8 @@ class Outbound(Source):
         session.outbox.put(self, self.streams.telling(kind, params), None)
         session.outbox.offer(self)
         self.streams.outbound.pop(self.id, None)
+        if self.kept:
+            self.streams.note_end(self.id, self.sent)
         self._let_go(reason, error)
 
     def leave(self) -> list[Follower]:

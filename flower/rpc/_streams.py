@@ -20,7 +20,7 @@ import msgpack
 
 from flower.channels._channel import channel
 from flower.channels._ends import Receiver, Sender
-from flower.errors import ProtocolError
+from flower.errors import ChannelBroken, ProtocolError
 from flower.rpc._faults import fault, packed
 from flower.rpc._inbound import MAX_HELD, MORE_ITEMS, Inbound
 from flower.rpc._line import STOP
@@ -37,6 +37,8 @@ HOME = 3
 MAX_ID = 2**53
 # Bytes of an end in a message; ours have fewer than 50.
 MAX_END = 1024
+# Ended channels of which it is known how many values were sent: more than can have their ends on the way home.
+MOST_ENDED = 1024
 
 # What is to be done with an end when its message was sent, and when it was not.
 Fresh = tuple[Callable[[], object], Callable[[], object]]
@@ -91,6 +93,7 @@ class Streams:
         self.spare = (MORE_ITEMS - 1) * session.settings.channel_items  # values of credit beyond the settings'
         self._parity = 1 if dialed else 0  # of our ids
         self._next = 1 if dialed else 2
+        self._ended: dict[int, int] = {}  # channels of ours that ended, and how many values were sent on them
         self.partial = 0  # bytes of values that have not come whole
 
     def __len__(self) -> int:
@@ -151,9 +154,10 @@ class Streams:
         outlet = ch._outlet
         if isinstance(outlet, Outbound) and outlet.streams is self and not outlet.here:
             outlet._take_now()  # what another thread has sent
-            self.session.outbox.hurry(outlet)
-            fresh.append((lambda: self._came_home(outlet), _nothing))
-            return [HOME, outlet.id, 0, 0, {}]
+            if not (len(ch) or ch.balance > 0):
+                self.session.outbox.hurry(outlet)
+                fresh.append((lambda: self._came_home(outlet), _nothing))
+                return [HOME, outlet.id, 0, 0, {}]
         forwards = isinstance(outlet, Outbound)
         number = self._new_id()
         inbound = Inbound(self, number, ch, meets=ch.capacity == 0)
@@ -253,8 +257,12 @@ class Streams:
 
     def commit(self, fresh: list[Fresh]) -> None:
         """The message with these ends has been sent."""
-        for alive, _ in fresh:
-            alive()
+        for place, (alive, _) in enumerate(fresh, 1):
+            try:
+                alive()
+            except BaseException:  # of what it let leave; the others are alive as well
+                self.commit(fresh[place:])
+                raise
 
     def roll_back(self, fresh: list[Fresh] | None) -> None:
         """The message with these ends has not been sent."""
@@ -321,10 +329,21 @@ class Streams:
         outbound = self.outbound.get(number)
         if outbound is not None and outbound.here:
             return outbound.come_home(taken).receiver
-        closed = self._closed("the channel is over")
+        lost = self._ended.pop(number, 0) - taken
+        reason: Any = "the channel is over"
+        if lost > 0:
+            text = f"{self.session.name}: a channel ended as its receiving end came home, and {lost} values are lost"
+            reason = ChannelBroken(text, lost)
+        closed = self._closed(reason)
         return closed.receiver if outbound is None and inbound is None else closed.sender
 
-    def _closed(self, reason: str) -> channel[Any]:
+    def note_end(self, number: int, sent: int) -> None:
+        """A channel has ended whose receiving end may be on its way home."""
+        self._ended[number] = sent
+        if len(self._ended) > MOST_ENDED:
+            del self._ended[next(iter(self._ended))]
+
+    def _closed(self, reason: Any) -> channel[Any]:
         ch: channel[Any] = channel(0, "a remote channel")
         ch._abandon(reason)
         return ch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import pickle
 import subprocess
@@ -10,13 +11,14 @@ import sys
 import textwrap
 import threading
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
 import flower
 from flower import channel, getcurrent, go, schedule, tasklet
-from flower.errors import TaskletKilled
+from flower.errors import TaskletExit, TaskletKilled
 
 NEVER = 10.0
 
@@ -671,3 +673,194 @@ def test_what_is_raised_too_late_for_one_life_harms_no_other() -> None:
     gc.collect()
     assert len(said) == 1
     assert t.bind(lambda: flower.after(0).receive() and "second")().join() == "second"
+
+
+def test_scopes_that_others_have_left_strike_only_whom_they_are_around() -> None:
+    """Some deadlines come between the clock's two readings."""
+    ended: Counter[str] = Counter()
+
+    def wait(n: int) -> None:
+        outer, inner = flower.move_on(0.001), flower.move_on(0.001 + n * 1e-6)
+        outer.__enter__()
+        with inner:
+            scopes.append(outer)
+            with suppress(flower.Cancelled):
+                channel().receive()
+            ended["cancelled"] += 1
+
+    scopes: list[Any] = []
+    tasks = [go(wait, n) for n in range(300)]
+    schedule()
+    for scope in scopes:
+        with suppress(RuntimeError):
+            scope.__exit__(None, None, None)
+    flower.after(0.005).receive()
+    for t in tasks:
+        with suppress(TaskletKilled):
+            t.join()
+    assert ended["cancelled"] == 300
+
+
+@pytest.mark.slow
+def test_who_waits_for_good_when_its_scope_was_left_is_in_a_deadlock() -> None:
+    code = """
+        import flower
+        outer = flower.move_on(0.001)
+        def wait():
+            outer.__enter__()
+            with flower.move_on(60) as inner:
+                inner._deadline = float("inf")
+                flower.channel().receive()
+        t = flower.go(wait)
+        flower.schedule()
+        try:
+            outer.__exit__(None, None, None)
+        except RuntimeError:
+            pass
+        try:
+            t.join()
+        except flower.Deadlock:
+            print("Deadlock")
+            t.kill()
+        """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "Deadlock\n"
+
+
+@pytest.mark.parametrize("how", ["kill", "cancel"])
+@pytest.mark.parametrize("wait", [lambda ch: ch.receive(), flower.select])
+def test_what_strikes_between_the_look_and_the_wait_is_not_lost(how: str, wait: Any) -> None:
+    ch: channel[int] = channel()
+    log: list[str] = []
+
+    def strike() -> None:
+        if how == "kill":
+            t.throw(TaskletExit, pending=True)
+        else:
+            scope.cancel()
+
+    def work() -> None:
+        with scope:
+            try:
+                wait(ch)
+            finally:
+                log.append("left")
+
+    scope = flower.move_on()
+    ch._on_wait = strike
+    t = go(work)
+    with suppress(TaskletKilled):
+        t.join(NEVER)
+    assert log == ["left"]
+    assert ch.balance == 0
+
+
+def test_a_callback_that_cancels_who_selects() -> None:
+    scope = flower.move_on()
+    before = flower.set_channel_callback(lambda *_: scope.cancel())
+    try:
+        with scope:
+            flower.select(channel())
+            raise AssertionError
+    finally:
+        flower.set_channel_callback(before)
+
+
+def test_the_cancellation_of_a_group_wakes_no_member_from_under_its_shield() -> None:
+    log: list[Any] = []
+
+    def member() -> None:
+        with flower.shield():
+            log.append(flower.schedule_remove())
+
+    with suppress(ValueError), flower.group() as g:
+        t = g.go(member)
+        schedule()
+        go(lambda: [schedule() for _ in range(3)] and (log.append("its waker"), t.insert()))
+        raise ValueError
+    assert log[0] == "its waker"
+
+
+def test_a_member_that_is_started_again_as_it_is_bound_anew() -> None:
+    class Again:
+        def __del__(self) -> None:
+            if not started:
+                started.append(True)
+                t.bind(ran.append, ("again",)).insert()
+
+    started: list[bool] = []
+    ran: list[str] = []
+    with flower.group() as g:
+        t = g.go(print, Again())
+        t.remove()
+        with pytest.raises(RuntimeError, match="alive"):
+            t.bind(print, ("never",))
+        schedule()
+    assert ran == ["again"]
+
+
+class Speechless:
+    """Stands for a channel, and has no words for itself."""
+
+    def __init__(self, ch: channel[Any]) -> None:
+        self._receive_channel = ch
+
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
+
+
+def test_the_error_of_a_select_of_something_without_words() -> None:
+    ch: channel[int] = channel()
+    ch.close()
+    thing = Speechless(ch)
+    with pytest.raises(flower.ChannelClosed) as caught:
+        flower.select(thing)
+    assert caught.value.channel is thing
+
+
+def test_copies_of_an_error_have_notes_of_their_own() -> None:
+    t = go(raising(ValueError("noted")))
+    notes = []
+    for n in range(3):
+        with pytest.raises(ValueError, match="noted") as caught:
+            t.join()
+        caught.value.add_note(f"joiner {n}")
+        notes.append(list(caught.value.__notes__))
+    assert notes == [["joiner 0"], ["joiner 0", "joiner 1"], ["joiner 0", "joiner 2"]]
+
+
+def test_a_copy_of_the_error_of_a_closed_channel_keeps_the_channel() -> None:
+    ch: channel[int] = channel()
+    ch.close()
+    with pytest.raises(flower.ChannelClosed) as caught:
+        ch.receive()
+    assert copy.copy(caught.value).channel is ch
+    assert copy.deepcopy(caught.value).channel is None
+
+
+class NoContext(Exception):
+    @property
+    def __context__(self) -> Any:  # type: ignore[override]
+        raise OSError("no context")
+
+    @property
+    def __cause__(self) -> Any:  # type: ignore[override]
+        raise OSError("no cause")
+
+
+def test_an_error_handler_that_raises_what_can_not_be_read() -> None:
+    seen: list[BaseException] = []
+    hook, sys.unraisablehook = sys.unraisablehook, lambda unraisable: seen.append(unraisable.exc_value)
+
+    def handler(*_: Any) -> None:
+        raise NoContext
+
+    before = flower.set_error_handler(handler)
+    try:
+        for error in (ValueError(), NoContext()):
+            go(raising(error))
+        flower.after(0.001).receive()
+    finally:
+        flower.set_error_handler(before)
+        sys.unraisablehook = hook
+    assert [type(error) for error in seen] == [NoContext] * 2

@@ -219,16 +219,27 @@ def test_bad_events(events: Any) -> None:
         IOChannel(near, events)
 
 
-def test_a_dropped_channel_watches_no_more() -> None:
-    with pair() as (near, _far):
+def test_nothing_is_watched_when_nobody_waits() -> None:
+    with pair() as (near, far):
         poller = current_scheduler().poller
         before = len(poller.resources)
-        readable = IOChannel(near, READABLE)
-        with pytest.raises(flower.Timeout):
-            flower.select(readable, timeout=0.001)
-        assert len(poller.resources) == before + 1
-        del readable
-        assert len(poller.resources) == before
+        with IOChannel(near, READABLE) as readable:
+            for leave in (flower.after(0), None):
+                with suppress(flower.Timeout):
+                    flower.select(readable, leave, timeout=0.001)
+                assert len(poller.resources) == before
+            waiters = [waiting(flower.select, readable), waiting(readable.receive)]
+            assert len(poller.resources) == before + 1
+            waiters[0].kill()
+            assert len(poller.resources) == before + 1
+            far.send(b"x")
+            assert waiters[1].join(NEVER) == READABLE
+            assert len(poller.resources) == before
+            near.recv(1)
+            waiters = [waiting(readable.receive)]
+            near.close()  # while somebody waits the file is open
+            waiters[0].kill()
+            assert far.recv(1) == b""
 
 
 def test_from_another_thread() -> None:

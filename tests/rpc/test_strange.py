@@ -1022,6 +1022,132 @@ def test_a_generator_that_fails_when_its_stream_has_come_home() -> None:
         kept.clear()
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_the_receiving_end_of_a_channel_that_local_senders_have_filled_is_passed_on(other: bool) -> None:
+    senders: list[Any] = []
+
+    def receive(receiver: Any) -> list[int]:
+        return [receiver.receive(NEVER) for _ in range(8)]
+
+    with served({"give": senders.append, "receive": receive}) as (server, peer), rpc.connect(server.url) as second:
+        ch: channel[int] = channel(3)
+        peer.call("give", ch.sender)
+        ch.send_sequence(range(3))
+        waiting = [flower.go(ch.send, n, NEVER) for n in (3, 4)]
+        until(lambda: ch.balance == 5)
+        answer = (second if other else peer).start("receive", ch.receiver)
+        for n in range(5, 8):
+            senders[0].send(n, NEVER)
+        assert answer.receive(NEVER) == list(range(8))
+        for t in waiting:
+            t.join(NEVER)
+        assert peer.call("give", None) is None
+        senders.clear()
+
+
+@pytest.mark.parametrize("then", ["home", "close", "drop"])
+def test_what_a_node_in_the_middle_holds_is_not_lost_when_the_sending_end_goes(then: str) -> None:
+    """The far node sends with the credit that it has, and the middle has none left of the owner's."""
+    go_on: channel[None] = channel()
+
+    def feed(sender: Any) -> Any:
+        go_on.receive(NEVER)
+        for n in range(10):
+            assert sender.try_send(("far", n))
+        if then == "close":
+            sender.close()
+        return sender if then == "home" else None
+
+    with rpc.serve(URL, {"feed": feed}) as far, rpc.connect(far.url) as beyond:
+
+        def relay(sender: Any) -> Any:
+            fed = beyond.start("feed", sender)
+            until(lambda: go_on.balance < 0)
+            n = 0
+            while sender.try_send(("middle", n)):
+                n += 1
+            go_on.send(None, NEVER)
+            back = fed.receive(NEVER)
+            return [back, n]
+
+        with served({"relay": relay}) as (_, peer):
+            ch: channel[Any] = channel(10)
+            answer = peer.start("relay", ch.sender)
+            back, count = answer.receive(NEVER)
+            if then == "home":
+                owner = flower.go(back.send, "own", NEVER)
+            wanted = [("middle", n) for n in range(count)] + [("far", n) for n in range(10)]
+            assert [ch.receive(NEVER) for _ in wanted] == wanted
+            if then == "home":
+                assert ch.receive(NEVER) == "own"
+                owner.join(NEVER)
+            elif then == "close":
+                with pytest.raises(ChannelClosed):
+                    ch.receive(NEVER)
+            else:
+                with pytest.raises(rpc.RemoteAbort, match="dropped"):
+                    ch.receive(NEVER)
+            del back
+    settle()
+
+
+def test_a_channel_that_ends_as_its_receiving_end_comes_home_says_what_is_lost() -> None:
+    kept: list[Any] = []
+    with served({"give": kept.append, "back": kept.pop}) as (_, peer):
+        for taken in (0, 4):
+            ch: channel[int] = channel(20)
+            peer.call("give", ch.receiver)
+            for n in range(taken):
+                ch.send(n)
+                assert kept[0].receive(NEVER) == n
+            answer = peer.start("back")
+            for n in range(taken, 10):
+                ch.send(n)
+            ch.close()
+            receiver = answer.receive(NEVER)
+            try:
+                assert list(receiver) == list(range(taken, 10))  # uncompiled, all that came is read first
+            except ChannelBroken as error:
+                assert 10 - taken <= error.undelivered <= 10
+        ch = channel(20)
+        peer.call("give", ch.receiver)
+        answer = peer.start("back")
+        ch.close()
+        assert list(answer.receive(NEVER)) == []
+
+
+def test_who_waits_here_for_a_channel_that_comes_home_gets_what_it_brings() -> None:
+    kept: list[Any] = []
+    with served({"give": kept.append, "back": kept.pop}) as (_, peer):
+        ch: channel[int] = channel(20)
+        peer.call("give", ch.receiver)
+        ch.send_sequence(range(3))
+        t = flower.go(ch.receive, NEVER)
+        flower.schedule()
+        receiver = peer.call("back")
+        ch.send(3)
+        ch.close()
+        assert [t.join(NEVER), *receiver] == [0, 1, 2, 3]
+
+
+def test_the_other_ends_of_a_message_are_alive_though_one_of_them_fails() -> None:
+    def ends() -> None:
+        raise flower.TaskletExit
+
+    kept: list[Any] = []
+    with served({"give": lambda *receivers: kept.extend(receivers)}) as (_, peer):
+        one: channel[Any] = channel(1)
+        other: channel[Any] = channel(1)
+        one.send(Packs(ends))
+        other.send("alive")
+        t = flower.go(peer.call, "give", one.receiver, other.receiver)
+        with pytest.raises(flower.TaskletKilled):
+            t.join(NEVER)
+        until(lambda: len(kept) == 2)
+        assert kept[1].receive(NEVER) == "alive"
+        kept.clear()
+
+
 # -- Requests and their tasklets
 
 
