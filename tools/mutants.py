@@ -155,8 +155,8 @@ FAULTS = [
     Fault(
         "a select takes its default though a case is ready",
         "_select",
-        "        if w is not None:\n            result = perform(",
-        "        if w is not None and default is MISSING:\n            result = perform(",
+        "            if w is not None:\n                result = perform(",
+        "            if w is not None and default is MISSING:\n                result = perform(",
     ),
     Fault(
         "a kill overwrites a value that was delivered",
