@@ -184,7 +184,7 @@ class _Watch:
         self.poller.call_here(self._leave)
 
     def _leave(self) -> None:
-        self.waiting -= 1
+        self.waiting = max(0, self.waiting - 1)  # one that was refused as it began leaves, too
         if self.waiting == 0:
             self._end()
 
