@@ -81,7 +81,10 @@ class Flood(ProtocolError):
 
 
 class _Watch:
-    """Follows the channel of a stream: when its receiver is done or gone, the generator is cancelled where it waits."""
+    """Follows the channel of a stream: when its receiver is done or gone, the generator is cancelled where it waits.
+
+    When the stream has come home, it is told as the channel's feeder.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -91,6 +94,15 @@ class _Watch:
 
     def stop(self, reason: Any, error: Any) -> None:
         self._context._cancel("cancelled")
+
+    def on_low(self) -> None:
+        pass
+
+    def on_close(self) -> None:
+        pass
+
+    def on_stop(self, reason: Any, dropped: int) -> None:
+        self._context.session.here(lambda: self.stop(reason, None))
 
 
 class Serving:

@@ -223,7 +223,9 @@ class Streams:
     def stay(self, ch: channel[Any], followers: list[Any]) -> None:
         """The channel goes on here, and not elsewhere: who puts values into it goes by that."""
         for each in followers:
-            if isinstance(each, Inbound) and each.here:
+            if not isinstance(each, Inbound):
+                ch._feeder = each
+            elif each.here:
                 self._bind(ch, each)
         if ch._feeder is not None:
             ch._feeder.on_low()

@@ -1022,6 +1022,27 @@ def test_a_generator_that_fails_when_its_stream_has_come_home() -> None:
         kept.clear()
 
 
+def test_the_close_of_a_stream_that_has_come_home_cancels_its_generator() -> None:
+    gate: channel[None] = channel()
+    ended: list[str] = []
+
+    def numbers() -> Iterator[int]:
+        yield 1
+        try:
+            gate.receive(NEVER)
+        except flower.Cancelled:
+            ended.append("cancelled")
+            raise
+
+    kept: list[Any] = []
+    with served({"numbers": numbers, "keep": kept.append}) as (_, peer):
+        peer.call("keep", peer.stream("numbers"))
+        assert kept[0].receive(NEVER) == 1
+        until(lambda: gate.balance < 0)
+        kept.pop().close()
+        until(lambda: ended == ["cancelled"])
+
+
 @pytest.mark.parametrize("other", [False, True])
 def test_the_receiving_end_of_a_channel_that_local_senders_have_filled_is_passed_on(other: bool) -> None:
     senders: list[Any] = []
