@@ -167,9 +167,9 @@ FAULTS = [
     Fault(
         "a cancellation is delivered once only",
         "_scope",
-        "            over = over or scope.cancelled\n",
-        "            over = over or (scope.cancelled and not scope.expired)\n"
-        "            scope.expired = scope.cancelled\n",
+        "        if culprit is not None:\n            raise Cancelled(culprit)\n        return min(",
+        "        if culprit is not None and not culprit.expired:\n            culprit.expired = True\n"
+        "            raise Cancelled(culprit)\n        return min(",
     ),
     Fault(
         "a shield does not shield",

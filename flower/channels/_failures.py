@@ -80,12 +80,13 @@ def settle(s: Any, t: Any, func: Any) -> None:
             s.raise_in_main(error)
 
 
-def note(error: BaseException, text: Callable[[], str]) -> None:
-    """Add a note, unless the error takes none, or what it names has no words: the error is what matters."""
+def note(error: BaseException, text: Callable[[], str]) -> bool:
+    """Add a note, unless the error takes none, or what it names has no words; says whether it did."""
     try:
         error.add_note(text())
-    except Exception:
-        pass
+    except Exception:  # the error is what matters
+        return False
+    return True
 
 
 def pass_on(error: BaseException) -> None:

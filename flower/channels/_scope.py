@@ -62,17 +62,10 @@ class Scope:
 
     def deadline(self, scheduler: Any, when: float) -> float:
         """The tasklet is about to park until ``when``: until when at most? Raises Cancelled if a scope is over."""
-        limit = NEVER
-        scope: Scope | None = self
-        over = False
-        while scope is not None and not scope._shield:
-            over = over or scope.cancelled
-            limit = min(limit, scope._deadline)
-            scope = scope._parent
-        if over or limit != NEVER:
-            culprit = self._culprit(scheduler.now())
-            if culprit is not None:
-                raise Cancelled(culprit)
+        limit = self.limit()
+        culprit = self._culprit(None if limit == NEVER else scheduler.now())
+        if culprit is not None:
+            raise Cancelled(culprit)
         return min(when, limit)
 
     def limit(self) -> float:

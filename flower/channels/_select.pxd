@@ -124,9 +124,7 @@ cdef Waiter pick_ready(Scheduler s, list waiters)
 @cython.locals(ch=channel, index=Py_ssize_t)
 cdef object perform(Waiter w, PyObject **cases)
 @cython.locals(i=Py_ssize_t, ch=channel, w=Waiter)
-cdef int tell_channels(list waiters) except -1
-@cython.locals(i=Py_ssize_t, ch=channel, w=Waiter)
-cdef int tell_left(list waiters) except -1
+cdef int tell_channels(list waiters, bint left) except -1
 cdef int tell_watcher(Waiter w, bint will_block) except -1
 @cython.locals(i=Py_ssize_t, ch=channel, w=Waiter, last=Waiter, queue=WaitQueue, outside=bint)
 cdef bint link_all(Scheduler s, list waiters) except -1
@@ -134,6 +132,7 @@ cdef bint link_all(Scheduler s, list waiters) except -1
 cdef int mix(Waiter w) except -1
 @cython.locals(i=Py_ssize_t, w=Waiter)
 cdef object name_channel(object closed, object error, list waiters, PyObject **cases)
+cdef int explode(object value, object case) except -1
 cdef object of_case(object error, object case)
 @cython.locals(i=Py_ssize_t, w=Waiter)
 cdef int forget(Task t, list waiters) except -1

@@ -144,7 +144,7 @@ def choose_case(cases: Any, count: int, timeout: Any, default: Any) -> Any:
             prepared = True
             if wishes:
                 told = True
-                tell_channels(waiters)
+                tell_channels(waiters, False)
             # each may have let another thread in: look again
         outside = link_all(s, waiters)
         t.cases = waiters
@@ -156,13 +156,13 @@ def choose_case(cases: Any, count: int, timeout: Any, default: Any) -> Any:
         i = t.chosen
         if isinstance(value, bomb):
             done = True
-            value.explode()
+            explode(value, cython.cast(object, cases[i]))
         result = make_selected(named(cython.cast(object, cases[i])), value, i)
         done = True
         return result
     finally:
         if told:
-            tell_left(waiters)
+            tell_channels(waiters, True)
         if done:
             forget(t, waiters)
         elif t is not None:
@@ -254,29 +254,19 @@ def perform(w: Waiter, cases: Any) -> Any:
         if value is NOTHING:
             return NOTHING
         if isinstance(value, bomb):
-            value.explode()
+            explode(value, cython.cast(object, cases[index]))
     return make_selected(named(cython.cast(object, cases[index])), value, index)
 
 
-def tell_channels(waiters: Any) -> int:
-    """Tell the channels that want to know it that somebody is about to wait for them."""
+def tell_channels(waiters: Any, left: bool) -> int:
+    """Tell the channels that want to know it that somebody is about to wait for them, or has left."""
     for i in range(len(waiters)):
         w = cython.cast(Waiter, waiters[i])
         if w.channel is not None and not w.sends:
             ch = cython.cast(channel, w.channel)
-            if ch._on_wait is not None:
-                ch._on_wait()
-    return 0
-
-
-def tell_left(waiters: Any) -> int:
-    """Tell them that it waits no more."""
-    for i in range(len(waiters)):
-        w = cython.cast(Waiter, waiters[i])
-        if w.channel is not None and not w.sends:
-            ch = cython.cast(channel, w.channel)
-            if ch._on_left is not None:
-                ch._on_left()
+            hook = ch._on_left if left else ch._on_wait
+            if hook is not None:
+                hook()
     return 0
 
 
@@ -329,6 +319,14 @@ def name_channel(closed: object, error: BaseException, waiters: Any, cases: Any)
         if closed is not None and w.channel is closed:
             return of_case(error, cython.cast(object, cases[w.index]))
     return error
+
+
+def explode(value: Any, case: object) -> int:
+    """Raise what was received; if it is how a connection ended, it says which one."""
+    if getattr(value.value, "_flower_conn", False):
+        of_case(value.value, case)
+    value.explode()
+    return 0
 
 
 def of_case(error: BaseException, case: object) -> BaseException:

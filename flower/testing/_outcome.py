@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from flower.channels._deadlock import REASONS
+from flower.channels._failures import note
 from flower.channels._task import BLOCKED
 from flower.errors import Cancelled, TaskletExit
 from flower.testing._choices import UNKNOWN
@@ -134,7 +135,7 @@ def annotate(world: World, error: BaseException) -> None:
     """Put the report into the error's notes."""
     with suppress(Exception):  # one that can't be changed
         if hasattr(error, "__notes__"):  # a program may raise the same object in each example
-            error.__notes__ = [note for note in error.__notes__ if not note.startswith(NOTES)]
+            error.__notes__ = [each for each in error.__notes__ if not each.startswith(NOTES)]
     moved = world.choices.out_of_order()
     times = {0: "nobody ran out of turn", 1: "one switch out of turn"}.get(moved, f"{moved} switches out of turn")
     _note(error, f"The schedule ({times}, {world._steps} steps):\n{world._log.text()}")
@@ -148,9 +149,7 @@ def annotate(world: World, error: BaseException) -> None:
 
 
 def _note(error: BaseException, text: str) -> None:
-    try:
-        error.add_note(text)
-    except Exception:  # it takes none
+    if not note(error, lambda: text):
         print(text, file=sys.stderr)
 
 

@@ -197,6 +197,17 @@ def test_switch_trap(action: str) -> None:
     settle()
 
 
+def test_under_a_switch_trap_a_rendezvous_is_done_and_its_partner_runs_later() -> None:
+    ch = channel()
+    got: list[int] = []
+    receiver = spawn_parked(lambda: got.append(ch.receive()))
+    with switch_trapped():
+        ch.send(1)
+        assert not got
+    receiver.join()
+    assert got == [1]
+
+
 def test_switch_trap_returns_its_previous_value() -> None:
     assert flower.switch_trap(2) == 0
     assert flower.switch_trap(-1) == 2

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 import flower
+import flower.testing as ft
 from flower import channel, getcurrent, go, schedule, tasklet
 from flower.errors import TaskletExit, TaskletKilled
 
@@ -604,28 +605,29 @@ def test_errors_of_members_are_told_of_where_scopes_are_left_out_of_order() -> N
 
 @pytest.mark.parametrize("how", ["receive", "sleep"])
 def test_the_time_of_a_scope_that_another_tasklet_has_left_ends_no_wait(how: str) -> None:
-    outer = flower.move_on(0.001)
     ch: channel[str] = channel()
     got: list[Any] = []
 
     def wait() -> None:
         outer.__enter__()
-        with flower.move_on(NEVER):
+        with flower.move_on(1000):
             if how == "receive":
                 got.append(ch.receive())
             else:
-                flower.time.sleep(0.01)
+                flower.time.sleep(100)
                 got.append("slept")
 
-    t = go(wait)
-    schedule()
-    with pytest.raises(RuntimeError, match="reverse order"):
-        outer.__exit__(None, None, None)
-    flower.after(0.005).receive()
-    assert not got
-    if how == "receive":
-        ch.send("sent")
-    t.join()
+    with ft.virtual_clock():
+        outer = flower.move_on(1)
+        t = go(wait)
+        schedule()
+        with pytest.raises(RuntimeError, match="reverse order"):
+            outer.__exit__(None, None, None)
+        flower.after(10).receive()
+        assert not got
+        if how == "receive":
+            ch.send("sent")
+        t.join()
     assert got == ["sent" if how == "receive" else "slept"]
 
 

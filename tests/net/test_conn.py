@@ -201,6 +201,21 @@ def test_every_reader_learns_of_a_reset() -> None:
         assert [type(t.join(NEVER)) for t in readers] == [ConnectionResetError] * 3
 
 
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_select_says_which_connection_broke(waits: bool) -> None:
+    with plain_peer() as (one, _), plain_peer() as (other, sock), plain_peer() as (third, _):
+        if not waits:
+            reset(sock)
+            until(lambda: other._incoming.closing)
+        t = flower.go(flower.select, one, other, third)
+        flower.schedule()
+        if waits:
+            reset(sock)
+        with pytest.raises(ConnectionResetError) as caught:
+            t.join(NEVER)
+        assert caught.value.channel is other
+
+
 def test_a_select_learns_of_a_reset() -> None:
     with plain_peer() as (conn, sock):
         reset(sock)
