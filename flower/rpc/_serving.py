@@ -30,16 +30,15 @@ try:
 except ImportError:
     from flower.channels import _nocython as cython
 
-from greenlet import GreenletExit
-
 from flower.channels import bomb, schedule, shield, tasklet
 from flower.channels._channel import channel
 from flower.channels._waiting import Alarm
-from flower.errors import Cancelled, ChannelClosed, Disconnected, ProtocolError, TaskletExit, Timeout
+from flower.errors import Cancelled, ChannelClosed, Disconnected, ProtocolError, Timeout
 from flower.rpc._builtin import BUILTIN
 from flower.rpc._context import Context, _current
 from flower.rpc._faults import describe, describe_plain, fault, packed, rebuild_abort, to_plain
 from flower.rpc._line import CALL, CAST
+from flower.rpc._outbound import ENDS
 from flower.rpc._service import InvalidArguments, Method
 from flower.rpc._types import NotPlain
 from flower.rpc._wire import MAX_MESSAGE, Unmade, short
@@ -68,8 +67,8 @@ IN_A_ROW = 256
 # Milliseconds: the longest deadline that is watched, about three years.
 MAX_DEADLINE = 10**11
 
-# What ends a tasklet, and is nobody's failure. Any other error of a method is told to its caller, SystemExit too.
-_ENDS = (TaskletExit, GreenletExit, KeyboardInterrupt, Cancelled)
+# What is nobody's failure. Any other error of a method is told to its caller, SystemExit too.
+_ENDS = (*ENDS, Cancelled)
 
 log = logging.getLogger("flower.rpc")
 
@@ -503,7 +502,7 @@ class Serving:
                 cython.cast(Method, function).call(args, kwargs)
             else:
                 function(*args, **(kwargs or {}))
-        except (TaskletExit, GreenletExit, KeyboardInterrupt):
+        except ENDS:
             raise
         except BaseException as error:
             if context._reason is None or not isinstance(error, Cancelled):
