@@ -450,9 +450,9 @@ class Scheduler:
 
     def recount(self, t: Task, outside: bool) -> None:
         """What a parked task waits on has become, or has ceased to be, fed from the outside."""
+        t.external = outside
         if outside and not t.outside:
             t.outside = 1 if t.daemon else 2
-            t.external = True
             self.outside += 1
             self.outside_live += t.outside - 1
         elif not outside and t.outside and t.when == NEVER:

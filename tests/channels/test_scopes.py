@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -170,3 +173,30 @@ def test_nothing_can_join_a_group_that_has_ended() -> None:
     with pytest.raises(RuntimeError):
         g.go(print)
     assert flower.getruncount() == 1
+
+
+def limited(seconds: float | None = None) -> Iterator[flower.move_on]:
+    """What it gives its scope, and leaves it where it is closed."""
+    with flower.move_on(seconds) as scope:
+        yield scope
+
+
+@pytest.mark.parametrize("fed", [True, False])
+def test_who_waits_on_after_its_scope_was_left_elsewhere_waits_for_what_feeds_its_channel_now(fed: bool) -> None:
+    timer = flower.time.Timer(math.inf if fed else NEVER)
+    around = limited(10 * SOON)
+
+    def wait() -> float:
+        next(around)
+        return timer.c.receive()
+
+    t = spawn_parked(wait)
+    if fed:
+        timer.reset(20 * SOON)
+    else:
+        timer.stop()
+    with suppress(RuntimeError):
+        around.close()
+    flower.run()  # stays for what is fed by a timer, and for nothing else
+    assert t.alive is not fed
+    t.kill()
