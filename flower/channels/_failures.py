@@ -236,7 +236,7 @@ def refuse_to_block(s: Any) -> None:
     if s.closing:
         raise TaskletExit
     if s.current is None:
-        raise RuntimeError("blocking is not possible here: this is a callback of the I/O tasklet, which must go on")
+        raise refusal("blocking is not possible here: this is a callback of the I/O tasklet, which must go on", None)
     raise refusal("blocking is not possible here: this is a callback, or a switch trap is set", s.current)
 
 

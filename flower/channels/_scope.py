@@ -13,6 +13,7 @@ from math import inf as NEVER
 from typing import TYPE_CHECKING, Any, Literal
 
 from flower.channels._channel import channel
+from flower.channels._deadlock import refusal
 from flower.channels._failures import was_passed_on, was_refused
 from flower.channels._scheduler import cancel, current_scheduler
 from flower.channels._task import PAUSED, check_timeout
@@ -86,7 +87,7 @@ class Scope:
         scheduler = current_scheduler()
         task = scheduler.current
         if task is None:
-            raise RuntimeError("a scope can't be entered in a callback")
+            raise refusal("a scope can't be entered in a callback", None)
         if self._used:
             raise RuntimeError("a scope can be entered only once")
         self._used = True

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import flower
+import flower.time
 from flower import Cancelled, Timeout, channel, go
 
 from .support import NEVER, SOON, settle, spawn_parked
@@ -200,3 +201,32 @@ def test_who_waits_on_after_its_scope_was_left_elsewhere_waits_for_what_feeds_it
     flower.run()  # stays for what is fed by a timer, and for nothing else
     assert t.alive is not fed
     t.kill()
+
+
+def test_a_group_whose_generator_is_closed_in_a_callback_says_that_it_can_not_wait_there() -> None:
+    said: list[BaseException] = []
+    tasklets: list[Any] = []
+
+    def members() -> Iterator[Any]:
+        with flower.group() as g:
+            yield g.go(channel().receive)
+
+    def close(*_: Any) -> None:
+        try:
+            around.close()
+        except BaseException as error:
+            said.append(error)
+
+    def fail() -> None:
+        tasklets.append(next(around))
+        raise LookupError
+
+    around = members()
+    before = flower.set_error_handler(close)
+    try:
+        go(fail)
+        flower.time.sleep(SOON)
+    finally:
+        flower.set_error_handler(before)
+    assert "callback" in repr(said)
+    assert not tasklets[0].alive
