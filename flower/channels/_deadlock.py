@@ -49,8 +49,8 @@ def ignore_thread(thread: threading.Thread | None = None) -> None:
 
 def asleep_for_good(s: Any) -> float:
     """Nothing is ready and nothing outside is awaited: seconds until the next look, or 0.0 after raising Deadlock."""
-    me = threading.current_thread()
-    others = [t for t in threading.enumerate() if t is not me]
+    # (Of a thread that `threading` has not made, current_thread() would make one that never ends.)
+    others = [t for t in threading.enumerate() if t.ident != s.thread_id]
     ending = adopted.difference([t.ident for t in others if t.ident is not None], [s.thread_id])
     if jobs_given or ending or any(t not in _ignored for t in others):
         return SECONDS_BETWEEN_LOOKS

@@ -148,6 +148,27 @@ def test_a_dead_proxy_does_not_spoil_a_fork() -> None:
     assert output(code) == "5\n"
 
 
+def test_a_thread_that_threading_does_not_know_hides_no_deadlock_once_it_has_ended() -> None:
+    code = """
+        import _thread, flower
+        ch = flower.channel()
+        ended = _thread.allocate_lock()
+        ended.acquire()
+        def waits():
+            ch.receive()  # and its hub looks whether anybody could send
+            ended.release()
+        _thread.start_new_thread(waits, ())
+        flower.time.sleep(0.05)
+        ch.send(1)
+        ended.acquire()
+        try:
+            ch.receive()
+        except flower.Deadlock:
+            print("Deadlock")
+    """
+    assert output(code, limit=10) == "Deadlock\n"
+
+
 # -- Forks and threads that have ended
 
 
