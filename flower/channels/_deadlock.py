@@ -28,8 +28,9 @@ jobs_given = 0
 # Task.blocked_in, in words.
 REASONS = ("", "send", "receive", "select", "join", "sleep", "run", "schedule_remove")
 
-# The threads, by number, that have a scheduler: one is gone from `threading.enumerate` before that has ended.
-adopted: set[int] = set()
+# The schedulers of all threads, by number, plain threads' too: one is gone from `threading.enumerate` before its
+# scheduler has ended.
+adopted: dict[int, Any] = {}
 
 _ignored: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
@@ -51,7 +52,7 @@ def asleep_for_good(s: Any) -> float:
     """Nothing is ready and nothing outside is awaited: seconds until the next look, or 0.0 after raising Deadlock."""
     # (Of a thread that `threading` has not made, current_thread() would make one that never ends.)
     others = [t for t in threading.enumerate() if t.ident != s.thread_id]
-    ending = adopted.difference([t.ident for t in others if t.ident is not None], [s.thread_id])
+    ending = adopted.keys() - {s.thread_id, *[t.ident for t in others]}
     if jobs_given or ending or any(t not in _ignored for t in others):
         return SECONDS_BETWEEN_LOOKS
     if s.queued():  # the last of the other threads has woken somebody before it ended
@@ -91,8 +92,9 @@ _FOREIGN = (
 
 
 def parked_tasks() -> list[Any]:
-    """The blocked tasks of all threads, the main ones included: those of plain threads are in no list."""
-    return [t for t in _objects(Task) if t.state == BLOCKED and not t.decided]
+    """The blocked tasks of all threads, the main ones included."""
+    tasks = [t for s in list(adopted.values()) for t in (s.main, *_hub.begun(s))]
+    return [t for t in tasks if t.state == BLOCKED and not t.decided]
 
 
 def _objects(kind: type[Any]) -> list[Any]:

@@ -14,7 +14,7 @@ from greenlet import getcurrent
 
 from flower.channels import _deadlock, _hub, _scheduler
 from flower.channels._scheduler import COMPILED, Scheduler
-from flower.channels._task import withdraw
+from flower.channels._task import BLOCKED, withdraw
 from flower.errors import TaskletExit
 
 if TYPE_CHECKING:
@@ -38,19 +38,21 @@ class _Owner:
         root = getcurrent()  # not the thread's number: that may be another thread's by now
         while root.parent is not None:
             root = root.parent
+        here = root is s.main.carrier
         try:
-            if root is s.main.carrier:
+            if here:
                 end_thread(s)
             else:  # somebody's gc.get_objects() has kept this, as the thread ended
                 abandon(s)
         finally:
-            _deadlock.adopted.discard(s.thread_id)
+            if here or _deadlock.adopted.get(s.thread_id) is s:
+                _deadlock.adopted.pop(s.thread_id, None)
 
 
 def adopt_thread(s: Scheduler) -> Scheduler:
     """A scheduler was made: tie it to its thread."""
     _of_thread.owner = _Owner(s)
-    _deadlock.adopted.add(s.thread_id)
+    _deadlock.adopted[s.thread_id] = s
     if threading.get_ident() == threading.main_thread().ident:
         register(s)
     return s
@@ -91,6 +93,8 @@ def abandon(s: Scheduler) -> None:
     _hub.drop_ready(s)
     for t in _hub.begun(s):
         _hub.give_up(s, t)
+    if s.main.state == BLOCKED and not s.main.decided:  # in a forked child
+        withdraw(s.main)
     _hub.drop_alarms(s)
 
 
@@ -171,6 +175,9 @@ def in_child() -> None:
 
         _uncompiled.reset_after_fork()
     _schedulers.clear()
+    for t in _deadlock.parked_tasks():  # a ghost: what it waits in is the parent's
+        withdraw(t)
+        _kept.append(t)
     _deadlock.adopted.clear()
     old = _scheduler.present()
     if old is None:
@@ -183,10 +190,6 @@ def in_child() -> None:
     if forker is None:
         forker = _scheduler.task_class.__new__(_scheduler.task_class)
     forker.joiners = forker.owner = None
-    for t in _deadlock.parked_tasks():
-        if t is not forker:  # a ghost: what it waits in is the parent's
-            withdraw(t)
-            _kept.append(t)
     old.closing = True
     _hub.drop_alarms(old)  # of the parent's timers, none goes off here
     new = Scheduler(forker)

@@ -148,6 +148,7 @@ def test_a_dead_proxy_does_not_spoil_a_fork() -> None:
     assert output(code) == "5\n"
 
 
+@pytest.mark.slow
 def test_a_thread_that_threading_does_not_know_hides_no_deadlock_once_it_has_ended() -> None:
     code = """
         import _thread, flower
@@ -170,6 +171,36 @@ def test_a_thread_that_threading_does_not_know_hides_no_deadlock_once_it_has_end
 
 
 # -- Forks and threads that have ended
+
+
+@pytest.mark.parametrize("freeze", ["pass", "gc.freeze()"])
+@pytest.mark.parametrize("forker", ["main", "a plain thread"])
+def test_nobody_waits_in_a_forked_child(freeze: str, forker: str) -> None:
+    code = """
+        import flower, gc, os, sys, threading, time
+        ch = flower.channel()
+        def forks():
+            child = os.fork()
+            if child == 0:
+                os._exit(5 if ch.balance == 0 and not ch.try_send(1) else 6)
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            os._exit(0)
+        def waits():
+            flower.go(ch.receive)
+            ch.receive()
+        flower.go(ch.receive)
+        flower.schedule()
+        for waiter in (waits, ch.receive):
+            threading.Thread(target=waiter, daemon=True).start()
+        while ch.balance > -4:
+            time.sleep(0.001)
+        {freeze}
+        if {main}:
+            forks()
+        threading.Thread(target=forks).start()
+        flower.time.sleep(60)
+    """
+    assert output(code.replace("{freeze}", freeze).replace("{main}", str(forker == "main"))) == "5\n"
 
 
 def test_a_forked_child_watches_no_signals() -> None:
