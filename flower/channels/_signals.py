@@ -52,11 +52,11 @@ class _SignalChannel(channel[int]):
         signums, self._signums = self._signums, None  # type: ignore[assignment]
         for signum in signums:
             _watches[signum].remove(self)
-            if not _watches[signum]:
-                del _watches[signum]
-                handler = _handlers_before.pop(signum)
-                signal.signal(signum, signal.SIG_DFL if handler is None else handler)
         self._scheduler.watches -= 1
+        if threading.get_ident() == self._scheduler.thread_id:
+            _restore()
+        else:  # handlers are the main thread's affair
+            self._scheduler.post(_restore)
 
     def close(self) -> None:
         """Watch no more. Signals that have arrived are still received."""
@@ -68,10 +68,19 @@ class _SignalChannel(channel[int]):
         return super()._abandon(reason)
 
 
+def _restore() -> None:
+    """Bring back the handlers of before, of signals that nobody watches any more."""
+    for signum in [signum for signum, watches in _watches.items() if not watches]:
+        del _watches[signum]
+        handler = _handlers_before.pop(signum)
+        signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+
+
 def _after_fork() -> None:
     """In the child: what the parent watched is its own affair, and a signal does here what it did before."""
     for watch in {watch for watches in _watches.values() for watch in watches}:
         watch.close()
+    _restore()
 
 
 if hasattr(os, "register_at_fork"):
@@ -82,7 +91,8 @@ def signals(*signums: int) -> channel[int]:
     """A channel on which the numbers of the given signals arrive, until it is closed.
 
     In the main thread only. While SIGINT is watched, Ctrl-C raises no KeyboardInterrupt. Closing the last watch of a
-    signal brings back its handler of before. A forked child watches nothing: there the channel is closed.
+    signal brings back its handler of before (from another thread: when the main thread next waits). A forked child
+    watches nothing: there the channel is closed.
 
     Raises ValueError outside of the main thread, for no signals, and for a number that is no signal; OSError for one
     that can't be caught.

@@ -367,6 +367,23 @@ def test_signals_come_as_values() -> None:
     assert output(code) == "['SIGUSR1', 'SIGUSR2']\nTrue\n"
 
 
+@pytest.mark.parametrize("close", ["ch.close", "ch.receiver.close"])
+def test_signals_that_another_thread_closes(close: str) -> None:
+    code = """
+        import signal, threading, flower, flower.time
+        ch = flower.signals(signal.SIGUSR1, signal.SIGUSR2)
+        threading.Thread(target=lambda: flower.time.sleep(0.01) or {close}()).start()
+        print(list(ch))
+        flower.time.sleep(0.01)
+        print([signal.getsignal(n) is signal.SIG_DFL for n in (signal.SIGUSR1, signal.SIGUSR2)])
+        try:
+            flower.channel().receive()
+        except flower.Deadlock:
+            print("nothing is watched")
+    """
+    assert output(code.replace("{close}", close), limit=20) == "[]\n[True, True]\nnothing is watched\n"
+
+
 def test_signals_wake_a_process_that_sleeps() -> None:
     code = """
         import os, signal, threading, flower, flower.time
