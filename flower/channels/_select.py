@@ -323,7 +323,7 @@ def name_channel(closed: object, error: BaseException, waiters: Any, cases: Any)
 
 def explode(value: Any, case: object) -> int:
     """Raise what was received; if it is how a connection ended, it says which one."""
-    if getattr(value.value, "_flower_conn", False):
+    if _scheduler.cold._attribute(value.value, "_flower_conn"):
         of_case(value.value, case)
     value.explode()
     return 0

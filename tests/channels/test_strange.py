@@ -866,3 +866,19 @@ def test_an_error_handler_that_raises_what_can_not_be_read() -> None:
         flower.set_error_handler(before)
         sys.unraisablehook = hook
     assert [type(error) for error in seen] == [NoContext] * 2
+
+
+class Talkative(Exception):
+    def __getattr__(self, name: str) -> Any:
+        raise ZeroDivisionError(name)
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_select_raises_what_was_sent_whatever_it_makes_of_attributes(waits: bool) -> None:
+    ch: channel[int] = channel(1)
+    if waits:
+        go(ch.send_exception, Talkative)
+    else:
+        ch.send_exception(Talkative)
+    with pytest.raises(Talkative):
+        flower.select(ch)
