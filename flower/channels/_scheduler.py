@@ -42,7 +42,7 @@ from greenlet import getcurrent, greenlet
 from flower.channels._poller import ThreadPoller
 from flower.channels._task import Task, members, withdraw
 from flower.channels._waiting import Alarm, Timers, WaitQueue
-from flower.errors import Timeout
+from flower.errors import TaskletExit, Timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -502,7 +502,7 @@ class Scheduler:
             return
         if t.state in (READY, PAUSED) and not t.decided and t.carrier is not None and t.error is None:
             t.error = error
-        else:
+        elif not (t.alert & KILL and isinstance(t.pending, TaskletExit)):  # a kill stands, whatever is thrown after it
             t.pending = error
             t.alert |= KILL
         if t.state == PAUSED:

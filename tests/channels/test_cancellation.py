@@ -470,3 +470,22 @@ def test_the_sooner_of_an_operations_timeout_and_its_scope_counts(operation: str
         TIMED[operation](ch, NEVER)
     assert scope.expired
     assert ch.balance == 0
+
+
+def test_a_kill_is_not_lost_on_what_is_thrown_after_it() -> None:
+    ch, caught = channel(), []
+
+    def catches() -> None:
+        while len(caught) < 3:
+            try:
+                ch.receive()
+            except LookupError as error:
+                caught.append(error.args[0])
+
+    t = spawn_parked(catches)
+    t.throw(LookupError, "first", pending=True)
+    t.kill(pending=True)
+    t.throw(LookupError, "second", pending=True)
+    with pytest.raises(TaskletKilled):
+        t.join(NEVER)
+    assert caught == ["first"]
