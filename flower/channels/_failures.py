@@ -16,8 +16,8 @@ from greenlet import GreenletExit
 
 from flower.channels import _deadlock, _lifecycle, _scheduler
 from flower.channels._deadlock import refusal
-from flower.channels._scheduler import fail
-from flower.channels._task import BLOCKED, ERRORS, KILL, TRAP, members
+from flower.channels._scheduler import tell_joiners
+from flower.channels._task import BLOCKED, ERRORS, KILL, TRAP
 from flower.errors import TaskletExit, TaskletKilled
 
 if TYPE_CHECKING:
@@ -61,10 +61,8 @@ def settle(s: Any, t: Any, func: Any) -> None:
     collected = t.joiners is not None
     if error is not None:
         t.traceback = _traceback_of(error)
-    if t.joiners is not None:
-        joiners, t.joiners = t.joiners, None
-        for waiter in members(joiners):
-            fail(waiter, None)
+    if collected:
+        tell_joiners(t)
     if owner is not None:
         t.owner = None
         collected = owner._child_ended(t, error) or collected
@@ -177,17 +175,19 @@ class _Unraisable:
         self.object = where
 
 
-def raise_failure(t: Any) -> None:
-    """Raise the error that ended the tasklet, to one who joins it; each gets a traceback of its own."""
-    error = t.failure
+def collect(t: Any, error: BaseException | None, traceback: Any, value: Any) -> Any:
+    """What a life of the tasklet came to, for one who joins it: its error is raised; each gets a traceback of its own."""
+    if error is None:
+        return value
     if issubclass(type(error), (TaskletExit, GreenletExit)):
         raise TaskletKilled(f"{describe(t)} was killed") from None
-    if t.collected:
+    if t.collected or t.failure is not error:
         error = copy_error(error)
-    t.collected = True
+    else:
+        t.collected = True
     t.sched.spare_main(error)
     try:
-        raise BaseException.with_traceback(error, t.traceback)
+        raise BaseException.with_traceback(error, traceback)
     finally:
         del error
 

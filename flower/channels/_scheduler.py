@@ -107,6 +107,15 @@ def fail(t: Task, error: object) -> bool:
     return True
 
 
+def tell_joiners(t: Task) -> None:
+    """Wake those who wait for the task's end with how it ended: by the time they run, it may have another life."""
+    joiners, t.joiners = t.joiners, None
+    for waiter in members(joiners):
+        joiner = cython.cast(Task, waiter)
+        joiner.value = (t.failure, t.traceback, t.value)
+        fail(joiner, None)
+
+
 def cancel(t: Task, scope: object, error: object) -> bool:
     """`fail`, if the scope is still the task's innermost one: another thread may have seen it and come late."""
     return t.scope is scope and fail(t, error)

@@ -279,9 +279,9 @@ class tasklet(Task):
                 if self.joiners is None:
                     self.joiners = WaitQueue()
                 self.joiners.append(t)
-                park(t, JOIN, False)
+                return _scheduler.cold.collect(self, *park(t, JOIN, False))
         if self.failure is not None:
-            _scheduler.cold.raise_failure(self)
+            _scheduler.cold.collect(self, self.failure, self.traceback, None)
         if not self.ended:
             raise RuntimeError("You cannot join a tasklet that was never started")
         return self.value

@@ -491,3 +491,29 @@ def test_closed_channel_in_a_tasklet_is_an_error_like_others() -> None:
         flower.run()
     with pytest.raises(ChannelClosed):
         t.join()
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_who_joins_gets_what_the_life_came_to_that_he_waited_for(fails: bool) -> None:
+    def first() -> str:
+        schedule()
+        if fails:
+            raise LookupError("first")
+        return "first"
+
+    def again() -> None:
+        while t.alive:
+            schedule()
+        t.bind(channel().receive, ())
+
+    t = go(first)
+    joiners = [go(t.join) for _ in range(2)]
+    go(again)
+    for joiner in joiners:
+        if fails:
+            with pytest.raises(LookupError, match="first"):
+                joiner.join()
+        else:
+            assert joiner.join() == "first"
+    assert t.paused
+    t.kill()
