@@ -213,10 +213,11 @@ class group:
             raise RuntimeError("a group takes tasklets only inside of its with block")
         t = tasklet(func)
         scope = Scope()
-        scope.cancelled = self._scope.cancelled
         scope._enter(t)
         t.owner = self
         self._members[t] = scope
+        if self._scope.cancelled:  # looked at last: another thread may cancel meanwhile
+            scope.cancelled = True
         t(*args, **kwargs)
         return t
 
@@ -239,7 +240,7 @@ class group:
             return own
         if error is not None and not (own or for_main or issubclass(kind, TaskletExit)):
             self._errors.append(error)
-        if for_main or len(self._errors) == 1:
+        if (for_main or self._errors) and not self._scope.cancelled:
             self.cancel()
         if not self._members:
             self._ended.try_send(None)

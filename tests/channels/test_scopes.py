@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -230,3 +232,36 @@ def test_a_group_whose_generator_is_closed_in_a_callback_says_that_it_can_not_wa
         flower.set_error_handler(before)
     assert "callback" in repr(said)
     assert not tasklets[0].alive
+
+
+def test_a_member_that_another_thread_starts_as_the_group_is_cancelled_is_cancelled() -> None:
+    left = threading.Event()
+    tasklets: list[Any] = []
+
+    def shielded() -> None:
+        with flower.shield():
+            flower.time.sleep(100 * SOON)
+
+    def cancel(frame: Any, event: str, arg: Any) -> None:
+        if event == "call" and frame.f_code.co_name == "_enter":
+            sys.setprofile(None)
+            g.cancel()
+            left.wait(NEVER)
+            time.sleep(10 * SOON)  # until the owner waits for its members
+
+    def start() -> None:
+        sys.setprofile(cancel)
+        tasklets.append(g.go(channel().receive, NEVER))
+        with suppress(Cancelled):
+            flower.run()
+
+    with flower.group() as g:
+        g.go(shielded)
+        thread = threading.Thread(target=start)
+        thread.start()
+        try:
+            flower.time.sleep(NEVER)
+        finally:
+            left.set()
+    assert not tasklets[0].alive
+    thread.join()
