@@ -534,10 +534,10 @@ def is_struck(t: Task) -> bool:
     if t.alert & KILL:
         return True
     scope = t.scope
-    while scope is not None and not scope._shield:
+    while scope is not None:
         if scope.cancelled:
             return True
-        scope = scope._parent
+        scope = None if scope._shield else scope._parent
     return False
 
 

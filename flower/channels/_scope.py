@@ -53,12 +53,12 @@ class Scope:
         """The outermost scope that is over (by its deadline too, if given the time), as seen from inside this one."""
         found = None
         scope: Scope | None = self
-        while scope is not None and not scope._shield:
+        while scope is not None:
             if now is not None and scope._deadline <= now:
                 scope.expired = scope.cancelled = True
             if scope.cancelled:
                 found = scope
-            scope = scope._parent
+            scope = None if scope._shield else scope._parent
         return found
 
     def deadline(self, scheduler: Any, when: float) -> float:
@@ -168,7 +168,8 @@ class timeout(Scope):
 class shield(Scope):
     """shield()
 
-    ``with shield():`` lets what runs inside finish, though scopes around it are over. A kill is not held back.
+    ``with shield():`` lets what runs inside finish, though scopes around it are over. A kill is not held back, nor is
+    the shield's own ``cancel()``.
 
     >>> with shield():
     ...     pass

@@ -90,6 +90,32 @@ def test_shield_holds_back_and_its_end_lets_through() -> None:
 # -- Groups
 
 
+@pytest.mark.parametrize("blocked", [True, False])
+def test_a_shield_can_be_cancelled_itself(blocked: bool) -> None:
+    log: list[str] = []
+
+    def body() -> None:
+        with flower.move_on() as outer, flower.shield() as shield:
+            outer.cancel()
+            if blocked:
+                scopes.append(shield)
+            else:
+                shield.cancel()
+            try:
+                channel().receive(NEVER)
+            finally:
+                log.append("left")
+        log.append("after")
+
+    scopes: list[Any] = []
+    t = go(body)
+    settle()
+    for scope in scopes:
+        scope.cancel()
+    t.join()
+    assert log == ["left", "after"]
+
+
 def test_a_group_waits_for_its_tasklets() -> None:
     log: list[int] = []
 
