@@ -25,7 +25,6 @@ except ImportError:
 from flower.channels._channel import channel
 from flower.channels._scheduler import current_scheduler
 from flower.channels._task import check_timeout
-from flower.channels._tasklet import go
 from flower.channels._waiting import Alarm
 from flower.errors import ChannelClosed
 
@@ -38,6 +37,7 @@ if cython.compiled:
     _turn: Any = threading.RLock()
 else:
     from flower.channels._scheduler import here
+    from flower.channels._tasklet import start_in
     from flower.channels._uncompiled import _guard as _turn
     from flower.channels._uncompiled import copy_context, track, untrack, zeroed
 if hasattr(os, "register_at_fork"):
@@ -274,10 +274,7 @@ class Deferred(Alarm):
         """The moment has come."""
         track(self)
         self.scheduler.release()
-        if self.context is None:
-            go(self.func, *self.args, **self.kwargs)
-        else:
-            go(self.context.run, self.func, *self.args, **self.kwargs)
+        start_in(self.context, self.func, self.args, self.kwargs)
         return None
 
     def end(self) -> None:

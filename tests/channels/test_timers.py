@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import math
 import threading
@@ -346,6 +347,22 @@ def test_blocking_calls_run_side_by_side() -> None:
     barrier = threading.Barrier(4)
     tasklets = [go(flower.blocking, barrier.wait, NEVER) for _ in range(4)]
     assert sorted(t.join() for t in tasklets) == [0, 1, 2, 3]
+
+
+def test_the_error_of_a_deferred_call_names_its_function_whatever_context_it_has() -> None:
+    variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable")
+
+    def fails() -> None:
+        raise LookupError(variable.get())
+
+    def defers() -> None:
+        variable.set(5)
+        flower.time.after_func(0, fails)
+
+    go(defers)
+    with pytest.raises(LookupError, match="5") as caught:
+        flower.run()
+    assert "fails" in caught.value.__notes__[0]
 
 
 # -- signals
