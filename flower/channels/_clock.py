@@ -76,16 +76,17 @@ class Chime(Alarm):
             return None
         ch: channel[float] = target
         with _turn:
-            if self.ref is None or ch.closing:
+            if self.ref is None:
                 return None
-            if self.interval != 0.0:
+            if self.interval != 0.0 and not ch.closing:
                 due = now - (now - self.first) % self.interval + self.interval
                 self.scheduler.set_alarm(self, max(due, math.nextafter(now, math.inf)))
             else:
                 self.ref = None
                 track(self)
                 ch._set_external(False)
-            ch.try_send(now)
+            if not ch.closing:
+                ch.try_send(now)
         return None
 
     def end(self) -> None:

@@ -349,6 +349,19 @@ def test_blocking_calls_run_side_by_side() -> None:
     assert sorted(t.join() for t in tasklets) == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("make", [Timer, Ticker])
+def test_a_timer_whose_channel_was_closed_when_its_time_came_is_stopped(make: Any) -> None:
+    timer = make(SOON)
+    timer.c.close()
+    sleep(2 * SOON)
+    timer.c.open()
+    with pytest.raises(Deadlock):
+        timer.c.receive()
+    assert not timer.stop()
+    timer.reset(SOON)
+    assert timer.c.receive(NEVER)
+
+
 def test_the_error_of_a_deferred_call_names_its_function_whatever_context_it_has() -> None:
     variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable")
 
