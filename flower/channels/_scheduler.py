@@ -530,8 +530,9 @@ def may_park(timeout: float | None) -> Task | None:
 
 
 def is_struck(t: Task) -> bool:
-    """Whether the task was killed or cancelled since `prepare` looked, as what ran meanwhile let another thread in."""
-    if t.alert & KILL:
+    """Whether the task was struck (killed, cancelled, or main by an error) since `prepare` looked, as what ran meanwhile
+    let another thread in."""
+    if t.alert & (KILL | ERRORS):
         return True
     scope = t.scope
     while scope is not None:

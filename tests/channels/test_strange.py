@@ -757,6 +757,15 @@ def test_what_strikes_between_the_look_and_the_wait_is_not_lost(how: str, wait: 
     assert ch.balance == 0
 
 
+def test_an_error_for_main_that_comes_between_the_look_and_the_wait_is_not_late() -> None:
+    ch: channel[int] = channel()
+    t = tasklet(print).bind(args=())
+    ch._on_wait = lambda: t.throw(LookupError) if t.alive else None
+    with pytest.raises(LookupError):
+        ch.receive(NEVER)
+    assert ch.balance == 0
+
+
 def test_a_callback_that_cancels_who_selects() -> None:
     scope = flower.move_on()
     before = flower.set_channel_callback(lambda *_: scope.cancel())
