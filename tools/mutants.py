@@ -174,8 +174,8 @@ FAULTS = [
     Fault(
         "a shield does not shield",
         "_scope",
-        "        while scope is not None and not scope._shield:\n            if now is not None",
-        "        while scope is not None:\n            if now is not None",
+        "                found = scope\n            scope = None if scope._shield else scope._parent",
+        "                found = scope\n            scope = scope._parent",
     ),
     Fault(
         "a scope is left in its tasklet",
@@ -192,8 +192,8 @@ FAULTS = [
     Fault(
         "the error of a member leaves the others running",
         "_scope",
-        "        if for_main or len(self._errors) == 1:",
-        "        if for_main:",
+        "        if (for_main or self._errors) and",
+        "        if for_main and",
     ),
     Fault(
         "a stopped timer leaves its value behind",
@@ -221,9 +221,9 @@ FAULTS = [
     ),
     Fault(
         "those who join are not woken",
-        "_failures",
-        "        for waiter in members(joiners):\n            fail(waiter, None)",
-        "        for waiter in members(joiners)[1:]:\n            fail(waiter, None)",
+        "_scheduler",
+        "    for waiter in members(joiners):\n",
+        "    for waiter in members(joiners)[1:]:\n",
     ),
     Fault(
         "an operation that need not wait looks at its timeout first",

@@ -47,8 +47,7 @@ def run(main: Any = None, /, *args: Any, **kwargs: Any) -> Any:
         t = tasklet(main)
         s.prepare(None)  # what would keep the caller from waiting is raised before the tasklet begins
         t(*args, **kwargs)
-        before = s.victim
-        s.victim = t
+        s.victims.append(t)
         try:
             return t.join()
         except BaseException:
@@ -56,7 +55,7 @@ def run(main: Any = None, /, *args: Any, **kwargs: Any) -> Any:
                 t.kill()
             raise
         finally:
-            s.victim = before
+            s.victims.remove(t)
     if args or kwargs:
         raise TypeError("run needs a function to call with the arguments")
     me = s.prepare(None)

@@ -57,11 +57,16 @@ def asleep_for_good(s: Any) -> float:
         return SECONDS_BETWEEN_LOOKS
     if s.queued():  # the last of the other threads has woken somebody before it ended
         return 0.0
-    victim = s.victim if s.victim is not None and s.victim.state == BLOCKED else s.main
+    victim = victim_of(s)
     error = Deadlock(report(s, victim))
     if not fail(victim, error):  # main has left the queue for a tasklet that it switched to
         s.raise_in_main(error)
     return 0.0
+
+
+def victim_of(s: Any) -> Any:
+    """Who gets a Deadlock: the last of what `run` runs that waits, or else main."""
+    return next((t for t in reversed(s.victims) if t.state == BLOCKED), s.main)
 
 
 def refusal(text: str, t: Any) -> RuntimeError:

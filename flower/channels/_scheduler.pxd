@@ -44,7 +44,7 @@ cdef class Scheduler:
     cdef bint trimming
     cdef Py_ssize_t lane
     cdef Task starting
-    cdef public Task victim
+    cdef public list victims
     cdef int budget
     cdef double due
     cdef bint attentive

@@ -142,7 +142,7 @@ class Scheduler:
         self.trimming: bool = False
         self.lane: int = 0
         self.starting: Task | None = None
-        self.victim: Task | None = None
+        self.victims: list[Any] = []  # what `run` runs: the last one gets a Deadlock
         self.budget: int = SWITCHES_PER_TURN
         self.due: float = 0.0
         self.attentive: bool = False

@@ -18,7 +18,7 @@ from greenlet import GreenletExit, getcurrent
 
 import flower
 from flower.channels import _hub, _lifecycle, _scheduler, _watch
-from flower.channels._deadlock import REASONS
+from flower.channels._deadlock import REASONS, victim_of
 from flower.channels._scheduler import Scheduler, current_scheduler, fail, set_current_scheduler
 from flower.channels._task import BLOCKED, READY, RUN, check_timeout
 from flower.errors import TaskletExit
@@ -544,7 +544,7 @@ class World:
         elif self._failed:
             fail(main, tasklet_failed(self))
         else:
-            victim = s.victim if s.victim is not None and s.victim.state == BLOCKED else main
+            victim = victim_of(s)
             blocked = [t for t in self._names if t.state == BLOCKED and (t is main or not t.daemon or _sends(t))]
             fail(victim, deadlock(self, blocked, "all tasklets are asleep, and nothing can wake one of them"))
 

@@ -167,6 +167,18 @@ def test_run_of_a_function_raises_its_error() -> None:
         flower.run(boom)
 
 
+def test_deadlock_is_thrown_into_what_one_run_runs_when_another_that_began_before_has_ended() -> None:
+    def sleeps_for_good() -> str:
+        with pytest.raises(Deadlock):
+            channel().receive()
+        return "thrown"
+
+    first = go(flower.run, schedule)
+    second = go(flower.run, sleeps_for_good)
+    first.join()
+    assert second.join() == "thrown"
+
+
 def test_deadlock_is_thrown_into_the_function_that_run_runs_at_its_park() -> None:
     def main() -> str:
         try:
