@@ -180,8 +180,8 @@ FAULTS = [
     Fault(
         "a scope is left in its tasklet",
         "_scope",
-        "        task.scope = self._parent\n        self._task = None",
-        "        self._task = None",
+        "            task.scope = self._parent\n",
+        "",
     ),
     Fault(
         "a group ends with its first tasklet",

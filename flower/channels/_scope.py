@@ -4,6 +4,9 @@ A scope that is cancelled, or whose time is over, raises Cancelled in its taskle
 park, and again at each one until the scope is left. Scopes nest; when several are over, the outermost is the
 one that raises, and only the scope that an exception belongs to catches it. A shield hides the scopes around
 it from what runs inside. The scheduler asks the innermost scope each time the tasklet is about to park.
+
+A scope is the tasklet's that entered it. To leave it elsewhere (where a generator is closed, for instance), or before
+those inside of it, is a RuntimeError; it is left all the same. Once the tasklet has ended, it is none.
 """
 
 from __future__ import annotations
@@ -106,18 +109,21 @@ class Scope:
         return isinstance(error, Cancelled) and error.scope is self
 
     def _leave(self) -> None:
-        task = self._task
+        task, self._task = self._task, None
         if task is None:
             raise RuntimeError("the scope is not entered, or left already")
-        if task.scope is not self:
-            inner = task.scope
+        inner = task.scope
+        if inner is self:
+            task.scope = self._parent
+            if task is current_scheduler().current:
+                return
+        else:
             while inner is not None and inner._parent is not self:
                 inner = inner._parent
-            if inner is not None:
-                inner._parent = self._parent  # it may strike nobody any more
-            raise RuntimeError("scopes are left in the reverse order of entering, by the tasklet that entered")
-        task.scope = self._parent
-        self._task = None
+            if inner is None:  # the tasklet has ended
+                return
+            inner._parent = self._parent  # it may strike nobody any more
+        raise RuntimeError("scopes are left in the reverse order of entering, by the tasklet that entered")
 
     def __repr__(self) -> str:
         state = "expired" if self.expired else "cancelled" if self.cancelled else "open"

@@ -16,7 +16,7 @@ import flower
 import flower.time
 from flower import Cancelled, Timeout, channel, go
 
-from .support import NEVER, SOON, settle, spawn_parked
+from .support import NEVER, SOON, in_thread, settle, spawn_parked
 
 
 def test_cancel_from_another_tasklet_and_from_another_thread() -> None:
@@ -204,10 +204,47 @@ def test_nothing_can_join_a_group_that_has_ended() -> None:
     assert flower.getruncount() == 1
 
 
+def limited_inside(seconds: float) -> Iterator[flower.move_on]:
+    with flower.move_on(seconds) as scope:
+        flower.move_on(NEVER).__enter__()
+        yield scope
+
+
 def limited(seconds: float | None = None) -> Iterator[flower.move_on]:
     """What it gives its scope, and leaves it where it is closed."""
     with flower.move_on(seconds) as scope:
         yield scope
+
+
+@pytest.mark.parametrize("make", [limited, limited_inside])
+@pytest.mark.parametrize("close", [lambda call: call(), in_thread])
+def test_a_scope_that_is_left_elsewhere_says_so_and_is_left(make: Any, close: Any) -> None:
+    around = make(5 * SOON)
+
+    def wait() -> str:
+        scope = next(around)
+        flower.time.sleep(10 * SOON)
+        scope.cancel()
+        flower.time.sleep(SOON)
+        return "not struck"
+
+    t = spawn_parked(wait)
+    with pytest.raises(RuntimeError, match="by the tasklet that entered"):
+        close(around.close)
+    assert t.join() == "not struck"
+
+
+@pytest.mark.parametrize("make", [limited, limited_inside])
+def test_a_scope_whose_tasklet_has_ended_is_left_quietly(make: Any) -> None:
+    around = make(NEVER)
+
+    def fail() -> None:
+        for _ in around:
+            raise LookupError
+
+    with pytest.raises(LookupError):
+        go(fail).join()
+    around.close()
 
 
 @pytest.mark.parametrize("fed", [True, False])
@@ -224,7 +261,7 @@ def test_who_waits_on_after_its_scope_was_left_elsewhere_waits_for_what_feeds_it
         timer.reset(20 * SOON)
     else:
         timer.stop()
-    with suppress(RuntimeError):
+    with pytest.raises(RuntimeError):
         around.close()
     flower.run()  # stays for what is fed by a timer, and for nothing else
     assert t.alive is not fed
