@@ -293,6 +293,8 @@ class group:
                 if isinstance(another, Exception):
                     self._errors.append(another)
                 else:  # a kill or Ctrl-C
+                    if isinstance(error, Exception):
+                        self._errors.insert(0, error)
                     error = another
         return error
 

@@ -14,7 +14,7 @@ import pytest
 
 import flower
 import flower.time
-from flower import Cancelled, Timeout, channel, go
+from flower import Cancelled, TaskletKilled, Timeout, channel, go
 
 from .support import NEVER, SOON, in_thread, settle, spawn_parked
 
@@ -202,6 +202,34 @@ def test_nothing_can_join_a_group_that_has_ended() -> None:
     with pytest.raises(RuntimeError):
         g.go(print)
     assert flower.getruncount() == 1
+
+
+def test_the_error_of_a_body_whose_owner_is_killed_as_it_waits_is_reported() -> None:
+    said: list[BaseException] = []
+    awaited: channel[int] = channel()
+
+    def shielded() -> None:
+        with flower.shield():
+            awaited.receive()
+        raise LookupError("the member's")
+
+    def own() -> None:
+        with flower.group() as g:
+            g.go(shielded)
+            flower.schedule()
+            raise ValueError("the body's")
+
+    before = flower.set_error_handler(lambda t, error: said.append(error))
+    try:
+        owner = spawn_parked(own)
+        owner.kill()
+        awaited.send(1)
+        with pytest.raises(TaskletKilled):
+            owner.join()
+        flower.time.sleep(SOON)
+    finally:
+        flower.set_error_handler(before)
+    assert [str(error) for error in said] == ["the body's", "the member's"]
 
 
 def limited_inside(seconds: float) -> Iterator[flower.move_on]:
