@@ -176,7 +176,7 @@ class _Unraisable:
 
 
 def collect(t: Any, error: BaseException | None, traceback: Any, value: Any) -> Any:
-    """What a life of the tasklet came to, for one who joins it: its error is raised; each gets a traceback of its own."""
+    """What a life of the tasklet came to, for one who joins it: its error is raised, to each with its own traceback."""
     if error is None:
         return value
     if issubclass(type(error), (TaskletExit, GreenletExit)):

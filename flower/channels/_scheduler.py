@@ -530,8 +530,7 @@ def may_park(timeout: float | None) -> Task | None:
 
 
 def is_struck(t: Task) -> bool:
-    """Whether the task was struck (killed, cancelled, or main by an error) since `prepare` looked, as what ran meanwhile
-    let another thread in."""
+    """Whether a kill, a cancellation or an error for main came since `prepare` looked: what ran then let others in."""
     if t.alert & (KILL | ERRORS):
         return True
     scope = t.scope
