@@ -106,7 +106,7 @@ def signals(*signums: int) -> channel[int]:
     """
     if not signums:
         raise ValueError("signals needs at least one signal to watch")
-    if threading.current_thread() is not threading.main_thread():
+    if threading.get_ident() != threading.main_thread().ident:
         raise ValueError("signals can be watched in the main thread only")
     for signum in signums:
         if isinstance(signum, bool) or not isinstance(signum, int):

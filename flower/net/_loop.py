@@ -70,7 +70,7 @@ class LoopPoller(Turns):
         self._signals: _SignalWake | None = None
         try:
             self._sockets = Sockets(self.loop, self.context, self._on_sockets)
-            if threading.current_thread() is threading.main_thread() and not _watches_signals(self.loop):
+            if threading.get_ident() == threading.main_thread().ident and not _watches_signals(self.loop):
                 self._signals = _SignalWake(self.loop)
         except BaseException:  # no descriptor was left
             self._close()
@@ -182,7 +182,7 @@ class LoopPoller(Turns):
 
     def _may_start(self) -> bool:
         """Whether the loop can be entered: uvloop's asks for a pair of sockets, and where there is none it is lost."""
-        if self._signals is not None or threading.current_thread() is not threading.main_thread():
+        if self._signals is not None or threading.get_ident() != threading.main_thread().ident:
             return True
         try:
             _probe()

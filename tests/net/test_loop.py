@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import gc
 import math
@@ -867,3 +868,17 @@ def test_a_child_does_not_take_the_parents_signals() -> None:
         )
         == "0\n"
     )
+
+
+def test_a_thread_that_threading_does_not_know_leaves_it_nothing_to_know() -> None:
+    """A thread object that it would make never ends, and hides each Deadlock."""
+    done: flower.channel[bool] = flower.channel(1)
+    before = threading.enumerate()
+
+    def listens() -> None:
+        Listen(("127.0.0.1", 0)).close()
+        done.send(True)
+
+    _thread.start_new_thread(listens, ())
+    assert done.receive(NEVER)
+    assert threading.enumerate() == before
