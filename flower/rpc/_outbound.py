@@ -191,12 +191,14 @@ class Outbound(Source):
             ch._credit -= 1
         self.session.scheduler.post(self._take_now)
 
-    def _take_now(self) -> None:
+    def _take_now(self) -> bool:
+        """Send what other threads have sent, as far as there is room; says whether some of it is left."""
         while self._later and not self.over and self._room() > 0:
             try:
                 self.take(self._later.popleft())
             except BaseException as error:
                 self.fail_with(error)
+        return bool(self._later)
 
     # -- Credit
 
@@ -224,6 +226,8 @@ class Outbound(Source):
         if self._later:
             self._take_now()
         self._set_credit()
+        if ch is None:
+            self._tell_dropped()
         if ch is None or self.over:
             return
         try:
@@ -348,7 +352,7 @@ class Outbound(Source):
             self.session.scheduler.post(self._tell_dropped)
 
     def _tell_dropped(self) -> None:
-        if not self.over:
+        if not (self.over or self._later):  # what other threads have sent goes before it
             dropped = fault("failed", "the sending end was dropped, and not closed")
             self._last_word(RESET, [self.id, None if self.home else dropped])
 

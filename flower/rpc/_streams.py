@@ -153,8 +153,7 @@ class Streams:
         ch = value._channel
         outlet = ch._outlet
         if isinstance(outlet, Outbound) and outlet.streams is self and not outlet.here:
-            outlet._take_now()  # what another thread has sent
-            if not (len(ch) or ch.balance > 0):
+            if not (outlet._take_now() or len(ch) or ch.balance > 0):
                 self.session.outbox.hurry(outlet)
                 fresh.append((lambda: self._came_home(outlet), _nothing))
                 return [HOME, outlet.id, 0, 0, {}]

@@ -456,6 +456,28 @@ def test_what_another_thread_has_sent_on_an_end_that_goes_home_comes_first() -> 
         assert raw.receive()[:3] == [1, 2, None]
 
 
+@pytest.mark.parametrize("then", ["home", "dropped"])
+def test_what_another_thread_has_sent_beyond_the_credit_is_not_lost(then: str) -> None:
+    def use(sender: Any) -> Any:
+        thread = threading.Thread(target=lambda: [sender.send(bytes(100_000) + bytes([n])) for n in range(6)])
+        thread.start()
+        thread.join()
+        return sender if then == "home" else None
+
+    with served({"use": use}) as (_, peer):
+        ch: channel[bytes] = channel(64)
+        back = peer.call("use", ch.sender)
+        if then == "home":
+            flower.go(back.send, b"\x06")
+        assert [ch.receive(NEVER)[-1] for _ in range(6)] == list(range(6))
+        if then == "home":
+            assert ch.receive(NEVER) == b"\x06"
+            back.close()
+        else:
+            with pytest.raises(rpc.RemoteAbort, match="was dropped"):
+                ch.receive(NEVER)
+
+
 def test_a_sender_that_had_to_wait_sends_an_end_home() -> None:
     ends, values = channel[Any](10), channel[Any](10)
     with served({"ends": lambda: [ends.sender, values.sender]}) as (server, peer):
