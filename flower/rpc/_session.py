@@ -40,7 +40,7 @@ from greenlet import getcurrent
 
 from flower.channels import channel, schedule, tasklet
 from flower.channels._waiting import Alarm
-from flower.errors import AuthError, ChannelClosed, Disconnected, Overloaded, ProtocolError, Timeout
+from flower.errors import AuthError, ChannelClosed, Disconnected, Overloaded, ProtocolError, RemoteError, Timeout
 from flower.rpc._calls import Calls
 from flower.rpc._faults import fault as make_fault
 from flower.rpc._hello import GREETING, HELLO, LOCKED, LOCKED_MESSAGE, BadHello, Handshake, Settings
@@ -225,7 +225,7 @@ class Session(Line):
             self.outbox.post(self.wire.notify(BYE, told))
             try:
                 self.ping(grace)  # what the peer sent before it knew is refused, and so not lost
-            except (Timeout, Disconnected):
+            except (Timeout, Disconnected, RemoteError):  # it may be about to leave, too
                 pass
         while self.serving.noticing or (self.fault is None and self._answering()):
             if self._idle is None:
@@ -236,6 +236,7 @@ class Session(Line):
                 self._idle.receive(self.left(deadline))
             except Timeout:
                 return False
+        self._wake_drain()  # somebody else may wait for the same
         return True
 
     def stats(self) -> dict[str, Any]:
