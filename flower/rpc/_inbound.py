@@ -320,7 +320,7 @@ class Inbound:
         if error is None and self.here:
             self._settle()
             self._let_go(self.ref())
-        elif self._alarm is not None and isinstance(error, dict) and error.get("k") == "deadline":
+        elif self._alarm is not None and error == fault("deadline", "deadline"):
             self._conclude(bomb(DeadlineExceeded(fault("deadline", self._late))))  # the peer's clock was first
         else:
             self._conclude(bomb(self.session.at_once(rebuild_abort, error)))

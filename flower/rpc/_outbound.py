@@ -42,7 +42,7 @@ from greenlet import GreenletExit
 from flower.channels._bomb import bomb
 from flower.channels._channel import channel
 from flower.errors import ChannelBroken, ChannelClosed, TaskletExit
-from flower.rpc._faults import describe, fault, rebuild
+from flower.rpc._faults import describe, describe_abort, fault, rebuild
 from flower.rpc._line import DATA, END, RESET, Line
 from flower.rpc._outbox import PIECE, Source
 
@@ -118,7 +118,7 @@ class Outbound(Source):
             self._take_later(value)
             return
         if type(value) is bomb:
-            self.fail(describe(value.value, tracebacks=session.settings.tracebacks))
+            self.fail(describe_abort(value.value, session.settings.tracebacks))
             return
         self._taking += 1  # a finalizer that closes the channel meanwhile: its end comes behind
         self.sent += 1  # one that sends has the credit that is left
