@@ -285,7 +285,7 @@ class Serving:
                 result = cython.cast(Method, function).call(args, kwargs)
             else:
                 result = function(*args, **(kwargs or {}))
-            del args
+            del args, kwargs
             if type(result) is GeneratorType:
                 if session.early:
                     session.await_settled()

@@ -802,6 +802,22 @@ def test_an_end_of_a_channel_is_no_reason() -> None:
         assert not peer._session.fresh
 
 
+def test_an_end_that_was_given_by_keyword_is_dropped_when_a_generator_lets_go_of_it() -> None:
+    gate = channel[None]()
+
+    def use(out: Any) -> Iterator[int]:
+        del out
+        yield 1
+        gate.receive(NEVER)
+
+    with served({"use": use}) as (_, peer):
+        ch: channel[Any] = channel(1)
+        stream = peer.stream("use", out=ch.sender)
+        with pytest.raises(rpc.RemoteAbort, match="was dropped"):
+            ch.receive(NEVER)
+        stream.close()
+
+
 def test_credit_holds_for_what_is_sent_as_a_value_is_packed() -> None:
     with rpc.serve(URL, {"open": lambda: ch.receiver}) as server, raw_client(server) as raw:
         ch: channel[Any] = channel(5)
