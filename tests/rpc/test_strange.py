@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import errno
 import gc
@@ -731,6 +732,50 @@ def test_what_packs_or_makes_an_object_may_not_wait() -> None:
             assert peer.call("add", 1, 2) == 3
 
 
+class SlowZone(datetime.tzinfo):
+    def utcoffset(self, _: Any) -> datetime.timedelta:
+        flower.schedule()
+        return datetime.timedelta(0)
+
+
+class SlowTuple(tuple[int, ...]):
+    def __iter__(self) -> Iterator[int]:
+        flower.schedule()
+        return super().__iter__()
+
+
+class SlowText(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        flower.schedule()
+        return "text"
+
+
+@rpc.register
+@dataclasses.dataclass(frozen=True)
+class SlowHash:
+    number: int
+
+    def __hash__(self) -> int:
+        if self.number:
+            flower.schedule()
+        return 1
+
+
+def test_no_code_of_a_user_may_wait_as_values_are_packed_or_made() -> None:
+    with served() as (_, peer):
+        late = datetime.datetime(2000, 1, 1, tzinfo=SlowZone())
+        for value in (late, SlowTuple((1, 2)), SlowText("a")):
+            with pytest.raises(RuntimeError, match="blocking is not possible"):
+                peer.call("echo", value)
+        members = {SlowHash(0)}
+        object.__setattr__(next(iter(members)), "number", 1)
+        with pytest.raises(rpc.InvalidArguments, match="blocking is not possible"):
+            peer.call("echo", members)
+        assert peer.call("add", 1, 2) == 3
+
+
 @pytest.mark.slow
 def test_the_ends_of_a_message_stay_its_own_whatever_a_finalizer_packs() -> None:
     class Fires:
@@ -979,13 +1024,13 @@ class Gives(Calc):
 
 
 class Zone(datetime.tzinfo):
-    """One that waits as a time is packed."""
+    """One that does something as a time is packed."""
 
-    def __init__(self) -> None:
-        self.gate: channel[None] = channel()
+    def __init__(self, do: Any) -> None:
+        self.do = do
 
     def utcoffset(self, _: Any) -> datetime.timedelta:
-        self.gate.receive(NEVER)
+        self.do()
         return datetime.timedelta(0)
 
 
@@ -994,16 +1039,9 @@ def test_values_of_a_channel_that_are_packed_at_a_time() -> None:
         ch: channel[Any] = channel(5)
         answer = peer.start("take", ch.receiver)
         until(lambda: ch._credit > 0)
-        zones = [Zone(), Zone()]
-        for zone in zones:
-            flower.go(ch.send, datetime.datetime(2000, 1, 1, tzinfo=zone))
-        for zone in zones:
-            until(lambda zone=zone: zone.gate.balance < 0)
-        for zone in zones:  # the first to begin ends first
-            zone.gate.send(None)
-            flower.schedule()
-        ch.close()
-        assert len(answer.receive(NEVER)) == 2
+        inner = datetime.datetime(2000, 1, 2, tzinfo=Zone(ch.close))
+        ch.send(datetime.datetime(2000, 1, 1, tzinfo=Zone(lambda: ch.send(inner))))
+        assert [value.day for value in answer.receive(NEVER)] == [2, 1]
 
 
 @pytest.mark.parametrize("held", [False, True])
