@@ -209,12 +209,15 @@ class Session(Line):
 
     def close(self) -> None:
         """Close here. Never blocks; the reader sees it, and ends. Notifications that wait are dropped."""
-        if self.fault is None:
-            self.outbox.flush()
-            self._fail(Disconnected(f"{self.name}: closed here"))
-        self.serving.drop_notices()
-        self.conn.close()
-        self.give_up()
+        try:
+            if self.fault is None:
+                self.outbox.flush()
+        finally:  # what is packed as others leave may end a tasklet, or the program
+            if self.fault is None:
+                self._fail(Disconnected(f"{self.name}: closed here"))
+            self.serving.drop_notices()
+            self.conn.close()
+            self.give_up()
 
     def drain(self, reason: str = "", grace: float = 30.0) -> bool:
         """Take no new calls, and wait until those that run have ended: True. After ``grace`` seconds: False."""

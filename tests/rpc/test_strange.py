@@ -1077,6 +1077,24 @@ def test_what_packs_a_value_raises_system_exit(held: bool) -> None:
         assert peer.call("add", 1, 2) == 3
 
 
+def test_a_session_that_is_closed_as_something_packed_ends_its_tasklet_is_closed() -> None:
+    def leave() -> None:
+        raise KeyboardInterrupt
+
+    kept: list[Any] = []
+    with served({"keep": kept.append}) as (_, peer):
+        ch: channel[Any] = channel(5)
+        peer.call("keep", ch.receiver)
+        inner: channel[Any] = channel(5)
+        inner.send(Packs(leave))
+        ch.send(inner.receiver)  # it leaves with the flush, and with it what the inner one holds
+        with pytest.raises(KeyboardInterrupt):
+            peer.close()
+        assert peer.closed
+        with pytest.raises(ChannelBroken):
+            ch.send(1)
+
+
 def test_a_generator_that_fails_when_its_stream_has_come_home() -> None:
     gate: channel[None] = channel()
 
