@@ -255,6 +255,7 @@ class Streams:
         """Our receiving end has gone home. What still comes for it is dropped: the other side has kept it."""
         inbound._settle()
         ch._feeder = None
+        ch._abandon("it was passed back")
 
     def commit(self, fresh: list[Fresh]) -> None:
         """The message with these ends has been sent."""

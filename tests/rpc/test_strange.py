@@ -938,9 +938,8 @@ def test_who_sends_over_a_node_in_the_middle_learns_that_the_channel_was_closed_
 
 
 def test_nobody_receives_from_an_end_that_is_on_its_way_home() -> None:
-    def receive() -> Any:
-        with pytest.raises(ChannelClosed, match="it was passed back"):
-            values.receive(NEVER)
+    def receive() -> None:
+        assert values.try_receive("nothing") == "nothing"
 
     with served(Gives()) as (_, peer):
         values = peer.call("open", 5)
@@ -951,6 +950,8 @@ def test_nobody_receives_from_an_end_that_is_on_its_way_home() -> None:
         with pytest.raises(ValueError, match="passed on already"):
             peer.call("take", values, values)
         assert peer.call("take", values, Packs(receive)) == [2, 3, 4]
+        with pytest.raises(ChannelClosed, match="it was passed back"):
+            values.receive(NEVER)
         values = peer.call("open", 5)
         waiting = flower.go(lambda: list(values))
         until(lambda: values._channel.balance < 0)
@@ -958,6 +959,25 @@ def test_nobody_receives_from_an_end_that_is_on_its_way_home() -> None:
             peer.call("take", values)
         peer.call("close")
         assert waiting.join() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_who_receives_from_an_end_that_is_on_its_way_home_waits_for_what_becomes_of_it(leaves: bool) -> None:
+    service = Gives()
+    with served(service) as (_, peer):
+        values = peer.call("open", 2)
+        streams = peer._session.streams
+        fresh: list[Any] = []
+        streams.export(values, fresh)
+        waiting = flower.go(list, values)
+        until(lambda: values._channel.balance < 0)
+        service.made.send(2)
+        if leaves:
+            streams.commit(fresh)
+        else:
+            streams.roll_back(fresh)
+            service.made.close()
+        assert waiting.join(NEVER) == ([] if leaves else [0, 1, 2])
 
 
 @pytest.mark.parametrize("what", ["more", "end", "loss", "stop"])
