@@ -328,8 +328,8 @@ class Outbound(Source):
         session.outbox.put(self, self.streams.telling(kind, params), None)
         session.outbox.offer(self)
         self.streams.outbound.pop(self.id, None)
-        if self.kept:
-            self.streams.note_end(self.id, self.sent)
+        if self.here and (self.kept or kind == RESET):
+            self.streams.note_end(self.id, params[1])
         self._let_go(reason, error)
 
     def leave(self) -> list[Follower]:
