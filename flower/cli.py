@@ -13,7 +13,8 @@ An ARG is JSON where it can be read as such (``5``, ``true``, ``'[1, "two"]'``, 
 
 Exit codes
     0    it went well
-    1    the method failed, what was pinged did not answer every time, or the address can't be served on
+    1    the method failed, what was pinged did not answer every time, the address can't be served on, or the
+         output can't be written
     2    the command line makes no sense, or the object to be served can't be had
     3    no connection, or it was lost
     4    no answer within --timeout
@@ -25,6 +26,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import errno
 import importlib
 import json
 import math
@@ -46,6 +48,7 @@ OK, FAILED, USAGE, NO_CONNECTION, TOO_LATE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 GRACE = 10.0  # seconds that running calls have to end when a server is told to
 TOKEN_HELP = "what proves that one may come in; better in the environment, as FLOWER_TOKEN"
 NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")  # an ARG and no option
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of our output: no connection fails with these
 PATIENCE = 1.0  # seconds after which a terminal is told that we are waiting
 
 
@@ -60,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     3
     0
     """
+    _open_standard_streams()
     words = sys.argv[1:] if argv is None else argv
     commands = _commands()
     try:
@@ -91,9 +95,21 @@ def main(argv: list[str] | None = None) -> int:
     except Timeout as error:
         return _complain(str(error), TOO_LATE)
     except OSError as error:
-        return _complain(error.strerror or str(error), FAILED if command is serve else NO_CONNECTION)
+        failed = command is serve or error.errno in UNWRITABLE
+        return _complain(error.strerror or str(error), FAILED if failed else NO_CONNECTION)
     except (ValueError, TypeError) as error:
         return _complain(str(error), USAGE)
+
+
+def _open_standard_streams() -> None:
+    """Where one was closed, as by ``>&-``, write into nothing: else a connection would get its number."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)
 
 
 def _complain(text: str, code: int) -> int:

@@ -284,6 +284,21 @@ def test_the_end_of_the_reader_of_our_output(folder: Path) -> None:
         assert process.wait(NEVER) == 0
 
 
+@pytest.mark.parametrize(
+    ("to", "code", "text"), [("> /dev/full", 1, "flower: No space left"), (">&-", 0, ""), ("2>&-", 0, "")]
+)
+def test_output_that_cant_be_written(folder: Path, to: str, code: int, text: str) -> None:
+    if to == "> /dev/full" and not os.path.exists("/dev/full"):
+        pytest.skip("no device that is full")
+    with serving(folder, "aservice:Calc") as (_, url):
+        for words in ("call {} add 1 2", "stream {} count 3"):
+            command = f"exec {sys.executable} -m flower {words.format(url)} {to}"
+            done = subprocess.run(
+                command, shell=True, cwd=folder, capture_output=True, text=True, timeout=NEVER, env=environment()
+            )
+            assert (done.returncode, done.stderr[: len(text)]) == (code, text)
+
+
 def test_no_answer_in_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serving(folder, "aservice:Calc") as (_, url):
         code, out, err = in_process(capsys, "call", url, "slow", "60", "--timeout", "0.05")

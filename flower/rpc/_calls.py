@@ -234,8 +234,10 @@ class Calls:
             if not line.is_free():
                 session.check(deadline)
             if len(self.pending) >= self.most and not method.startswith("$/"):
-                text = f"overloaded: {len(self.pending)} calls wait for {session.name}, and it takes no more at a time"
-                raise Overloaded(make_fault("overloaded", text))
+                waiting = sum(1 for each in self.pending.values() if not each.label.startswith("$/"))
+                if waiting >= self.most:
+                    text = f"overloaded: {waiting} calls wait for {session.name}, and it takes no more at a time"
+                    raise Overloaded(make_fault("overloaded", text))
             name: str = method
             params: Any = args
             if kwargs or meta or deadline is not None:

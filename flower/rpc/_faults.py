@@ -89,6 +89,12 @@ def describe(error: BaseException, kind: str = "failed", tracebacks: bool = Fals
     return told
 
 
+def describe_abort(error: BaseException, tracebacks: bool = False) -> Any:
+    """The map of what a sender failed with, for the receiver: where its time was over, that says so at each node."""
+    told = describe(error, tracebacks=tracebacks)
+    return {**told, "k": "deadline"} if isinstance(error, DeadlineExceeded) else told
+
+
 def describe_plain(error: BaseException) -> str:
     """An error as a plain peer gets it: a string that is never empty, not long, and can be encoded."""
     name, text = type(error).__name__, text_of(error)

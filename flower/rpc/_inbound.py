@@ -277,13 +277,11 @@ class Inbound:
     def pack_up(self) -> channel[Any]:
         """It is in a message that is to leave: nobody receives here what it takes along, nor what still comes.
 
-        That is put aside, in a channel which the caller keeps.
+        That is put aside, in a channel which the caller keeps. Who receives meanwhile waits until the message has left.
         """
         ch: Any = self.ref()
         away: channel[Any] = channel(math.inf)
         pour(ch, away)
-        ch.shut = True
-        ch.reason = "it was passed back"
         self.ref = weakref.ref(away, self._dropped)
         return away
 
@@ -292,7 +290,6 @@ class Inbound:
         self.ref = weakref.ref(ch, self._dropped)
         if self.stopped and not away.shut:  # by its user
             return
-        ch.open()
         pour(away, ch)
         if self.stopped:
             ch._feeder = None
@@ -320,7 +317,7 @@ class Inbound:
         if error is None and self.here:
             self._settle()
             self._let_go(self.ref())
-        elif self._alarm is not None and isinstance(error, dict) and error.get("k") == "deadline":
+        elif self._alarm is not None and error == fault("deadline", "deadline"):
             self._conclude(bomb(DeadlineExceeded(fault("deadline", self._late))))  # the peer's clock was first
         else:
             self._conclude(bomb(self.session.at_once(rebuild_abort, error)))

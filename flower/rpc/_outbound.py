@@ -42,7 +42,7 @@ from greenlet import GreenletExit
 from flower.channels._bomb import bomb
 from flower.channels._channel import channel
 from flower.errors import ChannelBroken, ChannelClosed, TaskletExit
-from flower.rpc._faults import describe, fault, rebuild
+from flower.rpc._faults import describe, describe_abort, fault, rebuild
 from flower.rpc._line import DATA, END, RESET, Line
 from flower.rpc._outbox import PIECE, Source
 
@@ -118,7 +118,7 @@ class Outbound(Source):
             self._take_later(value)
             return
         if type(value) is bomb:
-            self.fail(describe(value.value, tracebacks=session.settings.tracebacks))
+            self.fail(describe_abort(value.value, session.settings.tracebacks))
             return
         self._taking += 1  # a finalizer that closes the channel meanwhile: its end comes behind
         self.sent += 1  # one that sends has the credit that is left
@@ -191,12 +191,14 @@ class Outbound(Source):
             ch._credit -= 1
         self.session.scheduler.post(self._take_now)
 
-    def _take_now(self) -> None:
+    def _take_now(self) -> bool:
+        """Send what other threads have sent, as far as there is room; says whether some of it is left."""
         while self._later and not self.over and self._room() > 0:
             try:
                 self.take(self._later.popleft())
             except BaseException as error:
                 self.fail_with(error)
+        return bool(self._later)
 
     # -- Credit
 
@@ -224,6 +226,8 @@ class Outbound(Source):
         if self._later:
             self._take_now()
         self._set_credit()
+        if ch is None:
+            self._tell_dropped()
         if ch is None or self.over:
             return
         try:
@@ -324,8 +328,8 @@ class Outbound(Source):
         session.outbox.put(self, self.streams.telling(kind, params), None)
         session.outbox.offer(self)
         self.streams.outbound.pop(self.id, None)
-        if self.kept:
-            self.streams.note_end(self.id, self.sent)
+        if self.here and (self.kept or kind == RESET):
+            self.streams.note_end(self.id, params[1])
         self._let_go(reason, error)
 
     def leave(self) -> list[Follower]:
@@ -348,7 +352,7 @@ class Outbound(Source):
             self.session.scheduler.post(self._tell_dropped)
 
     def _tell_dropped(self) -> None:
-        if not self.over:
+        if not (self.over or self._later):  # what other threads have sent goes before it
             dropped = fault("failed", "the sending end was dropped, and not closed")
             self._last_word(RESET, [self.id, None if self.home else dropped])
 

@@ -36,7 +36,7 @@ from flower.channels._waiting import Alarm
 from flower.errors import Cancelled, ChannelClosed, Disconnected, ProtocolError, Timeout
 from flower.rpc._builtin import BUILTIN
 from flower.rpc._context import Context, _current
-from flower.rpc._faults import describe, describe_plain, fault, packed, rebuild_abort, to_plain
+from flower.rpc._faults import describe, describe_abort, describe_plain, fault, packed, rebuild_abort, to_plain
 from flower.rpc._line import CALL, CAST
 from flower.rpc._outbound import ENDS
 from flower.rpc._service import InvalidArguments, Method
@@ -285,7 +285,7 @@ class Serving:
                 result = cython.cast(Method, function).call(args, kwargs)
             else:
                 result = function(*args, **(kwargs or {}))
-            del args
+            del args, kwargs
             if type(result) is GeneratorType:
                 if session.early:
                     session.await_settled()
@@ -384,7 +384,7 @@ class Serving:
         if isinstance(error, Cancelled) and context._reason is not None:
             told = fault(context._reason, context._reason)
         else:
-            told = describe(error, tracebacks=self.session.settings.tracebacks)
+            told = describe_abort(error, self.session.settings.tracebacks)
         outlet = stream._outlet
         if outlet is not None:
             outlet.fail(told)

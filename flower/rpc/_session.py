@@ -40,7 +40,7 @@ from greenlet import getcurrent
 
 from flower.channels import channel, schedule, tasklet
 from flower.channels._waiting import Alarm
-from flower.errors import AuthError, ChannelClosed, Disconnected, Overloaded, ProtocolError, Timeout
+from flower.errors import AuthError, ChannelClosed, Disconnected, Overloaded, ProtocolError, RemoteError, Timeout
 from flower.rpc._calls import Calls
 from flower.rpc._faults import fault as make_fault
 from flower.rpc._hello import GREETING, HELLO, LOCKED, LOCKED_MESSAGE, BadHello, Handshake, Settings
@@ -209,12 +209,15 @@ class Session(Line):
 
     def close(self) -> None:
         """Close here. Never blocks; the reader sees it, and ends. Notifications that wait are dropped."""
-        if self.fault is None:
-            self.outbox.flush()
-            self._fail(Disconnected(f"{self.name}: closed here"))
-        self.serving.drop_notices()
-        self.conn.close()
-        self.give_up()
+        try:
+            if self.fault is None:
+                self.outbox.flush()
+        finally:  # what is packed as others leave may end a tasklet, or the program
+            if self.fault is None:
+                self._fail(Disconnected(f"{self.name}: closed here"))
+            self.serving.drop_notices()
+            self.conn.close()
+            self.give_up()
 
     def drain(self, reason: str = "", grace: float = 30.0) -> bool:
         """Take no new calls, and wait until those that run have ended: True. After ``grace`` seconds: False."""
@@ -225,7 +228,7 @@ class Session(Line):
             self.outbox.post(self.wire.notify(BYE, told))
             try:
                 self.ping(grace)  # what the peer sent before it knew is refused, and so not lost
-            except (Timeout, Disconnected):
+            except (Timeout, Disconnected, RemoteError):  # it may be about to leave, too
                 pass
         while self.serving.noticing or (self.fault is None and self._answering()):
             if self._idle is None:
@@ -236,6 +239,7 @@ class Session(Line):
                 self._idle.receive(self.left(deadline))
             except Timeout:
                 return False
+        self._wake_drain()  # somebody else may wait for the same
         return True
 
     def stats(self) -> dict[str, Any]:

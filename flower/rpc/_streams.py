@@ -21,7 +21,7 @@ import msgpack
 from flower.channels._channel import channel
 from flower.channels._ends import Receiver, Sender
 from flower.errors import ChannelBroken, ProtocolError
-from flower.rpc._faults import fault, packed
+from flower.rpc._faults import fault, packed, rebuild_abort
 from flower.rpc._inbound import MAX_HELD, MORE_ITEMS, Inbound
 from flower.rpc._line import STOP
 from flower.rpc._outbound import Outbound
@@ -93,7 +93,7 @@ class Streams:
         self.spare = (MORE_ITEMS - 1) * session.settings.channel_items  # values of credit beyond the settings'
         self._parity = 1 if dialed else 0  # of our ids
         self._next = 1 if dialed else 2
-        self._ended: dict[int, int] = {}  # channels of ours that ended, and how many values were sent on them
+        self._ended: dict[int, Any] = {}  # channels of ours that ended: how many values were sent, or what failed
         self.partial = 0  # bytes of values that have not come whole
 
     def __len__(self) -> int:
@@ -153,8 +153,7 @@ class Streams:
         ch = value._channel
         outlet = ch._outlet
         if isinstance(outlet, Outbound) and outlet.streams is self and not outlet.here:
-            outlet._take_now()  # what another thread has sent
-            if not (len(ch) or ch.balance > 0):
+            if not (outlet._take_now() or len(ch) or ch.balance > 0):
                 self.session.outbox.hurry(outlet)
                 fresh.append((lambda: self._came_home(outlet), _nothing))
                 return [HOME, outlet.id, 0, 0, {}]
@@ -256,6 +255,7 @@ class Streams:
         """Our receiving end has gone home. What still comes for it is dropped: the other side has kept it."""
         inbound._settle()
         ch._feeder = None
+        ch._abandon("it was passed back")
 
     def commit(self, fresh: list[Fresh]) -> None:
         """The message with these ends has been sent."""
@@ -331,17 +331,20 @@ class Streams:
         outbound = self.outbound.get(number)
         if outbound is not None and outbound.here:
             return outbound.come_home(taken).receiver
-        lost = self._ended.pop(number, 0) - taken
+        told = self._ended.pop(number, 0)
         reason: Any = "the channel is over"
-        if lost > 0:
+        if isinstance(told, dict):
+            reason = rebuild_abort(told)
+        elif told > taken:
+            lost = told - taken
             text = f"{self.session.name}: a channel ended as its receiving end came home, and {lost} values are lost"
             reason = ChannelBroken(text, lost)
         closed = self._closed(reason)
         return closed.receiver if outbound is None and inbound is None else closed.sender
 
-    def note_end(self, number: int, sent: int) -> None:
-        """A channel has ended whose receiving end may be on its way home."""
-        self._ended[number] = sent
+    def note_end(self, number: int, told: Any) -> None:
+        """A channel has ended, or failed, whose receiving end may be on its way home."""
+        self._ended[number] = {**told, "tb": None, "c": None} if isinstance(told, dict) else told
         if len(self._ended) > MOST_ENDED:
             del self._ended[next(iter(self._ended))]
 

@@ -201,6 +201,7 @@ _MAKE: dict[bytes, Callable[[Any], Any]] = {
     b"c": datetime.time.fromisoformat,
     b"l": lambda count: count * _MICROSECOND,
     b"z": lambda parts: complex(*parts),
+    b"r": lambda contents: _by_name[contents[0]].of(contents[1]),
 }
 # Subclasses that nobody registered go as what they are built on, as with json.
 _BASES: tuple[type, ...] = (str, int, float, dict, list, bytes)
@@ -248,12 +249,10 @@ class Codec:
             return self._wrapped(tag, value, to, packing)
         registered = _by_class.get(kind)
         if registered is not None:
-            return self._wrapped(
-                b"r", value, lambda found: [registered.name, self._at_once(registered.to, found)], packing
-            )
+            return self._wrapped(b"r", value, lambda found: [registered.name, registered.to(found)], packing)
         for base in _BASES:
             if isinstance(value, base) and kind is not bool:
-                return base(value)
+                return self._at_once(base, value)
         if isinstance(value, tuple):
             return self._wrapped(b"t", value, list, packing)
         if self.ends is not None and self.ends.is_end(value):
@@ -273,12 +272,12 @@ class Codec:
             raise ValueError(f"a value of tuples, sets or registered classes nested more than {MAX_EXT_DEPTH} deep")
         packing.depth += 1
         try:
-            return msgpack.ExtType(VALUE, tag + new_packer(packing).pack(to(value)))
+            return msgpack.ExtType(VALUE, tag + new_packer(packing).pack(self._at_once(to, value)))
         finally:
             packing.depth -= 1
 
     def _at_once(self, function: Callable[[Any], Any], value: Any) -> Any:
-        """Call what a user has registered."""
+        """Call what may run code of a user: what he has registered, a time zone, a method of his class."""
         return function(value) if self.ends is None else self.ends.at_once(function, value)
 
     # -- Receiving
@@ -303,9 +302,7 @@ class Codec:
         finally:
             self.depth -= 1
         try:
-            if data[:1] == b"r":
-                return self._at_once(_by_name[value[0]].of, value[1])
-            return _MAKE[data[:1]](value)
+            return self._at_once(_MAKE[data[:1]], value)
         except Exception as error:
             if self.problem is None:
                 self.problem = _unmade(data[:1], value, error)

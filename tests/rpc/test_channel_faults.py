@@ -222,6 +222,16 @@ def test_an_end_that_comes_home_and_is_over() -> None:
             keeper.kept.receive()
 
 
+def test_an_end_that_comes_home_as_its_channel_fails() -> None:
+    with greeted() as (keeper, raw, _):
+        number = given(raw)[1]
+        keeper.kept.send_exception(KeyError, "why")
+        assert raw.receive()[1] == "$/rst"
+        ask(raw, "keep", end(3, number, 0))
+        with pytest.raises(KeyError, match="why"):
+            list(keeper.kept)
+
+
 def test_news_of_a_channel_that_has_ended_are_nothing() -> None:
     with greeted() as (keeper, raw, _):
         given(raw)

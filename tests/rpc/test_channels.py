@@ -227,6 +227,23 @@ def test_the_deadline_of_a_stream() -> None:
         assert other.inflight == 0
 
 
+@pytest.mark.parametrize("way", ["passed on", "as a generator"])
+def test_the_deadline_of_a_stream_over_a_node_in_the_middle(way: str) -> None:
+    with streaming() as (_, far, _):
+
+        def passed_on() -> Any:
+            return far.stream("waiting", (), None, 0.02)
+
+        def generator() -> Iterator[int]:
+            yield from passed_on()
+
+        with served({"get": passed_on if way == "passed on" else generator}) as (_, peer):
+            stream = peer.stream("get", timeout=NEVER)
+            assert stream.receive(NEVER) == 0
+            with pytest.raises(DeadlineExceeded, match=r"waiting did not end within 0\.02 s"):
+                stream.receive(NEVER)
+
+
 def test_a_plain_peer_gets_an_array() -> None:
     with served(Streams(), ours=PLAIN) as (_, peer):
         assert peer.call("count", 5) == [0, 1, 2, 3, 4]

@@ -72,13 +72,15 @@ def test_no_more_calls_are_made_than_the_peer_takes() -> None:
             with pytest.raises(Overloaded, match="2 calls wait") as caught:
                 call("m", 3)
             assert caught.value.not_run
-        ping = flower.go(peer.ping)
-        assert raw.receive()[2] == "$/ping"
-        raw.send([1, 4, None, None], [1, 2, None, "first"])
-        ping.join(NEVER)
+        pings = [flower.go(peer.ping) for _ in range(2)]
+        assert [raw.receive()[2] for _ in pings] == ["$/ping", "$/ping"]
+        raw.send([1, 2, None, "first"])
         assert replies[0].receive(NEVER) == "first"
-        peer.start("m", 4)
-        assert raw.receive()[1:3] == [5, "m"]
+        peer.start("m", 4)  # the pings, which have no answer yet, are no calls to the peer
+        assert raw.receive()[1:3] == [6, "m"]
+        raw.send([1, 4, None, None], [1, 5, None, None])
+        for ping in pings:
+            ping.join(NEVER)
 
 
 def test_requests_that_came_in_one_piece_are_served() -> None:

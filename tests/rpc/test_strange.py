@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import errno
 import gc
@@ -456,6 +457,28 @@ def test_what_another_thread_has_sent_on_an_end_that_goes_home_comes_first() -> 
         assert raw.receive()[:3] == [1, 2, None]
 
 
+@pytest.mark.parametrize("then", ["home", "dropped"])
+def test_what_another_thread_has_sent_beyond_the_credit_is_not_lost(then: str) -> None:
+    def use(sender: Any) -> Any:
+        thread = threading.Thread(target=lambda: [sender.send(bytes(100_000) + bytes([n])) for n in range(6)])
+        thread.start()
+        thread.join()
+        return sender if then == "home" else None
+
+    with served({"use": use}) as (_, peer):
+        ch: channel[bytes] = channel(64)
+        back = peer.call("use", ch.sender)
+        if then == "home":
+            flower.go(back.send, b"\x06")
+        assert [ch.receive(NEVER)[-1] for _ in range(6)] == list(range(6))
+        if then == "home":
+            assert ch.receive(NEVER) == b"\x06"
+            back.close()
+        else:
+            with pytest.raises(rpc.RemoteAbort, match="was dropped"):
+                ch.receive(NEVER)
+
+
 def test_a_sender_that_had_to_wait_sends_an_end_home() -> None:
     ends, values = channel[Any](10), channel[Any](10)
     with served({"ends": lambda: [ends.sender, values.sender]}) as (server, peer):
@@ -709,6 +732,50 @@ def test_what_packs_or_makes_an_object_may_not_wait() -> None:
             assert peer.call("add", 1, 2) == 3
 
 
+class SlowZone(datetime.tzinfo):
+    def utcoffset(self, _: Any) -> datetime.timedelta:
+        flower.schedule()
+        return datetime.timedelta(0)
+
+
+class SlowTuple(tuple[int, ...]):
+    def __iter__(self) -> Iterator[int]:
+        flower.schedule()
+        return super().__iter__()
+
+
+class SlowText(str):
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        flower.schedule()
+        return "text"
+
+
+@rpc.register
+@dataclasses.dataclass(frozen=True)
+class SlowHash:
+    number: int
+
+    def __hash__(self) -> int:
+        if self.number:
+            flower.schedule()
+        return 1
+
+
+def test_no_code_of_a_user_may_wait_as_values_are_packed_or_made() -> None:
+    with served() as (_, peer):
+        late = datetime.datetime(2000, 1, 1, tzinfo=SlowZone())
+        for value in (late, SlowTuple((1, 2)), SlowText("a")):
+            with pytest.raises(RuntimeError, match="blocking is not possible"):
+                peer.call("echo", value)
+        members = {SlowHash(0)}
+        object.__setattr__(next(iter(members)), "number", 1)
+        with pytest.raises(rpc.InvalidArguments, match="blocking is not possible"):
+            peer.call("echo", members)
+        assert peer.call("add", 1, 2) == 3
+
+
 @pytest.mark.slow
 def test_the_ends_of_a_message_stay_its_own_whatever_a_finalizer_packs() -> None:
     class Fires:
@@ -778,6 +845,22 @@ def test_an_end_of_a_channel_is_no_reason() -> None:
         assert peer.call("add", 1, 2) == 3
         until(lambda: not peer._session.streams.outbound)
         assert not peer._session.fresh
+
+
+def test_an_end_that_was_given_by_keyword_is_dropped_when_a_generator_lets_go_of_it() -> None:
+    gate = channel[None]()
+
+    def use(out: Any) -> Iterator[int]:
+        del out
+        yield 1
+        gate.receive(NEVER)
+
+    with served({"use": use}) as (_, peer):
+        ch: channel[Any] = channel(1)
+        stream = peer.stream("use", out=ch.sender)
+        with pytest.raises(rpc.RemoteAbort, match="was dropped"):
+            ch.receive(NEVER)
+        stream.close()
 
 
 def test_credit_holds_for_what_is_sent_as_a_value_is_packed() -> None:
@@ -855,9 +938,8 @@ def test_who_sends_over_a_node_in_the_middle_learns_that_the_channel_was_closed_
 
 
 def test_nobody_receives_from_an_end_that_is_on_its_way_home() -> None:
-    def receive() -> Any:
-        with pytest.raises(ChannelClosed, match="it was passed back"):
-            values.receive(NEVER)
+    def receive() -> None:
+        assert values.try_receive("nothing") == "nothing"
 
     with served(Gives()) as (_, peer):
         values = peer.call("open", 5)
@@ -868,6 +950,8 @@ def test_nobody_receives_from_an_end_that_is_on_its_way_home() -> None:
         with pytest.raises(ValueError, match="passed on already"):
             peer.call("take", values, values)
         assert peer.call("take", values, Packs(receive)) == [2, 3, 4]
+        with pytest.raises(ChannelClosed, match="it was passed back"):
+            values.receive(NEVER)
         values = peer.call("open", 5)
         waiting = flower.go(lambda: list(values))
         until(lambda: values._channel.balance < 0)
@@ -875,6 +959,25 @@ def test_nobody_receives_from_an_end_that_is_on_its_way_home() -> None:
             peer.call("take", values)
         peer.call("close")
         assert waiting.join() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_who_receives_from_an_end_that_is_on_its_way_home_waits_for_what_becomes_of_it(leaves: bool) -> None:
+    service = Gives()
+    with served(service) as (_, peer):
+        values = peer.call("open", 2)
+        streams = peer._session.streams
+        fresh: list[Any] = []
+        streams.export(values, fresh)
+        waiting = flower.go(list, values)
+        until(lambda: values._channel.balance < 0)
+        service.made.send(2)
+        if leaves:
+            streams.commit(fresh)
+        else:
+            streams.roll_back(fresh)
+            service.made.close()
+        assert waiting.join(NEVER) == ([] if leaves else [0, 1, 2])
 
 
 @pytest.mark.parametrize("what", ["more", "end", "loss", "stop"])
@@ -941,13 +1044,13 @@ class Gives(Calc):
 
 
 class Zone(datetime.tzinfo):
-    """One that waits as a time is packed."""
+    """One that does something as a time is packed."""
 
-    def __init__(self) -> None:
-        self.gate: channel[None] = channel()
+    def __init__(self, do: Any) -> None:
+        self.do = do
 
     def utcoffset(self, _: Any) -> datetime.timedelta:
-        self.gate.receive(NEVER)
+        self.do()
         return datetime.timedelta(0)
 
 
@@ -956,16 +1059,9 @@ def test_values_of_a_channel_that_are_packed_at_a_time() -> None:
         ch: channel[Any] = channel(5)
         answer = peer.start("take", ch.receiver)
         until(lambda: ch._credit > 0)
-        zones = [Zone(), Zone()]
-        for zone in zones:
-            flower.go(ch.send, datetime.datetime(2000, 1, 1, tzinfo=zone))
-        for zone in zones:
-            until(lambda zone=zone: zone.gate.balance < 0)
-        for zone in zones:  # the first to begin ends first
-            zone.gate.send(None)
-            flower.schedule()
-        ch.close()
-        assert len(answer.receive(NEVER)) == 2
+        inner = datetime.datetime(2000, 1, 2, tzinfo=Zone(ch.close))
+        ch.send(datetime.datetime(2000, 1, 1, tzinfo=Zone(lambda: ch.send(inner))))
+        assert [value.day for value in answer.receive(NEVER)] == [2, 1]
 
 
 @pytest.mark.parametrize("held", [False, True])
@@ -999,6 +1095,24 @@ def test_what_packs_a_value_raises_system_exit(held: bool) -> None:
         else:
             assert answer.receive(NEVER) == []
         assert peer.call("add", 1, 2) == 3
+
+
+def test_a_session_that_is_closed_as_something_packed_ends_its_tasklet_is_closed() -> None:
+    def leave() -> None:
+        raise KeyboardInterrupt
+
+    kept: list[Any] = []
+    with served({"keep": kept.append}) as (_, peer):
+        ch: channel[Any] = channel(5)
+        peer.call("keep", ch.receiver)
+        inner: channel[Any] = channel(5)
+        inner.send(Packs(leave))
+        ch.send(inner.receiver)  # it leaves with the flush, and with it what the inner one holds
+        with pytest.raises(KeyboardInterrupt):
+            peer.close()
+        assert peer.closed
+        with pytest.raises(ChannelBroken):
+            ch.send(1)
 
 
 def test_a_generator_that_fails_when_its_stream_has_come_home() -> None:

@@ -13,7 +13,7 @@ import flower
 from flower import rpc
 from flower.errors import Disconnected, InvalidArguments, Overloaded, RemoteError, Timeout, UnknownMethod
 from tests.net.support import NEVER, until
-from tests.rpc.support import URL, Calc, pair, served, settle
+from tests.rpc.support import URL, Calc, pair, raw_client, served, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -245,6 +245,44 @@ def test_close_with_grace_lets_calls_end_and_refuses_new_ones() -> None:
         closing.join(NEVER)
         until(lambda: peer.closed)
     settle()
+
+
+@pytest.mark.parametrize("what", ["it leaves, too", "it knows no ping"])
+def test_close_with_grace_waits_for_the_calls_of_others_whatever_a_peer_says(what: str) -> None:
+    calc = Calc()
+    with rpc.serve(URL, calc) as server, raw_client(server) as raw:
+        raw.send([0, 1, "$/hello", [{"v": 1, "ext": 70, "feat": ["call", "bye"]}]])
+        assert raw.receive()[:3] == [1, 1, None]
+        with rpc.connect(server.url) as peer:
+            running = peer.start("wait", "done")
+            until(lambda: calc.gate.balance < 0)
+            if what == "it leaves, too":
+                raw.send([2, "$/bye", ["", 0, 0]])
+                until(lambda: next(iter(server._sessions)).leaving)
+            closing = flower.go(server.close, grace=1000 * NEVER)
+            assert raw.receive()[1] == "$/bye"
+            if what == "it knows no ping":
+                raw.send([1, raw.receive()[1], "unknown method", None])
+            flower.time.sleep(0.01)
+            calc.gate.send(None, NEVER)
+            assert running.receive(NEVER) == "done"
+            if what == "it knows no ping":
+                raw.send([1, raw.receive()[1], "unknown method", None])
+            closing.join(NEVER)
+    settle()
+
+
+def test_all_who_close_with_grace_go_on_when_the_calls_have_ended() -> None:
+    calc = Calc()
+    with served(calc) as (server, peer):
+        running = peer.start("wait")
+        until(lambda: calc.gate.balance < 0)
+        closing = [flower.go(server.close, grace=1000 * NEVER) for _ in range(4)]
+        flower.time.sleep(0.01)
+        calc.gate.send(None, NEVER)
+        running.receive(NEVER)
+        for each in closing:
+            each.join(NEVER)
 
 
 def test_close_with_grace_lets_a_notification_end() -> None:
