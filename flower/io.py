@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import math
 import os
 from collections import deque
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from typing import Any
 
 from flower.channels import blocking, bomb, channel, select, shield
 from flower.channels._blocking import begin, collect
-from flower.errors import Timeout
+from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn
 from flower.net._descriptor import MAX_FD, READABLE, WRITABLE, look, reading_end, watch
 from flower.net._loop import LoopPoller, io_poller
@@ -65,7 +66,7 @@ class IOChannel(Source):
         if isinstance(events, bool) or events not in (READABLE, WRITABLE, READABLE | WRITABLE):
             raise ValueError(f"the events are READABLE, WRITABLE or both, not {events!r}")
         look(fd, events)
-        self._ready: channel[int] = channel(1, label=label or f"descriptor {fd}")
+        self._ready: channel[int] = channel(math.inf, label=label or f"descriptor {fd}")
         self._ready._external = True
         self._watch = _Watch(io_poller(), fd, events, self._ready)
         self._ready._on_wait = self._watch.begin
@@ -79,8 +80,9 @@ class IOChannel(Source):
                 now: channel[int] = channel(1)
                 now.try_send(found)
                 return now
-            with suppress(OSError):
-                self._ready.try_receive()  # what came when nobody waited is out of date
+            while len(self._ready):  # what came when nobody waited is out of date
+                with suppress(OSError):
+                    self._ready.try_receive()
         return self._ready
 
     def receive(self, timeout: float | None = None) -> int:
@@ -184,7 +186,7 @@ class _Watch:
         self.poller.call_here(self._leave)
 
     def _leave(self) -> None:
-        self.waiting = max(0, self.waiting - 1)  # one that was refused as it began leaves, too
+        self.waiting -= 1
         if self.waiting == 0:
             self._end()
 
@@ -209,10 +211,9 @@ class _Watch:
         """On the hub: the descriptor is ready."""
         found = look(self.own, self.events) or event
         self._end()
-        while self.channel.balance < 0:
-            self.channel.try_send(found)
-        if not self.channel.closing:
-            self.channel.try_send(found)  # in another thread somebody may be between the look and the wait
+        with suppress(ChannelClosed):
+            for _ in range(self.waiting):  # in other threads, some may be between the look and the wait
+                self.channel.try_send(found)
 
     def finish(self, late: bool) -> bool:
         self._end()

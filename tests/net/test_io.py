@@ -270,6 +270,37 @@ def test_what_comes_between_the_look_and_the_wait_of_another_thread() -> None:
         assert flower.select(readable, default=None).index == -1
 
 
+def test_all_who_are_between_the_look_and_the_wait_are_woken() -> None:
+    with pair() as (near, far), IOChannel(near, READABLE) as readable:
+        for _ in range(3):
+            readable._watch.begin()
+        readable._ready._on_wait = None
+        far.send(b"x")
+        rounds(3)
+        assert [readable._ready.receive(0.1) for _ in range(3)] == [READABLE] * 3
+        near.recv(1)
+        assert flower.select(readable, default=None).index == -1
+
+
+def test_who_is_refused_as_it_begins_to_wait_takes_no_other_s_watch() -> None:
+    with pair() as (near, far), IOChannel(near, READABLE) as readable, IOChannel(near, READABLE) as refusing:
+
+        def refuse() -> None:
+            raise OSError(errno.EMFILE, "no descriptor is left")
+
+        refusing._ready._on_wait = refuse
+        t = waiting(readable.receive, NEVER)
+        with pytest.raises(OSError, match="no descriptor is left"):
+            flower.select(refusing, readable)
+        with pytest.raises(OSError, match="no descriptor is left"):
+            flower.select(readable, refusing)
+        far.send(b"x")
+        assert t.join(NEVER) == READABLE
+        near.recv(1)
+        waiting(readable.receive).kill()
+        assert readable._watch.own == -1
+
+
 @pytest.mark.slow
 def test_a_fork_leaves_the_parent_s_watches_alone() -> None:
     code = """
