@@ -26,6 +26,7 @@ from flower.net._address import format_address
 from flower.net._bounds import Bounds
 from flower.net._conn import Conn
 from flower.net._stream import Stream
+from flower.net._transport import disown
 
 if TYPE_CHECKING:
     from flower.net._loop import LoopPoller
@@ -247,7 +248,7 @@ class Acceptor:
         """In a forked child: the parent goes on listening; here it is over."""
         sock = self._sock
         if sock is not None:
-            os.close(sock.detach())
+            disown(sock)
         self._forget()
         return sock, self._retry
 

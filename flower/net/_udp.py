@@ -11,7 +11,6 @@ the last one came: datagrams, and errors, each with its cost. The loop watches f
 from __future__ import annotations
 
 import math
-import os
 import socket
 import struct
 import sys
@@ -30,6 +29,7 @@ from flower.net._options import Options
 from flower.net._source import Source
 from flower.net._stream import as_bytes
 from flower.net._tcp import bind_like, bound_socket
+from flower.net._transport import disown
 
 if TYPE_CHECKING:
     from flower.net._loop import LoopPoller
@@ -234,7 +234,7 @@ class Port:
         """In a forked child: the parent goes on with this socket; here it is over."""
         sock = self.sock
         if sock is not None:
-            os.close(sock.detach())
+            disown(sock)
         self.sock = None
         self.incoming.close()
         self._room.close()

@@ -456,6 +456,27 @@ def test_a_fork_leaves_the_program_to_the_parent() -> None:
 
 
 @pytest.mark.slow
+def test_a_fork_while_a_pipe_is_being_closed_disowns_the_rest() -> None:
+    code = """
+        import os, socket, flower
+        from flower import process
+        from flower.net import Dial, Listen
+        given, peer = socket.socketpair()
+        with Listen(("127.0.0.1", 0)) as listener, process.start(["cat"]) as program, Dial("sockpipe", given):
+            program.stdin.close()
+            given.close()  # which is not for its giver to do
+            child = os.fork()
+            if child == 0:
+                print(listener.closed, program.stdout.status, flush=True)
+                os._exit(0)
+            os.waitpid(child, 0)
+            print(listener.closed, program.wait())
+            peer.close()
+        """
+    assert output(code) == "True closed\nFalse 0\n"
+
+
+@pytest.mark.slow
 def test_ctrl_c_ends_the_program() -> None:
     code = """
         import os, signal, flower
