@@ -337,7 +337,10 @@ class Stream(Link):
             raise self.writing_fault()
         self.let_out()
         transport = self._transport
-        if transport is None or not transport.get_write_buffer_size():
+        if transport is None:
+            return
+        failed = transport.is_closing() and not self.half  # and is about to say why
+        if not (failed or transport.get_write_buffer_size()):
             return
         if self._emptied is None:
             self._emptied = channel(0, "what was written to leave")
