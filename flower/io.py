@@ -363,8 +363,9 @@ class File:
         return length
 
     def close(self) -> None:
-        """Write what is left and close the file. To close it twice is allowed."""
-        self._do(self._close, rewind=False)
+        """Write what is left and close the file. To close it twice is allowed. A cancellation comes after it."""
+        with shield():  # another operation may still have its turn
+            self._do(self._close, rewind=False)
 
     @property
     def closed(self) -> bool:

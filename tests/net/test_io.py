@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import os
 import socket
@@ -642,6 +643,20 @@ def test_operations_go_in_turn(tmp_path: Path) -> None:
         file.seek(0)
         readers = [flower.go(next, file) for _ in range(50)]
         assert [t.join(NEVER) for t in readers] == [f"{n}\n" for n in range(50)]
+
+
+def test_a_block_that_is_cancelled_while_another_reads_closes_the_file(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with builtins.open(fifo, "r+b", buffering=0) as other:  # so that to open it waits for nobody
+        with flower.move_on() as scope, flower.io.open(fifo, "rb", buffering=0) as file:
+            t = waiting(file.read, 1)
+            flower.time.after_func(0.02, other.write, b"x")
+            scope.cancel()
+            channel().receive()
+        assert scope.cancelled
+        assert file.closed
+        assert t.join(NEVER) == b"x"
 
 
 def test_a_cancelled_read_loses_nothing(tmp_path: Path) -> None:
