@@ -99,8 +99,8 @@ class Acceptor:
         self._retry: Any = None
         self._refusals = _Complaints(REFUSALS)
         self._exhaustions = _Complaints(1)
+        self._watch()  # which may fail: then the socket is whoever gave it
         poller.resources.add(self)
-        self._watch()
 
     def _watch(self) -> None:
         self._retry = None

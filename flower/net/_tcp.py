@@ -57,10 +57,12 @@ def listen_tcp(address: Any, options: Options, proto: str = "tcp", secure: Secur
     try:
         settings.apply(sock)
         sock.listen(options.backlog)
-    except OSError as error:
+        return Listener(Acceptor(poller, sock, proto, options.bounds, secure=secure))
+    except BaseException as error:
         sock.close()
-        raise explain(error, "can't listen on", proto, (host, port)) from None
-    return Listener(Acceptor(poller, sock, proto, options.bounds, secure=secure))
+        if isinstance(error, OSError):
+            raise explain(error, "can't listen on", proto, (host, port)) from None
+        raise
 
 
 def bound_socket(
