@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from flower.net._tls import TlsLayer
 
 HELD = 128  # connections accepted and not yet received; past that they stay in the kernel's queue
-HANDSHAKES = 1024  # TLS handshakes under way, which a peer can draw out until their time limit
+HANDSHAKES = 1024  # TLS handshakes under way, which a peer can draw out until their time limit; then others wait
 ACCEPTS_PER_EVENT = 64  # so that a flood of connections does not keep the loop from the others
 BACK_OFF = 0.1  # seconds until the next attempt when the process has no descriptor or memory left
 
