@@ -339,7 +339,7 @@ class Stream(Link):
         transport = self._transport
         if transport is None:
             return
-        failed = transport.is_closing() and not self.half  # and is about to say why
+        failed = transport.is_closing() and not (self.half and self.at_eof)  # and is about to say why
         if not (failed or transport.get_write_buffer_size()):
             return
         if self._emptied is None:
