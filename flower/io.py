@@ -325,6 +325,7 @@ class File:
         self._ahead: deque[Any] = deque()  # lines read and not given
         self._mark: Any = None  # where they began ...
         self._given = 0  # ... and how many since then were given
+        self._fault: Exception | None = None  # what comes behind them
 
     def read(self, size: int = -1) -> Any:
         """At most ``size`` characters or bytes; by default all that is left."""
@@ -430,21 +431,33 @@ class File:
 
     def _next_line(self) -> Any:
         if not self._ahead:
+            if self._fault is not None:
+                fault, self._fault, self._mark = self._fault, None, None
+                try:
+                    raise fault
+                finally:
+                    del fault  # its traceback holds this frame
             most = READ_AHEAD
             if self.file.seekable():
                 self._mark = self.file.tell()
             else:
                 most = 1
             self._given = 0
-            while most > 0 and (line := self.file.readline()):
-                self._ahead.append(line)
-                most -= len(line)
+            try:
+                while most > 0 and (line := self.file.readline()):
+                    self._ahead.append(line)
+                    most -= len(line)
+            except Exception as error:
+                if not self._ahead:
+                    raise
+                self._fault = error
         return self._give() if self._ahead else None
 
     def _rewind(self) -> None:
         """Go back to the line behind the last that was given."""
-        if self._ahead:
+        if self._ahead or self._fault is not None:
             self._ahead.clear()
+            self._fault = None
             self.file.seek(self._mark)
             for _ in range(self._given):
                 self.file.readline()
@@ -452,4 +465,5 @@ class File:
 
     def _close(self) -> None:
         self._ahead.clear()
+        self._fault = None
         self.file.close()

@@ -622,6 +622,28 @@ def test_what_iteration_read_ahead_does_not_show(tmp_path: Path, mode: str) -> N
     assert path.read_text("utf-8").splitlines()[1] == "X grün"
 
 
+def test_an_error_comes_behind_the_lines_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"a line\n" * 3_000 + b"\xff\n")
+
+    def lines(file: Any) -> int:
+        count = 0
+        with pytest.raises(UnicodeDecodeError):
+            for _ in file:
+                count += 1
+        return count
+
+    with open(path, encoding="utf-8") as plain, flower.io.open(path, encoding="utf-8") as file:
+        good = lines(plain)
+        assert lines(file) == good > 0
+        file.seek(0)
+        for _ in range(good):
+            next(file)
+        assert file.tell() == 7 * good  # the error is still to come
+        with pytest.raises(UnicodeDecodeError):
+            file.read()
+
+
 def test_only_the_caller_waits(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
