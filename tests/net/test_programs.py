@@ -251,6 +251,21 @@ def test_a_block_that_is_cancelled_ends_the_program() -> None:
     assert program.status == -signal.SIGTERM
 
 
+def test_the_input_of_a_program_that_was_ended_is_cut() -> None:
+    with (
+        pytest.raises(KeyError),
+        start(["sh", "-c", "exec 3<&0; sleep 1000 <&3 & echo $!; exec sleep 1000"]) as program,
+    ):
+        orphan = int(program.stdout.read_until(timeout=NEVER))
+        program.stdin.send(b"x" * 1_000_000)
+        raise KeyError
+    rounds(2)
+    try:
+        assert program.stdin._stream._transport is None
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+
+
 def test_a_program_killed_with_output_unread() -> None:
     with start(["sh", "-c", "yes | head -c 60000; echo end; exec sleep 1000"]) as program:
         program.stdout.read_exactly(1, timeout=NEVER)
