@@ -24,7 +24,7 @@ from flower.channels import blocking, bomb, channel, select, shield
 from flower.channels._blocking import begin, collect
 from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn
-from flower.net._descriptor import MAX_FD, READABLE, WRITABLE, look, reading_end, watch
+from flower.net._descriptor import MAX_FD, READABLE, WRITABLE, Watched, look, reading_end
 from flower.net._loop import LoopPoller, io_poller
 from flower.net._source import Source
 
@@ -150,14 +150,15 @@ class _Watch:
     to Flower's own connections, and those are not to be taken for it.
     """
 
-    __slots__ = ("channel", "events", "fd", "own", "poller", "waiting")
+    __slots__ = ("channel", "events", "fd", "own", "poller", "waiting", "watched")
 
     def __init__(self, poller: LoopPoller, fd: int, events: int, ready: channel[int]) -> None:
         self.poller = poller
         self.fd = fd
         self.events = events
         self.channel = ready
-        self.own = -1  # the duplicate, while it is watched
+        self.own = -1  # the duplicate, while it is watched ...
+        self.watched: Watched | None = None  # ... and the watch
         self.waiting = 0  # how many have begun to wait and have not left; counted in the loop's thread alone
 
     def begin(self) -> None:
@@ -170,13 +171,10 @@ class _Watch:
         self.waiting += 1
         if self.own >= 0 or self.channel.closing:
             return
-        loop: Any = self.poller.loop
         try:
             self.own = os.dup(self.fd)
             self.poller.resources.add(self)
-            for event, add in ((READABLE, loop.add_reader), (WRITABLE, loop.add_writer)):
-                if self.events & event:
-                    watch(add, self.own, self.ready, event)
+            self.watched = Watched(self.poller.loop, self.own, self.events, self.ready)
         except BaseException as error:  # it is closed, there are no more, or the loop can't watch it
             self._end()
             self.channel.try_send(bomb(error))
@@ -198,18 +196,19 @@ class _Watch:
         if self.own < 0:
             return
         own, self.own = self.own, -1
+        watched, self.watched = self.watched, None
         self.poller.resources.discard(self)
-        loop: Any = self.poller.loop
         try:
-            for event, remove in ((READABLE, loop.remove_reader), (WRITABLE, loop.remove_writer)):
-                if self.events & event:
-                    remove(own)
+            if watched is not None:
+                watched.end()
         finally:
             os.close(own)
 
-    def ready(self, event: int) -> None:
-        """On the hub: the descriptor is ready."""
-        found = look(self.own, self.events) or event
+    def ready(self) -> None:
+        """On the hub: the descriptor is ready, if nobody was quicker."""
+        found = look(self.own, self.events)
+        if not found:
+            return
         self._end()
         with suppress(ChannelClosed):
             for _ in range(self.waiting):  # in other threads, some may be between the look and the wait
@@ -224,6 +223,9 @@ class _Watch:
         """In a forked child: whoever waited, waits in the parent."""
         os.close(self.own)
         self.own = -1
+        if self.watched is not None:
+            self.watched.disown()
+            self.watched = None
         self.channel._on_wait = None
         self.channel.close()
         return None

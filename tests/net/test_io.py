@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import errno
 import os
+import select
 import socket
 import threading
 import warnings
@@ -448,6 +449,20 @@ def test_a_blocking_descriptor_stays_so() -> None:
 
 
 # -- Bytes
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="there the flag is put back")
+def test_a_descriptor_is_not_made_non_blocking_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write of another process in that moment would fail."""
+    monkeypatch.setattr(os, "set_blocking", lambda *_: None)  # nothing puts it back
+    with socket.socket() as near, socket.create_server((HOME, 0)) as server:
+        near.connect(server.getsockname())
+        with IOChannel(near) as ready, IOChannel(near, READABLE) as readable, flower.io.reader(near) as conn:
+            assert ready.receive() == WRITABLE
+            t = waiting(flower.select, readable, conn)
+            assert os.get_blocking(near.fileno())
+            t.kill()
+        assert os.get_blocking(near.fileno())
 
 
 def test_a_reader() -> None:
