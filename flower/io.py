@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import builtins
 import errno
-import math
 import os
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Any
 
 from flower.channels import blocking, bomb, channel, select, shield
 from flower.channels._blocking import begin, collect
+from flower.channels._failures import copy_error
 from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn
 from flower.net._descriptor import MAX_FD, READABLE, WRITABLE, Watched, look, reading_end
@@ -32,6 +32,7 @@ __all__ = ["READABLE", "WRITABLE", "File", "IOChannel", "open", "reader", "wait_
 
 # Characters or bytes that are read ahead for an iteration over a file: a trip to a worker thread costs some 50 us.
 READ_AHEAD = 256 * 1024
+SOON = 0.001  # seconds
 
 
 # -- Readiness
@@ -66,8 +67,9 @@ class IOChannel(Source):
         if isinstance(events, bool) or events not in (READABLE, WRITABLE, READABLE | WRITABLE):
             raise ValueError(f"the events are READABLE, WRITABLE or both, not {events!r}")
         look(fd, events)
-        self._ready: channel[int] = channel(math.inf, label=label or f"descriptor {fd}")
+        self._ready: channel[int] = channel(0, label=label or f"descriptor {fd}")
         self._ready._external = True
+        self._ready.preference = 0
         self._watch = _Watch(io_poller(), fd, events, self._ready)
         self._ready._on_wait = self._watch.begin
         self._ready._on_left = self._watch.leave
@@ -80,9 +82,6 @@ class IOChannel(Source):
                 now: channel[int] = channel(1)
                 now.try_send(found)
                 return now
-            while len(self._ready):  # what came when nobody waited is out of date
-                with suppress(OSError):
-                    self._ready.try_receive()
         return self._ready
 
     def receive(self, timeout: float | None = None) -> int:
@@ -169,7 +168,10 @@ class _Watch:
 
     def _begin(self) -> None:
         self.waiting += 1
-        if self.own >= 0 or self.channel.closing:
+        self._watch()
+
+    def _watch(self) -> None:
+        if self.own >= 0 or self.waiting == 0 or self.channel.closing:
             return
         try:
             self.own = os.dup(self.fd)
@@ -177,7 +179,7 @@ class _Watch:
             self.watched = Watched(self.poller.loop, self.own, self.events, self.ready)
         except BaseException as error:  # it is closed, there are no more, or the loop can't watch it
             self._end()
-            self.channel.try_send(bomb(error))
+            self._tell(0, error)
 
     def leave(self) -> None:
         """Who has begun to wait waits no more."""
@@ -210,9 +212,19 @@ class _Watch:
         if not found:
             return
         self._end()
+        self._tell(found)
+
+    def _tell(self, found: int, error: BaseException | None = None) -> None:
+        """Tell all who wait. In other threads some may be between look and wait: for them it is watched again, soon."""
+        told = 0
         with suppress(ChannelClosed):
-            for _ in range(self.waiting):  # in other threads, some may be between the look and the wait
-                self.channel.try_send(found)
+            while self.channel.balance < 0:
+                value: Any = found if error is None else bomb(copy_error(error))
+                if not self.channel.try_send(value):
+                    break
+                told += 1
+        if self.waiting > told and not self.channel.closing:
+            self.poller.loop.call_later(SOON, self._watch)
 
     def finish(self, late: bool) -> bool:
         self._end()

@@ -281,7 +281,12 @@ def test_all_who_are_between_the_look_and_the_wait_are_woken() -> None:
         rounds(3)
         assert [readable._ready.receive(0.1) for _ in range(3)] == [READABLE] * 3
         near.recv(1)
+        far.send(b"x")
+        rounds(3)
+        near.recv(1)  # by one who was quicker
         assert flower.select(readable, default=None).index == -1
+        far.send(b"x")
+        assert readable._ready.receive(0.1) == READABLE
 
 
 def test_who_is_refused_as_it_begins_to_wait_takes_no_other_s_watch() -> None:
