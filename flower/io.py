@@ -21,9 +21,10 @@ from typing import Any
 
 from flower.channels import blocking, bomb, channel, select, shield
 from flower.channels._blocking import begin, collect
-from flower.errors import Timeout
+from flower.channels._failures import copy_error
+from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn
-from flower.net._descriptor import MAX_FD, READABLE, WRITABLE, look, reading_end, watch
+from flower.net._descriptor import MAX_FD, READABLE, WRITABLE, Watched, look, reading_end
 from flower.net._loop import LoopPoller, io_poller
 from flower.net._source import Source
 
@@ -31,6 +32,7 @@ __all__ = ["READABLE", "WRITABLE", "File", "IOChannel", "open", "reader", "wait_
 
 # Characters or bytes that are read ahead for an iteration over a file: a trip to a worker thread costs some 50 us.
 READ_AHEAD = 256 * 1024
+SOON = 0.001  # seconds
 
 
 # -- Readiness
@@ -65,8 +67,9 @@ class IOChannel(Source):
         if isinstance(events, bool) or events not in (READABLE, WRITABLE, READABLE | WRITABLE):
             raise ValueError(f"the events are READABLE, WRITABLE or both, not {events!r}")
         look(fd, events)
-        self._ready: channel[int] = channel(1, label=label or f"descriptor {fd}")
+        self._ready: channel[int] = channel(0, label=label or f"descriptor {fd}")
         self._ready._external = True
+        self._ready.preference = 0
         self._watch = _Watch(io_poller(), fd, events, self._ready)
         self._ready._on_wait = self._watch.begin
         self._ready._on_left = self._watch.leave
@@ -79,8 +82,6 @@ class IOChannel(Source):
                 now: channel[int] = channel(1)
                 now.try_send(found)
                 return now
-            with suppress(OSError):
-                self._ready.try_receive()  # what came when nobody waited is out of date
         return self._ready
 
     def receive(self, timeout: float | None = None) -> int:
@@ -148,14 +149,15 @@ class _Watch:
     to Flower's own connections, and those are not to be taken for it.
     """
 
-    __slots__ = ("channel", "events", "fd", "own", "poller", "waiting")
+    __slots__ = ("channel", "events", "fd", "own", "poller", "waiting", "watched")
 
     def __init__(self, poller: LoopPoller, fd: int, events: int, ready: channel[int]) -> None:
         self.poller = poller
         self.fd = fd
         self.events = events
         self.channel = ready
-        self.own = -1  # the duplicate, while it is watched
+        self.own = -1  # the duplicate, while it is watched ...
+        self.watched: Watched | None = None  # ... and the watch
         self.waiting = 0  # how many have begun to wait and have not left; counted in the loop's thread alone
 
     def begin(self) -> None:
@@ -166,25 +168,25 @@ class _Watch:
 
     def _begin(self) -> None:
         self.waiting += 1
-        if self.own >= 0 or self.channel.closing:
+        self._watch()
+
+    def _watch(self) -> None:
+        if self.own >= 0 or self.waiting == 0 or self.channel.closing:
             return
-        loop: Any = self.poller.loop
         try:
             self.own = os.dup(self.fd)
             self.poller.resources.add(self)
-            for event, add in ((READABLE, loop.add_reader), (WRITABLE, loop.add_writer)):
-                if self.events & event:
-                    watch(add, self.own, self.ready, event)
+            self.watched = Watched(self.poller.loop, self.own, self.events, self.ready)
         except BaseException as error:  # it is closed, there are no more, or the loop can't watch it
             self._end()
-            self.channel.try_send(bomb(error))
+            self._tell(0, error)
 
     def leave(self) -> None:
         """Who has begun to wait waits no more."""
         self.poller.call_here(self._leave)
 
     def _leave(self) -> None:
-        self.waiting = max(0, self.waiting - 1)  # one that was refused as it began leaves, too
+        self.waiting -= 1
         if self.waiting == 0:
             self._end()
 
@@ -196,23 +198,33 @@ class _Watch:
         if self.own < 0:
             return
         own, self.own = self.own, -1
+        watched, self.watched = self.watched, None
         self.poller.resources.discard(self)
-        loop: Any = self.poller.loop
         try:
-            for event, remove in ((READABLE, loop.remove_reader), (WRITABLE, loop.remove_writer)):
-                if self.events & event:
-                    remove(own)
+            if watched is not None:
+                watched.end()
         finally:
             os.close(own)
 
-    def ready(self, event: int) -> None:
-        """On the hub: the descriptor is ready."""
-        found = look(self.own, self.events) or event
+    def ready(self) -> None:
+        """On the hub: the descriptor is ready, if nobody was quicker."""
+        found = look(self.own, self.events)
+        if not found:
+            return
         self._end()
-        while self.channel.balance < 0:
-            self.channel.try_send(found)
-        if not self.channel.closing:
-            self.channel.try_send(found)  # in another thread somebody may be between the look and the wait
+        self._tell(found)
+
+    def _tell(self, found: int, error: BaseException | None = None) -> None:
+        """Tell all who wait. In other threads some may be between look and wait: for them it is watched again, soon."""
+        told = 0
+        with suppress(ChannelClosed):
+            while self.channel.balance < 0:
+                value: Any = found if error is None else bomb(copy_error(error))
+                if not self.channel.try_send(value):
+                    break
+                told += 1
+        if self.waiting > told and not self.channel.closing:
+            self.poller.loop.call_later(SOON, self._watch)
 
     def finish(self, late: bool) -> bool:
         self._end()
@@ -223,6 +235,9 @@ class _Watch:
         """In a forked child: whoever waited, waits in the parent."""
         os.close(self.own)
         self.own = -1
+        if self.watched is not None:
+            self.watched.disown()
+            self.watched = None
         self.channel._on_wait = None
         self.channel.close()
         return None
@@ -324,6 +339,7 @@ class File:
         self._ahead: deque[Any] = deque()  # lines read and not given
         self._mark: Any = None  # where they began ...
         self._given = 0  # ... and how many since then were given
+        self._fault: Exception | None = None  # what comes behind them
 
     def read(self, size: int = -1) -> Any:
         """At most ``size`` characters or bytes; by default all that is left."""
@@ -362,8 +378,9 @@ class File:
         return length
 
     def close(self) -> None:
-        """Write what is left and close the file. To close it twice is allowed."""
-        self._do(self._close, rewind=False)
+        """Write what is left and close the file. To close it twice is allowed. A cancellation comes after it."""
+        with shield():  # another operation may still have its turn
+            self._do(self._close, rewind=False)
 
     @property
     def closed(self) -> bool:
@@ -428,21 +445,33 @@ class File:
 
     def _next_line(self) -> Any:
         if not self._ahead:
+            if self._fault is not None:
+                fault, self._fault, self._mark = self._fault, None, None
+                try:
+                    raise fault
+                finally:
+                    del fault  # its traceback holds this frame
             most = READ_AHEAD
             if self.file.seekable():
                 self._mark = self.file.tell()
             else:
                 most = 1
             self._given = 0
-            while most > 0 and (line := self.file.readline()):
-                self._ahead.append(line)
-                most -= len(line)
+            try:
+                while most > 0 and (line := self.file.readline()):
+                    self._ahead.append(line)
+                    most -= len(line)
+            except Exception as error:
+                if not self._ahead:
+                    raise
+                self._fault = error
         return self._give() if self._ahead else None
 
     def _rewind(self) -> None:
         """Go back to the line behind the last that was given."""
-        if self._ahead:
+        if self._ahead or self._fault is not None:
             self._ahead.clear()
+            self._fault = None
             self.file.seek(self._mark)
             for _ in range(self._given):
                 self.file.readline()
@@ -450,4 +479,5 @@ class File:
 
     def _close(self) -> None:
         self._ahead.clear()
+        self._fault = None
         self.file.close()

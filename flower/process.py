@@ -224,6 +224,8 @@ class Process:
             self.kill()
             raise
         finally:
+            if self.stdin is not None:
+                self.stdin.abort()  # what it has started may have its input open, and is not waited for
             self.close()
 
     def __repr__(self) -> str:

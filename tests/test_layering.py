@@ -63,6 +63,7 @@ SHARED_PRIVATE = {
     ("net", "flower.channels._nocython"),
     ("aio", "flower.net._loop"),
     ("io", "flower.channels._blocking"),
+    ("io", "flower.channels._failures"),
     ("io", "flower.net._loop"),
     ("io", "flower.net._descriptor"),
     ("io", "flower.net._source"),

@@ -124,7 +124,7 @@ cdef Waiter pick_ready(Scheduler s, list waiters)
 @cython.locals(ch=channel, index=Py_ssize_t)
 cdef object perform(Waiter w, PyObject **cases)
 @cython.locals(i=Py_ssize_t, ch=channel, w=Waiter)
-cdef int tell_channels(list waiters, bint left) except -1
+cdef int tell_channels(list waiters, Py_ssize_t count, bint left) except -1
 cdef int tell_watcher(Waiter w, bint will_block) except -1
 @cython.locals(i=Py_ssize_t, ch=channel, w=Waiter, last=Waiter, queue=WaitQueue, outside=bint)
 cdef bint link_all(Scheduler s, list waiters) except -1

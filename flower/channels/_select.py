@@ -143,8 +143,8 @@ def choose_case(cases: Any, count: int, timeout: Any, default: Any) -> Any:
             s.prepare(timeout)
             prepared = True
             if wishes:
+                tell_channels(waiters, count, False)
                 told = True
-                tell_channels(waiters, False)
             # each may have let another thread in: look again
         outside = link_all(s, waiters)
         t.cases = waiters
@@ -162,7 +162,7 @@ def choose_case(cases: Any, count: int, timeout: Any, default: Any) -> Any:
         return result
     finally:
         if told:
-            tell_channels(waiters, True)
+            tell_channels(waiters, count, True)
         if done:
             forget(t, waiters)
         elif t is not None:
@@ -258,15 +258,20 @@ def perform(w: Waiter, cases: Any) -> Any:
     return make_selected(named(cython.cast(object, cases[index])), value, index)
 
 
-def tell_channels(waiters: Any, left: bool) -> int:
-    """Tell the channels that want to know it that somebody is about to wait for them, or has left."""
-    for i in range(len(waiters)):
+def tell_channels(waiters: Any, count: int, left: bool) -> int:
+    """Tell the first channels that somebody is about to wait for them, or has left. Where one refuses, none is told."""
+    for i in range(count):
         w = cython.cast(Waiter, waiters[i])
         if w.channel is not None and not w.sends:
             ch = cython.cast(channel, w.channel)
             hook = ch._on_left if left else ch._on_wait
             if hook is not None:
-                hook()
+                try:
+                    hook()
+                except BaseException:
+                    if not left:
+                        tell_channels(waiters, i, True)
+                    raise
     return 0
 
 

@@ -26,13 +26,14 @@ from flower.net._address import format_address
 from flower.net._bounds import Bounds
 from flower.net._conn import Conn
 from flower.net._stream import Stream
+from flower.net._transport import disown
 
 if TYPE_CHECKING:
     from flower.net._loop import LoopPoller
     from flower.net._tls import TlsLayer
 
 HELD = 128  # connections accepted and not yet received; past that they stay in the kernel's queue
-HANDSHAKES = 1024  # TLS handshakes under way, which a peer can draw out until their time limit
+HANDSHAKES = 1024  # TLS handshakes under way, which a peer can draw out until their time limit; then others wait
 ACCEPTS_PER_EVENT = 64  # so that a flood of connections does not keep the loop from the others
 BACK_OFF = 0.1  # seconds until the next attempt when the process has no descriptor or memory left
 
@@ -98,8 +99,8 @@ class Acceptor:
         self._retry: Any = None
         self._refusals = _Complaints(REFUSALS)
         self._exhaustions = _Complaints(1)
+        self._watch()  # which may fail: then the socket is whoever gave it
         poller.resources.add(self)
-        self._watch()
 
     def _watch(self) -> None:
         self._retry = None
@@ -247,7 +248,7 @@ class Acceptor:
         """In a forked child: the parent goes on listening; here it is over."""
         sock = self._sock
         if sock is not None:
-            os.close(sock.detach())
+            disown(sock)
         self._forget()
         return sock, self._retry
 

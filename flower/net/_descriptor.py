@@ -32,21 +32,61 @@ WRITABLE = 2
 MAX_FD = 2**31 - 1  # the system takes a C int
 CHUNK = 64 * 1024  # bytes read at a time: what a pipe holds on Linux
 
+IN, OUT = 1, 4  # as epoll's EPOLLIN and EPOLLOUT
+
 _NO_WAIT = getattr(os, "RWF_NOWAIT", None)  # Linux's
+_epoll: Any = getattr(select, "epoll", None)
 
 
-def watch(add: Callable[..., object], fd: int, callback: Callable[..., object], *args: Any) -> None:
-    """Have the loop watch a descriptor that others use too; ``add`` is its add_reader or add_writer.
+class Watched:
+    """A descriptor that others use too, and that the loop watches.
 
-    uvloop makes it non-blocking, which is a flag of the open file: of all who have it, standard output beside standard
-    input, the shell and the children. That is undone at once; to be watched needs no flag.
+    uvloop makes what it watches non-blocking, which is a flag of the open file: of all who have it, standard output
+    beside standard input, the shell and the children. So the loop watches a set that the descriptor is in; where the
+    system has none, the flag is put back at once, and a write of others may just have failed.
     """
-    blocking = os.name == "posix" and os.get_blocking(fd)
-    try:
-        add(fd, callback, *args)
-    finally:
-        if blocking:
-            os.set_blocking(fd, True)
+
+    __slots__ = ("_events", "_fd", "_loop", "_set")
+
+    def __init__(self, loop: Any, fd: int, events: int, callback: Callable[[], object]) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._events = events
+        self._set: Any = None
+        try:
+            if _epoll is not None:
+                self._set = _epoll()
+                self._set.register(fd, (IN if events & READABLE else 0) | (OUT if events & WRITABLE else 0))
+                self._fd = self._set.fileno()
+                self._events = READABLE
+                loop.add_reader(self._fd, callback)
+            else:
+                self._add(callback)
+        except BaseException:
+            self.end()
+            raise
+
+    def _add(self, callback: Callable[[], object]) -> None:
+        blocking = os.name == "posix" and os.get_blocking(self._fd)
+        try:
+            for event, add in ((READABLE, self._loop.add_reader), (WRITABLE, self._loop.add_writer)):
+                if self._events & event:
+                    add(self._fd, callback)
+        finally:
+            if blocking:
+                os.set_blocking(self._fd, True)
+
+    def end(self) -> None:
+        """Watch it no more."""
+        for event, remove in ((READABLE, self._loop.remove_reader), (WRITABLE, self._loop.remove_writer)):
+            if self._events & event:
+                remove(self._fd)
+        self.disown()
+
+    def disown(self) -> None:
+        """In a forked child: close this process's own descriptor, without a call to the loop."""
+        if self._set is not None:
+            self._set.close()
 
 
 def look(fd: int, events: int) -> int:
@@ -116,6 +156,7 @@ class OneWay(Link):
         self._shared = shared
         self._stream: Any = None
         self._watched = False
+        self._watch_of_shared: Watched | None = None
         self._pollable = True
         self._buffer = bytearray()
         self._high = self._low = 0
@@ -132,7 +173,10 @@ class OneWay(Link):
             return
         if self._pollable:
             try:
-                watch(self._loop.add_reader, self._fd, self._on_readable)
+                if self._shared:
+                    self._watch_of_shared = Watched(self._loop, self._fd, READABLE, self._on_readable)
+                else:
+                    self._loop.add_reader(self._fd, self._on_readable)
                 self._watched = True
                 return
             except OSError as error:
@@ -146,7 +190,10 @@ class OneWay(Link):
     def _unwatch(self) -> None:
         if self._watched:
             self._watched = False
-            if self._pollable:
+            watched, self._watch_of_shared = self._watch_of_shared, None
+            if watched is not None:
+                watched.end()
+            elif self._pollable:
                 self._loop.remove_reader(self._fd)
 
     # -- Reading
@@ -301,5 +348,7 @@ class OneWay(Link):
         """There is no reset in a pipe: who is at the other end sees it closed."""
 
     def detach(self) -> int:
+        if self._watch_of_shared is not None:  # in a forked child
+            self._watch_of_shared.disown()
         fd, self._fd = self._fd, -1
         return fd

@@ -5,7 +5,7 @@ so that the pump reads on when the last message of a chunk is taken. What is hel
 one message, and what the connection itself holds.
 
 The send cases of a select have a tasklet too, from the first of them on, the *writer*. It waits for room in the
-connection before it waits for a message, so that one message at most is taken and has no room yet.
+connection before it waits for a message, so that one message at most is taken for which there is no room any more.
 
 Both know the connection, the codec and the `_Inner`, and not the `Framed`: when the last user lets go of that, they are
 cancelled, and the connection is as before.
@@ -276,8 +276,9 @@ def _writer(conn: ByteChannel, codec: Codec[Any], inner: _Inner) -> None:
                 except Exception as error:
                     _say_dropped(error, message)
                     current_scheduler().report(error, getcurrent())
-                else:
-                    conn.send(data)
+                else:  # it counts as sent: others may have filled the room meanwhile, and a close is not to lose it
+                    if not (isinstance(conn, Conn) and conn._stream.offer(data, urgent=True)):
+                        conn.send(data)
                 del message
     except (OSError, ChannelClosed):  # whoever receives, or sends, is told
         pass

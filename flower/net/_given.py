@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 import weakref
 from typing import Any
 
@@ -26,8 +27,9 @@ from flower.net._tcp import Settings, listen_tcp, within
 _INET = {socket.AF_INET, socket.AF_INET6}
 _UNIX = {getattr(socket, "AF_UNIX", None)}
 
-# What was given, by its descriptor: two that used one socket would cut each other off.
+# What was given, by its descriptor: two that used one socket would cut each other off. To look and to take is one step.
 _taken: weakref.WeakValueDictionary[int, socket.socket] = weakref.WeakValueDictionary()
+_taking = threading.Lock()
 
 
 def listen_socktcp(address: Any, options: Options) -> Listener:
@@ -54,12 +56,15 @@ def listen_given(proto: str, given: Any, options: Options, secure: Secure | None
         sock.listen(options.backlog)
         if settings is not None:
             settings.apply(sock)
-    except OSError as error:
+        acceptor = Acceptor(poller, sock, proto, options.bounds, secure=secure)
+    except BaseException as error:
         where = sock.getsockname()
         _give_back(sock, given)
-        raise explain(error, "can't listen on", proto, where) from None
-    _take(sock)
-    return Listener(Acceptor(poller, sock, proto, options.bounds, secure=secure))
+        if isinstance(error, OSError):
+            raise explain(error, "can't listen on", proto, where) from None
+        raise
+    sock.setblocking(False)
+    return Listener(acceptor)
 
 
 def dial_given(proto: str, given: Any, options: Options, secure: Secure | None = None) -> Conn:
@@ -71,10 +76,12 @@ def dial_given(proto: str, given: Any, options: Options, secure: Secure | None =
         sock.getpeername()
         if settings is not None:
             settings.apply(sock)
-    except OSError as error:
+    except BaseException as error:
         _give_back(sock, given)
-        raise explain(error, "can't use", proto, f"socket {given!r}") from None
-    _take(sock)
+        if isinstance(error, OSError):
+            raise explain(error, "can't use", proto, f"socket {given!r}") from None
+        raise
+    sock.setblocking(False)
 
     begun = False
 
@@ -114,13 +121,15 @@ def _adopt(proto: str, given: Any) -> socket.socket:
         raise ValueError(f"{proto} takes a descriptor's number, which {given} is none")
     if fd < 0:
         raise OSError(errno.EBADF, f"{os.strerror(errno.EBADF)}: the {proto} socket {given!r} is closed")
-    before = _taken.get(fd)
-    if before is not None and before.fileno() == fd:
-        raise ValueError(f"{proto} can't take {given!r}: it was given before, and is in use")
-    try:
-        sock = given if isinstance(given, socket.socket) else socket.socket(fileno=given)
-    except OSError as error:
-        raise explain(error, "can't use", proto, f"descriptor {given}") from None
+    with _taking:
+        before = _taken.get(fd)
+        if before is not None and before.fileno() == fd:
+            raise ValueError(f"{proto} can't take {given!r}: it was given before, and is in use")
+        try:
+            sock = given if isinstance(given, socket.socket) else socket.socket(fileno=given)
+        except OSError as error:
+            raise explain(error, "can't use", proto, f"descriptor {given}") from None
+        _taken[fd] = sock
     if sock.family not in (_UNIX if proto == "sockpipe" else _INET) or sock.type != socket.SOCK_STREAM:
         wrong = f"{proto} takes a stream socket of another kind than {given!r}: {sock.family.name}, {sock.type.name}"
         _give_back(sock, given)
@@ -128,11 +137,7 @@ def _adopt(proto: str, given: Any) -> socket.socket:
     return sock
 
 
-def _take(sock: socket.socket) -> None:
-    sock.setblocking(False)
-    _taken[sock.fileno()] = sock
-
-
 def _give_back(sock: socket.socket, given: Any) -> None:
+    _taken.pop(sock.fileno(), None)
     if sock is not given:
         sock.detach()

@@ -112,7 +112,8 @@ class Listener(Source):
         """Stop gracefully: take no new connection, and give the handlers that `serve` runs time to end.
 
         Blocks until they have ended, at most ``grace`` seconds; those that run then are cut: their connections are
-        aborted and their tasklets killed. Returns how many that were. A handler may call it, and is not waited for.
+        aborted and their tasklets killed. Returns how many that were. A handler may call it, and is not waited for;
+        nor is, by a handler, another that calls it.
         When it is cancelled, the listener is closed, and the handlers go on.
         """
         seconds = check_timeout(grace)
@@ -153,10 +154,11 @@ class Listener(Source):
 class _Handlers:
     """The handlers that a listener's `serve` runs. They know nothing of the listener, which may be dropped."""
 
-    __slots__ = ("_ended", "_running")
+    __slots__ = ("_ended", "_running", "_stopping")
 
     def __init__(self) -> None:
         self._running: dict[tasklet, Conn] = {}
+        self._stopping: set[tasklet] = set()  # wait for the others' end themselves
         self._ended: channel[None] | None = None  # somebody waits for the last
 
     def start(self, handler: Callable[[Conn], object], conn: Conn, label: str, places: channel[None] | None) -> None:
@@ -176,20 +178,29 @@ class _Handlers:
             self._running.pop(getcurrent(), None)
             if places is not None:
                 places.try_receive()
-            while self._ended is not None and self._ended.balance < 0:
-                self._ended.try_send(None)
+            self._look_again()
+
+    def _look_again(self) -> None:
+        while self._ended is not None and self._ended.balance < 0:
+            self._ended.try_send(None)
 
     def finish(self, grace: float | None) -> int:
         me = getcurrent()
         if self._ended is None:
             self._ended = channel(0, "handlers to end")
             self._ended.preference = 0
-        with move_on(grace) as scope:
-            while self._running.keys() - {me}:
-                self._ended.receive()
-        if not scope.expired:
-            return 0
-        late = [(t, conn) for t, conn in self._running.items() if t is not me]
+        spared = self._stopping if me in self._running else set()
+        self._stopping.add(me)
+        self._look_again()
+        try:
+            with move_on(grace) as scope:
+                while self._running.keys() - spared:
+                    self._ended.receive()
+            if not scope.expired:
+                return 0
+            late = [(t, conn) for t, conn in self._running.items() if t not in spared]
+        finally:
+            self._stopping.discard(me)
         for t, conn in late:
             conn.abort()
             t.kill()

@@ -76,7 +76,8 @@ def Listen(addr: Any = ("0.0.0.0", 0), proto: str = "tcp", **options: Any) -> An
     ``"tls"``       the same, or a TCP socket or its descriptor, as of socktcp. ``cert``, ``key``:
                     files with the certificate chain and its key, in PEM. ``ca``: a file with
                     authorities: clients must show a certificate of theirs. ``alpn``: names of
-                    application protocols, the best first. ``handshake_timeout``: seconds. Or
+                    application protocols, the best first. ``handshake_timeout``: seconds (10);
+                    1024 handshakes may be under way, and whoever comes then waits. Or
                     ``context``, an ssl.SSLContext.
     ``"pipe"``      the path of a Unix socket. A dead one that lies there is replaced; the file
                     is removed by `Listener.close`. A leading null: Linux's abstract names.

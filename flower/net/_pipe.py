@@ -27,18 +27,22 @@ def listen_pipe(address: Any, options: Options) -> Listener:
     poller = io_poller()
     _remove_stale(path)
     sock = None
+    bound = False
     try:
         file = "" if path.startswith("\0") else os.path.realpath(path)  # for the end, wherever we are then
         sock = unix_socket()
         sock.bind(path)
+        bound = True
         sock.listen(options.backlog)
+        return Listener(Acceptor(poller, sock, "pipe", options.bounds, path=file))
     except BaseException as error:
         if sock is not None:
             sock.close()
+        if bound:
+            _remove_stale(path)
         if isinstance(error, OSError):
             raise explain(error, "can't listen on", "pipe", path) from None
         raise
-    return Listener(Acceptor(poller, sock, "pipe", options.bounds, path=file))
 
 
 def dial_pipe(address: Any, options: Options) -> Conn:

@@ -48,7 +48,7 @@ from flower.channels import bomb, channel
 from flower.channels._failures import copy_error
 from flower.errors import ChannelClosed, Timeout
 from flower.net._address import format_address
-from flower.net._transport import Link, Tap
+from flower.net._transport import Link, Tap, disown
 
 if not cython.compiled:
     from threading import get_ident
@@ -337,7 +337,10 @@ class Stream(Link):
             raise self.writing_fault()
         self.let_out()
         transport = self._transport
-        if transport is None or not transport.get_write_buffer_size():
+        if transport is None:
+            return
+        failed = transport.is_closing() and not (self.half and self.at_eof)  # and is about to say why
+        if not (failed or transport.get_write_buffer_size()):
             return
         if self._emptied is None:
             self._emptied = channel(0, "what was written to leave")
@@ -550,7 +553,7 @@ class Stream(Link):
         self._paused = False
         self._linger = None
         self._holding = False
-        os.close(self._sock.detach())  # this process's own descriptor of it; no system call reaches the peer
+        disown(self._sock)
         self._try_bomb()
         self._end_incoming()
         return transport, self._sock

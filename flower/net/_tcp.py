@@ -7,7 +7,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from flower.channels import timeout as time_limit
 from flower.errors import Timeout
@@ -19,6 +19,8 @@ from flower.net._loop import LoopPoller, io_poller, wait
 from flower.net._opening import Secure, open_stream
 from flower.net._options import Options
 from flower.net._stream import Stream
+
+T = TypeVar("T")
 
 STAGGER = 0.25  # seconds until the next address is tried beside one that has not answered (RFC 8305, section 5)
 
@@ -57,10 +59,12 @@ def listen_tcp(address: Any, options: Options, proto: str = "tcp", secure: Secur
     try:
         settings.apply(sock)
         sock.listen(options.backlog)
-    except OSError as error:
+        return Listener(Acceptor(poller, sock, proto, options.bounds, secure=secure))
+    except BaseException as error:
         sock.close()
-        raise explain(error, "can't listen on", proto, (host, port)) from None
-    return Listener(Acceptor(poller, sock, proto, options.bounds, secure=secure))
+        if isinstance(error, OSError):
+            raise explain(error, "can't listen on", proto, (host, port)) from None
+        raise
 
 
 def bound_socket(
@@ -110,7 +114,7 @@ def dial_tcp(address: Any, options: Options, proto: str = "tcp", secure: Secure 
     return within(options.timeout, dial, f"{proto} {format_address((host, port))}")
 
 
-def within(timeout: float | None, dial: Callable[[], Conn], name: str) -> Conn:
+def within(timeout: float | None, dial: Callable[[], T], name: str) -> T:
     """Dial, for at most ``timeout`` seconds."""
     if timeout is None:
         return dial()

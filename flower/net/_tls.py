@@ -225,7 +225,8 @@ class TlsLayer(Link):
         self._transport.close()
 
     def abort(self) -> None:
-        self._transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
     def is_closing(self) -> bool:
         return bool(self._transport.is_closing())

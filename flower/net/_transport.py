@@ -25,9 +25,11 @@ The methods that the loop calls raise nothing but what a protocol raises, and th
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 try:
@@ -392,6 +394,12 @@ class Transport(Link):
                 error = reason
         protocol.connection_lost(error)
         self._sock.close()
+
+
+def disown(sock: Any) -> None:
+    """In a forked child: close this process's own descriptor; no system call reaches the peer. It may be closed."""
+    with suppress(OSError):
+        os.close(sock.detach())
 
 
 _epoll: Any = getattr(select, "epoll", None)

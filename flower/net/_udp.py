@@ -11,7 +11,6 @@ the last one came: datagrams, and errors, each with its cost. The loop watches f
 from __future__ import annotations
 
 import math
-import os
 import socket
 import struct
 import sys
@@ -29,7 +28,8 @@ from flower.net._loop import io_poller
 from flower.net._options import Options
 from flower.net._source import Source
 from flower.net._stream import as_bytes
-from flower.net._tcp import bind_like, bound_socket
+from flower.net._tcp import bind_like, bound_socket, within
+from flower.net._transport import disown
 
 if TYPE_CHECKING:
     from flower.net._loop import LoopPoller
@@ -60,10 +60,14 @@ def dial_udp(address: Any, options: Options) -> Datagrams:
         raise ValueError(f"nobody can be reached at port 0, in {address!r}")
     local = None if options.local_addr is None else check_host_port("udp", options.local_addr, "local_addr")
     poller = io_poller()
-    with time_limit(math.inf if options.timeout is None else options.timeout):
-        infos = resolve("udp", host or "127.0.0.1", port, kind=socket.SOCK_DGRAM)
-        ours = [] if local is None else resolve("udp", *local, kind=socket.SOCK_DGRAM, passive=True)
-    family, kind, number, _name, where = infos[0]
+
+    def look_up() -> tuple[list[Info], list[Info]]:
+        theirs = resolve("udp", host or "127.0.0.1", port, kind=socket.SOCK_DGRAM)
+        return theirs, [] if local is None else resolve("udp", *local, kind=socket.SOCK_DGRAM, passive=True)
+
+    infos, ours = within(options.timeout, look_up, f"udp {format_address((host, port))}")
+    families = {info[0] for info in ours}
+    family, kind, number, _name, where = next((info for info in infos if info[0] in families), infos[0])
     sock = None
     try:
         sock = socket.socket(family, kind, number)
@@ -234,7 +238,7 @@ class Port:
         """In a forked child: the parent goes on with this socket; here it is over."""
         sock = self.sock
         if sock is not None:
-            os.close(sock.detach())
+            disown(sock)
         self.sock = None
         self.incoming.close()
         self._room.close()

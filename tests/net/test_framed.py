@@ -191,6 +191,20 @@ def test_select_to_send() -> None:
         assert finish()[filler:] == b"four\nfive\n"
 
 
+@pytest.mark.parametrize("end", ["close", "close_write"])
+def test_what_a_select_has_sent_leaves_though_others_have_filled_the_room(end: str) -> None:
+    with plain(Lines()) as (messages, sock):
+        assert isinstance(messages.conn, Conn)
+        flower.select((messages, "one"))
+        rounds(1)  # the writer has found room for the next
+        filler = fill(messages.conn)
+        flower.select((messages, "two"))
+        rounds(1)
+        getattr(messages, end)()
+        data = in_thread(receive_all, sock)()
+        assert (data[:4], data[filler + 4 :]) == (b"one\n", b"two\n")
+
+
 def test_a_select_to_send_when_it_has_ended() -> None:
     for end in "close", "close_write", "reset":
         with plain(Lines()) as (messages, sock):

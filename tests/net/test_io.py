@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import builtins
 import errno
 import os
+import select
 import socket
 import threading
 import warnings
@@ -270,6 +272,42 @@ def test_what_comes_between_the_look_and_the_wait_of_another_thread() -> None:
         assert flower.select(readable, default=None).index == -1
 
 
+def test_all_who_are_between_the_look_and_the_wait_are_woken() -> None:
+    with pair() as (near, far), IOChannel(near, READABLE) as readable:
+        for _ in range(3):
+            readable._watch.begin()
+        readable._ready._on_wait = None
+        far.send(b"x")
+        rounds(3)
+        assert [readable._ready.receive(0.1) for _ in range(3)] == [READABLE] * 3
+        near.recv(1)
+        far.send(b"x")
+        rounds(3)
+        near.recv(1)  # by one who was quicker
+        assert flower.select(readable, default=None).index == -1
+        far.send(b"x")
+        assert readable._ready.receive(0.1) == READABLE
+
+
+def test_who_is_refused_as_it_begins_to_wait_takes_no_other_s_watch() -> None:
+    with pair() as (near, far), IOChannel(near, READABLE) as readable, IOChannel(near, READABLE) as refusing:
+
+        def refuse() -> None:
+            raise OSError(errno.EMFILE, "no descriptor is left")
+
+        refusing._ready._on_wait = refuse
+        t = waiting(readable.receive, NEVER)
+        with pytest.raises(OSError, match="no descriptor is left"):
+            flower.select(refusing, readable)
+        with pytest.raises(OSError, match="no descriptor is left"):
+            flower.select(readable, refusing)
+        far.send(b"x")
+        assert t.join(NEVER) == READABLE
+        near.recv(1)
+        waiting(readable.receive).kill()
+        assert readable._watch.own == -1
+
+
 @pytest.mark.slow
 def test_a_fork_leaves_the_parent_s_watches_alone() -> None:
     code = """
@@ -416,6 +454,20 @@ def test_a_blocking_descriptor_stays_so() -> None:
 
 
 # -- Bytes
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="there the flag is put back")
+def test_a_descriptor_is_not_made_non_blocking_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write of another process in that moment would fail."""
+    monkeypatch.setattr(os, "set_blocking", lambda *_: None)  # nothing puts it back
+    with socket.socket() as near, socket.create_server((HOME, 0)) as server:
+        near.connect(server.getsockname())
+        with IOChannel(near) as ready, IOChannel(near, READABLE) as readable, flower.io.reader(near) as conn:
+            assert ready.receive() == WRITABLE
+            t = waiting(flower.select, readable, conn)
+            assert os.get_blocking(near.fileno())
+            t.kill()
+        assert os.get_blocking(near.fileno())
 
 
 def test_a_reader() -> None:
@@ -590,6 +642,28 @@ def test_what_iteration_read_ahead_does_not_show(tmp_path: Path, mode: str) -> N
     assert path.read_text("utf-8").splitlines()[1] == "X grün"
 
 
+def test_an_error_comes_behind_the_lines_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"a line\n" * 3_000 + b"\xff\n")
+
+    def lines(file: Any) -> int:
+        count = 0
+        with pytest.raises(UnicodeDecodeError):
+            for _ in file:
+                count += 1
+        return count
+
+    with open(path, encoding="utf-8") as plain, flower.io.open(path, encoding="utf-8") as file:
+        good = lines(plain)
+        assert lines(file) == good > 0
+        file.seek(0)
+        for _ in range(good):
+            next(file)
+        assert file.tell() == 7 * good  # the error is still to come
+        with pytest.raises(UnicodeDecodeError):
+            file.read()
+
+
 def test_only_the_caller_waits(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
@@ -611,6 +685,20 @@ def test_operations_go_in_turn(tmp_path: Path) -> None:
         file.seek(0)
         readers = [flower.go(next, file) for _ in range(50)]
         assert [t.join(NEVER) for t in readers] == [f"{n}\n" for n in range(50)]
+
+
+def test_a_block_that_is_cancelled_while_another_reads_closes_the_file(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with builtins.open(fifo, "r+b", buffering=0) as other:  # so that to open it waits for nobody
+        with flower.move_on() as scope, flower.io.open(fifo, "rb", buffering=0) as file:
+            t = waiting(file.read, 1)
+            flower.time.after_func(0.02, other.write, b"x")
+            scope.cancel()
+            channel().receive()
+        assert scope.cancelled
+        assert file.closed
+        assert t.join(NEVER) == b"x"
 
 
 def test_a_cancelled_read_loses_nothing(tmp_path: Path) -> None:

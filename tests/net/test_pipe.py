@@ -15,9 +15,12 @@ from typing import Any
 import pytest
 
 import flower
+from flower.channels._scheduler import current_scheduler
 from flower.errors import Timeout
 from flower.net import Conn, Dial, Listen
-from tests.net.support import HOME, NEVER, Program, echo, in_thread, receive_exactly, until
+from flower.net._acceptor import Acceptor
+from flower.net._tcp import Settings
+from tests.net.support import HOME, NEVER, Program, echo, in_thread, listening, receive_exactly, rounds, until
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -331,9 +334,9 @@ def test_a_socket_that_is_given_twice(by: str) -> None:
     ours, theirs = socket.socketpair()
     server = socket.create_server((HOME, 0))
     given: Any = ours if by == "socket" else ours.fileno()
-    listening: Any = server if by == "socket" else server.fileno()
+    bound: Any = server if by == "socket" else server.fileno()
     with theirs, Dial("sockpipe", ours) as conn, Listen(server, "socktcp") as listener:
-        for function, *args in ((Dial, "sockpipe", given), (Listen, listening, "socktcp"), (Dial, "socktcp", server)):
+        for function, *args in ((Dial, "sockpipe", given), (Listen, bound, "socktcp"), (Dial, "socktcp", server)):
             with pytest.raises(ValueError, match="given before, and is in use"):
                 function(*args)
         theirs.send(b"x")
@@ -345,6 +348,49 @@ def test_a_socket_that_is_given_twice(by: str) -> None:
     with theirs, Dial("sockpipe", ours) as conn:  # the number is free again
         theirs.send(b"y")
         assert conn.read(timeout=NEVER) == b"y"
+
+
+@pytest.mark.parametrize("by", ["socket", "number"])
+def test_a_socket_that_is_given_again_while_it_is_taken(by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    again: list[Any] = []
+
+    def apply(settings: Settings, sock: socket.socket) -> None:
+        finish = in_thread(Dial, "socktcp", given)
+        with pytest.raises(ValueError, match="given before, and is in use"):
+            finish()
+        again.append(sock)
+
+    with listening() as listener:
+        ours = socket.create_connection(listener.addr(), NEVER)
+        given: Any = ours if by == "socket" else ours.detach()
+        monkeypatch.setattr(Settings, "apply", apply)
+        with Dial("socktcp", given) as near, listener.receive(NEVER) as far:
+            exchange(near, far)
+        assert len(again) == 1
+        until(lambda: again[0].fileno() < 0)
+
+
+@pytest.mark.parametrize("proto", ["tcp", "pipe", "socktcp"])
+def test_a_listener_that_the_loop_can_not_watch_leaves_nothing(
+    proto: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(acceptor: Acceptor) -> None:
+        raise OSError(errno.ENOSPC, "no room to watch it")
+
+    with socket.create_server((HOME, 0)) as server, monkeypatch.context() as patch:
+        patch.setattr(Acceptor, "_watch", fail)
+        rounds(1)
+        held = len(current_scheduler().poller.resources)
+        with pytest.raises(OSError, match=f"can't listen on {proto}") as caught:
+            Listen({"tcp": (HOME, 0), "pipe": path, "socktcp": server}[proto], proto)
+        assert caught.value.errno == errno.ENOSPC
+        assert len(current_scheduler().poller.resources) == held
+        assert not os.path.exists(path)
+        patch.undo()
+        assert server.getblocking()  # it is left as it was, and may be given again
+        with Listen(server, "socktcp") as listener, Dial("tcp", listener.addr()) as near:
+            with listener.receive(NEVER) as far:
+                exchange(near, far)
 
 
 # -- Processes that end

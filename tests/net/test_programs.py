@@ -251,6 +251,21 @@ def test_a_block_that_is_cancelled_ends_the_program() -> None:
     assert program.status == -signal.SIGTERM
 
 
+def test_the_input_of_a_program_that_was_ended_is_cut() -> None:
+    with (
+        pytest.raises(KeyError),
+        start(["sh", "-c", "exec 3<&0; sleep 1000 <&3 & echo $!; exec sleep 1000"]) as program,
+    ):
+        orphan = int(program.stdout.read_until(timeout=NEVER))
+        program.stdin.send(b"x" * 1_000_000)
+        raise KeyError
+    rounds(2)
+    try:
+        assert program.stdin._stream._transport is None
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+
+
 def test_a_program_killed_with_output_unread() -> None:
     with start(["sh", "-c", "yes | head -c 60000; echo end; exec sleep 1000"]) as program:
         program.stdout.read_exactly(1, timeout=NEVER)
@@ -453,6 +468,27 @@ def test_a_fork_leaves_the_program_to_the_parent() -> None:
         print(program.status)
         """
     assert output(code) == "True\nb'y'\n0\n"
+
+
+@pytest.mark.slow
+def test_a_fork_while_a_pipe_is_being_closed_disowns_the_rest() -> None:
+    code = """
+        import os, socket, flower
+        from flower import process
+        from flower.net import Dial, Listen
+        given, peer = socket.socketpair()
+        with Listen(("127.0.0.1", 0)) as listener, process.start(["cat"]) as program, Dial("sockpipe", given):
+            program.stdin.close()
+            given.close()  # which is not for its giver to do
+            child = os.fork()
+            if child == 0:
+                print(listener.closed, program.stdout.status, flush=True)
+                os._exit(0)
+            os.waitpid(child, 0)
+            print(listener.closed, program.wait())
+            peer.close()
+        """
+    assert output(code) == "True closed\nFalse 0\n"
 
 
 @pytest.mark.slow

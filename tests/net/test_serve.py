@@ -146,6 +146,29 @@ def test_a_handler_may_stop_its_own_server() -> None:
             assert cut == [0]
 
 
+def test_handlers_that_stop_their_server_at_a_time_do_not_wait_for_each_other() -> None:
+    cut: list[int] = []
+
+    def handler(conn: Conn) -> None:
+        conn.read()
+        cut.append(listener.stop(NEVER))
+        conn.write("stopped")
+
+    with listening() as listener:
+        server = flower.go(listener.serve, handler)
+        with Dial("tcp", listener.addr()) as one, Dial("tcp", listener.addr()) as other:
+            until(lambda: len(listener._handlers._running) == 2)
+            one.write("stop")
+            server.join(NEVER)
+            rounds(3)
+            assert cut == []
+            other.write("stop")
+            for conn in one, other:
+                assert conn.read_exactly(7, timeout=NEVER / 2) == b"stopped"
+            assert cut == [0, 0]
+            assert listener.stop(NEVER) == 0
+
+
 def test_a_stop_that_is_cancelled_leaves_the_handlers() -> None:
     with listening() as listener:
         server = flower.go(listener.serve, echo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _ssl
+import asyncio
 import ctypes
 import errno
 import logging
@@ -335,6 +336,20 @@ def test_a_listener_that_closes_cuts_the_handshakes(caplog: pytest.LogCaptureFix
             assert in_thread(sock.recv, 10)() == b""
     rounds(2)
     assert not caplog.records  # it was our doing
+
+
+def test_a_listener_that_closes_as_a_handshake_is_lost() -> None:
+    async def close(listener: Listener, steps: int) -> None:
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        listener.close()
+
+    for steps in range(6):
+        with listening() as listener:
+            sock = socket.create_connection(listener.addr(), NEVER)
+            until(lambda: listener._acceptor._shaking)
+            reset(sock)
+            flower.wait(close(listener, steps))
 
 
 @pytest.mark.parametrize("how", ["close", "reset", "silence"])

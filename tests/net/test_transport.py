@@ -19,6 +19,7 @@ import pytest
 
 import flower
 import flower.io
+from flower import process
 from flower.net import Conn, Dial, _stream, _transport
 from tests.net.support import (
     NEVER,
@@ -292,6 +293,24 @@ def test_a_flush_that_is_given_up_leaves_the_room_that_there_is() -> None:
 
         flower.go(write).join(NEVER)
         conn.abort()
+
+
+def test_a_flush_after_a_write_that_failed_says_so() -> None:
+    with plain_peer() as (conn, sock):
+        sock.shutdown(socket.SHUT_WR)
+        assert conn.read(timeout=NEVER) == b""
+        reset(sock)
+        select.select([conn._stream._sock], [], [], NEVER)
+        conn.send(b"x")
+        with pytest.raises(OSError, match=r"127\.0\.0\.1"):
+            conn.flush(timeout=NEVER)
+    with process.start(["true"], stdout=None) as program:
+        poll = select.poll()
+        poll.register(program.stdin._stream._sock._fd, 0)
+        assert poll.poll(NEVER * 1000)  # nobody reads any more, and the loop has yet to know
+        program.stdin.send(b"x")
+        with pytest.raises(BrokenPipeError, match="stdin"):
+            program.stdin.flush(timeout=NEVER)
 
 
 def test_to_send_nothing_is_to_ask_whether_one_may() -> None:

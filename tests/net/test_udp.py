@@ -114,6 +114,19 @@ def test_local_addr() -> None:
         assert there.addr()[0] == "127.0.0.2"
 
 
+def test_local_addr_chooses_among_a_host_s_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+
+    def both(host: str, *args: Any, **kwargs: Any) -> Any:
+        hosts = ("::1", HOME) if host == "both.example" else (host,)
+        return [info for one in hosts for info in real(one, *args, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    for local, host in (HOME, HOME), ("::1", "::1"):
+        with Dial("udp", ("both.example", 9), local_addr=(local, 0)) as there:
+            assert there.remote_addr()[0] == host
+
+
 def test_a_slow_receiver_loses_and_knows_how_many() -> None:
     with heard(read_buffer=10 * (COST + 100)) as (here, there):
         for i in range(50):
@@ -178,6 +191,10 @@ def test_a_timeout_bounds_the_look_for_a_name(monkeypatch: pytest.MonkeyPatch) -
         with pytest.raises(Timeout, match=f"not sent within {SOON} s"):
             other.send(b"never", name, SOON)
         answer.send(HOME)  # to the look that nobody waits for
+        until(lambda: answer.balance == 0)
+        with pytest.raises(Timeout, match=rf"udp slow\.example:\d+: not connected within {SOON} s"):
+            Dial("udp", name, timeout=SOON)
+        answer.send(HOME)
         until(lambda: answer.balance == 0)
         answer.send(HOME)
         other.send(b"x", name, NEVER)
