@@ -150,6 +150,8 @@ cdef class Sockets:
     cdef int _found
     cdef int _served
     cdef Py_ssize_t brought
+    cdef Py_ssize_t _count
+    cdef Transport _latest
     cdef list _large
     cdef list _bulk
     cdef flower_event _events[AT_A_TIME]

@@ -15,7 +15,8 @@ Invariants
 - ``_closing`` is set when nothing more will be read, nor written but what is in ``_unsent``; ``_lost`` when the
   end is certain, and connection_lost, in the loop's next round, will close the socket. Until then its descriptor is
   nobody else's, so that no event can be taken for another's.
-- A transport is in ``Sockets.watched`` while ``_interest`` is not 0.
+- A transport is in ``Sockets.watched`` while ``_interest`` is not 0. ``_latest`` is the one that came last, or None when
+  that is not there any more. Where it is the only one, and is only read, it is what is ready: the system is not asked.
 - At most AT_A_TIME sockets are served, or so many that SERVING bytes have come, and then the tasklets run: what came
   for them is still in the caches. Where others were found ready, too, `Sockets.serve` says that there are more; if one
   of them is not ready any more when it is its turn, nothing happens.
@@ -125,6 +126,8 @@ class Sockets:
         self._found = 0  # so many,
         self._served = 0  # and so many of them were served
         self.brought = 0  # bytes that have come since `serve` was called
+        self._count = 0  # of those that are watched
+        self._latest: Transport | None = None
         self._large: list[bytes] = []  # what was read into, LARGE bytes or BULK, to be used again
         self._bulk: list[bytes] = []
         self._set: Any = None
@@ -158,14 +161,23 @@ class Sockets:
         if before == 0:
             while len(self.watched) <= fd:
                 self.watched.append(None)
-            self.watched[fd] = transport
+            self.watched[fd] = self._latest = transport
+            self._count += 1
+        elif interest == 0:
+            self._count -= 1
+            if self._latest is transport:
+                self._latest = None
 
     def serve(self) -> bool:
         """Have those that are ready read and written. Says whether there are more, after SERVING bytes."""
+        self.brought = 0
         if self._served == self._found:
+            transport = self._latest
+            if self._count == 1 and transport is not None and transport._interest == IN:
+                transport.on_ready(IN)
+                return False
             self._served = 0
             self._found = poll(self)
-        self.brought = 0
         while self._served < self._found:
             i = self._served
             self._served += 1

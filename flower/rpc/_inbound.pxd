@@ -7,6 +7,7 @@ from flower.rpc._line cimport Line
 from flower.rpc._wire cimport ROOMY, Unmade
 
 cdef Py_ssize_t MORE_BYTES, PIECE_COST
+cdef double SOON
 
 cdef class Inbound:
     cdef object __weakref__
@@ -19,6 +20,7 @@ cdef class Inbound:
     cdef Py_ssize_t _bytes_window
     cdef Py_ssize_t _base
     cdef bint _used_up
+    cdef double _looked
     cdef readonly object ref
     cdef public channel hold
     cdef readonly Py_ssize_t received
@@ -36,15 +38,15 @@ cdef class Inbound:
     cdef object _late
     cdef double _deadline
 
-    @cython.locals(first=bint, over=bint)
+    @cython.locals(ch=channel, first=bint, over=bint)
     cdef on_data(self, list params, Py_ssize_t size)
-    @cython.locals(ch=channel)
-    cdef _widen(self)
+    @cython.locals(more=Py_ssize_t)
+    cdef _widen(self, channel ch)
     @cython.locals(ch=channel)
     cpdef deliver(self, object value)
     @cython.locals(ch=channel)
     cpdef Py_ssize_t _taken(self) except? -1
-    @cython.locals(ch=channel, taken=Py_ssize_t, size=Py_ssize_t, items=Py_ssize_t, due=bint)
+    @cython.locals(ch=channel, taken=Py_ssize_t, size=Py_ssize_t, items=Py_ssize_t, due=bint, before=double)
     cpdef look(self, Py_ssize_t waiting=*)
     @cython.locals(ch=channel, away=channel)
     cpdef channel pack_up(self)

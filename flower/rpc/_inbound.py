@@ -7,8 +7,9 @@ Invariants
 - The channel is not held here: when its last user lets go of it, the peer learns that. But one that goes on elsewhere
   is held by where it goes.
 - Credit starts with what the settings say. It doubles when the sender had used all of it, and the receiver nevertheless
-  had to wait: neither a slow receiver nor a slow sender makes it grow. What it has grown by is counted in
-  ``streams.spare``, of which all channels of a connection have a share: a call waits behind what is on the way.
+  had to wait; and when half of it was taken within SOON, for to give it costs as much as some values do. So neither a slow
+  receiver nor a slow sender makes it grow. What it has grown by is counted in ``streams.spare``, of which all channels of
+  a connection have a share: a call waits behind what is on the way.
 - It stays in the table of `Streams` until the sender has said the last word, ``$/end`` or ``$/rst``; after ``$/stop``
   what arrives is counted and dropped, pieces when they are a value: there may be ends in it.
 - ``streams.partial`` counts the bytes of the pieces that are held, of all channels (``_parts_held`` are this one's).
@@ -51,6 +52,7 @@ MAX_HELD = 2**62
 # connection together have no more beyond the settings' than one alone.
 MORE_ITEMS = 16
 MORE_BYTES = 4
+SOON = 0.001  # seconds
 # Characters of the reason that a receiver gives.
 MAX_REASON = 1000
 # Bytes that a piece takes beside its own, about.
@@ -73,6 +75,7 @@ class Inbound:
         self._bytes_window: int = settings.channel_bytes
         self._base = 0 if meets or ch is not None else self.window  # where credit begins that may grow
         self._used_up = False
+        self._looked = 0.0  # when credit was given last
         if ch is None:
             most = math.inf if meets else MORE_ITEMS * self._base + 1
             ch = channel(most, f"channel {number} of {streams.session.name}")
@@ -159,23 +162,23 @@ class Inbound:
         if type(value) is Unmade:
             value = bomb(value.error)
         if self._used_up and self._base:
-            self._widen()
+            ch = self.ref()
+            if ch is not None and ch.balance < 0:  # it waits for what came too late for want of credit
+                self._widen(ch)
         if self.received >= self.granted or self._bytes >= self.granted_bytes:
             self._used_up = True
         self.deliver(value)
         self.look()
 
-    def _widen(self) -> None:
-        """There was no credit left before this value. If the receiver waits for it, there should have been more."""
-        ch = self.ref()
-        if ch is not None and ch.balance < 0:
+    def _widen(self, ch: channel[Any]) -> None:
+        """Give twice as much, from the next time on."""
+        more: int = min(self.window, self.streams.spare)
+        if more:
             self._used_up = False
-            more: int = min(self.window, self.streams.spare)
-            if more:
-                self.streams.spare -= more
-                self.window += more
-                self._bytes_window = min(2 * self._bytes_window, MORE_BYTES * self.session.settings.channel_bytes)
-                ch._low = self.window // 2 + 1
+            self.streams.spare -= more
+            self.window += more
+            self._bytes_window = min(2 * self._bytes_window, MORE_BYTES * self.session.settings.channel_bytes)
+            ch._low = self.window // 2 + 1
 
     def narrow(self) -> None:
         """The channel has ended: others may have what it had beyond the settings' credit."""
@@ -261,6 +264,10 @@ class Inbound:
             self.granted_bytes = max(self.granted_bytes, size)
             self.told = taken
             self.streams.post(CREDIT, [self.id, self.granted, self.granted_bytes, taken])
+            if self._base:
+                before, self._looked = self._looked, self.session.scheduler.now()
+                if 0.0 < self._looked - before < SOON:  # (a virtual clock that stands still says nothing)
+                    self._widen(ch)
         if not self.here and self._bytes >= self.granted_bytes:  # still: a long value has gone beyond it
             ch._low = max(1, len(ch))  # nothing more comes before this: look again as soon as one is taken
 
