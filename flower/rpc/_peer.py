@@ -141,9 +141,15 @@ class Peer:
         ``meta``, a dict of plain data, as `Context.meta`: a ``tp`` for W3C's traceparent, an ``idem`` by which it knows
         a call that it has had before, or whatever the two sides agree on. It goes to Flower's peers only.
 
+        Raises ValueError where ``meta`` has a ``dl``, which is the protocol's.
+
         >>> peer.using(timeout=5.0).call("wait", timeout=3)
         >>> peer.using(meta={"tp": traceparent}).stream("events")
         """
+        if meta and "dl" in meta:
+            raise ValueError(
+                "'dl' in meta is the protocol's own, the milliseconds that a call has left: give a timeout"
+            )
         return Caller(self, timeout, dict(meta) if meta else None)
 
     def _make(self, call: Call) -> Any:

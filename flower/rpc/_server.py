@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from flower.channels import group, tasklet
@@ -58,8 +59,9 @@ class Server:
                     for session in list(self._sessions):
                         draining.go(_leave, session, grace)
         finally:
-            for session in list(self._sessions):
-                session.close()
+            with ExitStack() as closing:  # all of them, though what one sends at its end may end the program
+                for session in list(self._sessions):
+                    closing.callback(session.close)
 
     @property
     def closed(self) -> bool:

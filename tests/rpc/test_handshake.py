@@ -442,6 +442,8 @@ def test_calls_with_a_parameter_named_timeout_and_with_metadata(layers: Any) -> 
         with pytest.raises(Timeout):
             peer.using(timeout=0.01).call("wait", timeout=60)
         assert "Caller of <Peer" in repr(caller)
+        with pytest.raises(ValueError, match="'dl' in meta is the protocol's own"):
+            peer.using(meta={"dl": 5})
     settle()
 
 

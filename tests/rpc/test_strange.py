@@ -1115,6 +1115,27 @@ def test_a_session_that_is_closed_as_something_packed_ends_its_tasklet_is_closed
             ch.send(1)
 
 
+def test_a_server_that_is_closed_as_something_packed_ends_its_tasklet_hangs_up_on_all() -> None:
+    def leave() -> None:
+        raise KeyboardInterrupt
+
+    outs: list[Any] = []
+    with (
+        rpc.serve(URL, {"keep": outs.append}) as server,
+        rpc.connect(server.url) as one,
+        rpc.connect(server.url) as two,
+    ):
+        channels: list[channel[Any]] = [channel(5), channel(5)]
+        one.call("keep", channels[0].sender)
+        two.call("keep", channels[1].sender)
+        inner: channel[Any] = channel(5)
+        inner.send(Packs(leave))
+        outs[0].send(inner.receiver)
+        with pytest.raises(KeyboardInterrupt):
+            server.close()
+        until(lambda: one.closed and two.closed)
+
+
 def test_a_generator_that_fails_when_its_stream_has_come_home() -> None:
     gate: channel[None] = channel()
 
