@@ -7,9 +7,9 @@ Invariants
 - The channel is not held here: when its last user lets go of it, the peer learns that. But one that goes on elsewhere
   is held by where it goes.
 - Credit starts with what the settings say. It doubles when the sender had used all of it, and the receiver nevertheless
-  had to wait; and when half of it was taken within SOON, for to give it costs as much as some values do. So neither a slow
-  receiver nor a slow sender makes it grow. What it has grown by is counted in ``streams.spare``, of which all channels of
-  a connection have a share: a call waits behind what is on the way.
+  had to wait; and when half of it was taken within SOON, since to tell of credit costs as much as some values do. So
+  neither a slow receiver nor a slow sender makes it grow. What it has grown by is counted in ``streams.spare``, of
+  which all channels of a connection have a share: a call waits behind what is on the way.
 - It stays in the table of `Streams` until the sender has said the last word, ``$/end`` or ``$/rst``; after ``$/stop``
   what arrives is counted and dropped, pieces when they are a value: there may be ends in it.
 - ``streams.partial`` counts the bytes of the pieces that are held, of all channels (``_parts_held`` are this one's).
@@ -52,7 +52,8 @@ MAX_HELD = 2**62
 # connection together have no more beyond the settings' than one alone.
 MORE_ITEMS = 16
 MORE_BYTES = 4
-SOON = 0.001  # seconds
+# Seconds: credit that is used up sooner is given by more at a time.
+SOON = 0.001
 # Characters of the reason that a receiver gives.
 MAX_REASON = 1000
 # Bytes that a piece takes beside its own, about.
