@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import threading
 from collections.abc import Iterator
@@ -154,6 +155,27 @@ def test_credit_grows_for_who_waits_and_all_streams_share_what_it_grows_by() -> 
         assert 8 * 16 // 2 <= ahead(third, service) <= 8 * 16 + 2
         second.close()
         third.close()
+        quiet(session, other)
+
+
+@pytest.mark.parametrize(
+    ("tick", "least", "most"), [(1e-6, 8 * 16 // 2, 8 * 16 + 2), (0.01, 4, 8 + 2)], ids=["fast", "slow"]
+)
+def test_credit_grows_for_who_takes_it_fast_also_where_nobody_waits(tick: float, least: int, most: int) -> None:
+    with streaming(channel_items=8) as (service, session, other):
+        stream = session.stream("endless")
+        until(lambda: service.made == 10)
+        now = session.scheduler.now()
+        ticks = itertools.count()
+        session.scheduler.clock = lambda: now + tick * next(ticks)  # each look at it takes so long
+        try:
+            for _ in range(1000):
+                assert stream.try_receive() is not None
+                rounds(3)
+        finally:
+            session.scheduler.clock = None
+        assert least <= service.made - 1000 <= most
+        stream.close()
         quiet(session, other)
 
 
