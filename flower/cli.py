@@ -13,8 +13,7 @@ An ARG is JSON where it can be read as such (``5``, ``true``, ``'[1, "two"]'``, 
 
 Exit codes
     0    it went well
-    1    the method failed, what was pinged did not answer every time, the address can't be served on, or the
-         output can't be written
+    1    the method failed, a ping had no answer, the address can't be served on, or the output can't be written
     2    the command line makes no sense, or the object to be served can't be had
     3    no connection, or it was lost
     4    no answer within --timeout

@@ -27,7 +27,7 @@ Exception             is also a                        raised when
 
 from __future__ import annotations
 
-from typing import Any
+from flower._typing import Any
 
 __all__ = [
     "AuthError",

@@ -21,8 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 _ABOVE_CHANNELS = {"errors", "channels", "time", "local"}
 MAY_IMPORT: dict[str, set[str]] = {
     "_pure": set(),
-    "errors": set(),
-    "channels": {"errors"},
+    "_typing": set(),
+    "errors": {"_typing"},
+    "channels": {"errors", "_typing"},
     "time": {"errors", "channels"},
     "local": {"errors", "channels"},
     "stackless": {"errors", "channels"},
@@ -34,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "process": _ABOVE_CHANNELS | {"net"},
     "rpc": _ABOVE_CHANNELS | {"net", "actor", "debug"},
 }
-MAY_IMPORT["cli"] = MAY_IMPORT["testing"] = set(MAY_IMPORT) - {"_pure"}
+MAY_IMPORT["cli"] = MAY_IMPORT["testing"] = set(MAY_IMPORT) - {"_pure", "_typing"}
 MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["__init__"] = {"_pure", "errors", "channels", "time"}  # `import flower` stays quick
 
@@ -71,6 +72,8 @@ SHARED_PRIVATE = {
     ("process", "flower.net._loop"),
     ("process", "flower.net._descriptor"),
     ("__init__", "flower._pure"),
+    ("errors", "flower._typing"),
+    ("channels", "flower._typing"),
     # The testing kit puts itself in the place of a thread's scheduler.
     *(("testing", f"flower.channels.{name}") for name in _CORE.split()),
     *(

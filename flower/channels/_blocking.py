@@ -6,8 +6,8 @@ import contextvars
 import os
 import queue
 import threading
-from typing import TYPE_CHECKING, Any
 
+from flower._typing import TYPE_CHECKING, Any
 from flower.channels import _deadlock, _scheduler
 from flower.channels._channel import channel
 from flower.channels._deadlock import ignore_thread

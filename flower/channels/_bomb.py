@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import Any
+
+from flower._typing import Any
 
 
 class bomb:

@@ -17,7 +17,8 @@ completes a waiting partner takes that partner out of its queues, writes the out
 from __future__ import annotations
 
 import types
-from typing import TYPE_CHECKING, Any
+
+from flower._typing import TYPE_CHECKING, Any
 
 try:
     import cython

@@ -15,7 +15,8 @@ import math
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
+
+from flower._typing import TYPE_CHECKING, Any
 
 try:
     import cython

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+
+from flower._typing import TYPE_CHECKING, Any
 
 try:
     import cython

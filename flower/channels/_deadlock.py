@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any
 
+from flower._typing import TYPE_CHECKING, Any
 from flower.channels import _hub, _scheduler
 from flower.channels._channel import channel
 from flower.channels._scheduler import fail

@@ -7,7 +7,7 @@ The outlet takes the values that are sent, as far as the channel's ``_credit`` g
 
 from __future__ import annotations
 
-from typing import Any
+from flower._typing import Any
 
 try:
     import cython

@@ -10,10 +10,10 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from types import MemberDescriptorType
-from typing import TYPE_CHECKING, Any
 
 from greenlet import GreenletExit
 
+from flower._typing import TYPE_CHECKING, Any
 from flower.channels import _deadlock, _lifecycle, _scheduler
 from flower.channels._deadlock import refusal
 from flower.channels._scheduler import tell_joiners

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import Any
+
+from flower._typing import Any
 
 try:
     import cython

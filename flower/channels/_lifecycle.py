@@ -8,10 +8,10 @@ import signal
 import sys
 import threading
 import warnings
-from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent
 
+from flower._typing import TYPE_CHECKING, Any
 from flower.channels import _deadlock, _hub, _scheduler
 from flower.channels._scheduler import COMPILED, Scheduler
 from flower.channels._task import BLOCKED, withdraw

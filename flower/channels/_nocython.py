@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from flower._typing import Any
 
 compiled = False
 

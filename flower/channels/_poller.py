@@ -21,7 +21,8 @@ threads release. The network's poller takes its place when the first connection 
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Protocol
+
+from flower._typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -30,7 +30,8 @@ import functools
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any
+
+from flower._typing import TYPE_CHECKING, Any
 
 try:
     import cython

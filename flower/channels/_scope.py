@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 from math import inf as NEVER
-from typing import TYPE_CHECKING, Any, Literal
 
+from flower._typing import TYPE_CHECKING, Any, Literal
 from flower.channels._channel import channel
 from flower.channels._deadlock import refusal
 from flower.channels._failures import was_passed_on, was_refused

@@ -13,7 +13,8 @@ nothing runs, and the GIL (uncompiled: the guard) is held: no case can become re
 from __future__ import annotations
 
 import os
-from typing import Any
+
+from flower._typing import Any
 
 try:
     import cython

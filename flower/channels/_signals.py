@@ -6,8 +6,8 @@ import functools
 import os
 import signal
 import threading
-from typing import Any
 
+from flower._typing import Any
 from flower.channels._channel import channel
 from flower.channels._scheduler import current_scheduler
 

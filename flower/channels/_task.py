@@ -15,7 +15,7 @@ Nothing here switches or runs code of the user's. To queue a task that has been 
 
 from __future__ import annotations
 
-from typing import Any
+from flower._typing import Any
 
 try:
     import cython

@@ -6,7 +6,7 @@ arguments are checked and states told apart.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from flower._typing import TYPE_CHECKING, Any
 
 try:
     import cython

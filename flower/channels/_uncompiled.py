@@ -12,9 +12,10 @@ import contextvars
 import functools
 import threading
 import time
-from typing import Any
 
 from greenlet import getcurrent
+
+from flower._typing import Any
 
 _guard: Any = threading.RLock()
 

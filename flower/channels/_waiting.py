@@ -17,7 +17,7 @@ kept in the element. Its first place stays empty, so that the parent of ``i`` is
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from flower._typing import TYPE_CHECKING
 
 try:
     import cython

@@ -5,7 +5,7 @@ Each operation looks at ``watched`` alone, unless there is somebody.
 
 from __future__ import annotations
 
-from typing import Any
+from flower._typing import Any
 
 try:
     import cython

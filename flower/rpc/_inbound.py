@@ -265,7 +265,7 @@ class Inbound:
             self.granted_bytes = max(self.granted_bytes, size)
             self.told = taken
             self.streams.post(CREDIT, [self.id, self.granted, self.granted_bytes, taken])
-            if self._base:
+            if self._base and ch._outlet is None:  # else another connection's credit says how much is wanted
                 before, self._looked = self._looked, self.session.scheduler.now()
                 if 0.0 < self._looked - before < SOON:  # (a virtual clock that stands still says nothing)
                     self._widen(ch)
