@@ -176,7 +176,8 @@ class _Watch:
         try:
             self.own = os.dup(self.fd)
             self.poller.resources.add(self)
-            self.watched = Watched(self.poller.loop, self.own, self.events, self.ready)
+            self.watched = Watched(self.poller.loop, self.own, self.events)
+            self.watched.begin(self.ready)
         except BaseException as error:  # it is closed, there are no more, or the loop can't watch it
             self._end()
             self._tell(0, error)

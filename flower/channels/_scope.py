@@ -218,6 +218,8 @@ class group:
         """
         if not self._open:
             raise RuntimeError("a group takes tasklets only inside of its with block")
+        if func is None:  # which makes a tasklet that can't begin
+            raise TypeError("a tasklet needs a function to run, not None")
         t = tasklet(func)
         scope = Scope()
         scope._enter(t)

@@ -69,11 +69,12 @@ class _SignalChannel(channel[int]):
 
 
 def _restore() -> None:
-    """Bring back the handlers of before, of signals that nobody watches any more."""
+    """Bring back the handlers of before, of signals that nobody watches any more. One that came since stays."""
     for signum in [signum for signum, watches in _watches.items() if not watches]:
         del _watches[signum]
         handler = _handlers_before.pop(signum)
-        signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        if getattr(signal.getsignal(signum), "__func__", None) is _SignalChannel._arrived:
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
 
 
 def _after_fork() -> None:
@@ -91,8 +92,8 @@ def signals(*signums: int) -> channel[int]:
     """A channel on which the numbers of the given signals arrive, until it is closed.
 
     In the main thread only. While SIGINT is watched, Ctrl-C raises no KeyboardInterrupt. Closing the last watch of a
-    signal brings back its handler of before (from another thread: when the main thread next waits). A forked child
-    watches nothing: there the channel is closed.
+    signal brings back its handler of before (from another thread: when the main thread next waits), unless the program
+    has installed another meanwhile. A forked child watches nothing: there the channel is closed.
 
     Raises ValueError outside of the main thread, for no signals, and for a number that is no signal; OSError for one
     that can't be caught.

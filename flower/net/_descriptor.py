@@ -48,26 +48,24 @@ class Watched:
 
     __slots__ = ("_events", "_fd", "_loop", "_set")
 
-    def __init__(self, loop: Any, fd: int, events: int, callback: Callable[[], object]) -> None:
+    def __init__(self, loop: Any, fd: int, events: int) -> None:
         self._loop = loop
         self._fd = fd
         self._events = events
         self._set: Any = None
-        try:
-            if _epoll is not None:
-                self._set = _epoll()
+        if _epoll is not None:
+            self._set = _epoll()
+            try:
                 self._set.register(fd, (IN if events & READABLE else 0) | (OUT if events & WRITABLE else 0))
-                self._fd = self._set.fileno()
-                self._events = READABLE
-                loop.add_reader(self._fd, callback)
-            else:
-                self._add(callback)
-        except BaseException:
-            self.end()
-            raise
+            except BaseException:
+                self._set.close()
+                raise
+            self._fd = self._set.fileno()
+            self._events = READABLE
 
-    def _add(self, callback: Callable[[], object]) -> None:
-        blocking = os.name == "posix" and os.get_blocking(self._fd)
+    def begin(self, callback: Callable[[], object]) -> None:
+        """Call this whenever it is ready. To begin again after a pause takes no descriptor more."""
+        blocking = self._set is None and os.name == "posix" and os.get_blocking(self._fd)
         try:
             for event, add in ((READABLE, self._loop.add_reader), (WRITABLE, self._loop.add_writer)):
                 if self._events & event:
@@ -76,15 +74,19 @@ class Watched:
             if blocking:
                 os.set_blocking(self._fd, True)
 
-    def end(self) -> None:
-        """Watch it no more."""
+    def pause(self) -> None:
+        """Call nothing any more."""
         for event, remove in ((READABLE, self._loop.remove_reader), (WRITABLE, self._loop.remove_writer)):
             if self._events & event:
                 remove(self._fd)
+
+    def end(self) -> None:
+        """Watch it no more."""
+        self.pause()
         self.disown()
 
     def disown(self) -> None:
-        """In a forked child: close this process's own descriptor, without a call to the loop."""
+        """Close this process's own descriptor, without a call to the loop: paused, or in a forked child."""
         if self._set is not None:
             self._set.close()
 
@@ -174,7 +176,9 @@ class OneWay(Link):
         if self._pollable:
             try:
                 if self._shared:
-                    self._watch_of_shared = Watched(self._loop, self._fd, READABLE, self._on_readable)
+                    if self._watch_of_shared is None:
+                        self._watch_of_shared = Watched(self._loop, self._fd, READABLE)
+                    self._watch_of_shared.begin(self._on_readable)
                 else:
                     self._loop.add_reader(self._fd, self._on_readable)
                 self._watched = True
@@ -190,9 +194,8 @@ class OneWay(Link):
     def _unwatch(self) -> None:
         if self._watched:
             self._watched = False
-            watched, self._watch_of_shared = self._watch_of_shared, None
-            if watched is not None:
-                watched.end()
+            if self._watch_of_shared is not None:
+                self._watch_of_shared.pause()
             elif self._pollable:
                 self._loop.remove_reader(self._fd)
 
@@ -348,7 +351,7 @@ class OneWay(Link):
         """There is no reset in a pipe: who is at the other end sees it closed."""
 
     def detach(self) -> int:
-        if self._watch_of_shared is not None:  # in a forked child
+        if self._watch_of_shared is not None:  # paused; or this is a forked child
             self._watch_of_shared.disown()
         fd, self._fd = self._fd, -1
         return fd

@@ -29,7 +29,9 @@ _UNIX = {getattr(socket, "AF_UNIX", None)}
 
 # What was given, by its descriptor: two that used one socket would cut each other off. To look and to take is one step.
 _taken: weakref.WeakValueDictionary[int, socket.socket] = weakref.WeakValueDictionary()
-_taking = threading.Lock()
+_taking: Any = threading.Lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_taking._at_fork_reinit)
 
 
 def listen_socktcp(address: Any, options: Options) -> Listener:

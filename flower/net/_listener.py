@@ -113,7 +113,7 @@ class Listener(Source):
 
         Blocks until they have ended, at most ``grace`` seconds; those that run then are cut: their connections are
         aborted and their tasklets killed. Returns how many that were. A handler may call it, and is not waited for;
-        nor is, by a handler, another that calls it.
+        nor is, by a handler, another that calls it, or has.
         When it is cancelled, the listener is closed, and the handlers go on.
         """
         seconds = check_timeout(grace)
@@ -158,7 +158,7 @@ class _Handlers:
 
     def __init__(self) -> None:
         self._running: dict[tasklet, Conn] = {}
-        self._stopping: set[tasklet] = set()  # wait for the others' end themselves
+        self._stopping: set[tasklet] = set()  # those that stop the listener, or have: no other of them waits for it
         self._ended: channel[None] | None = None  # somebody waits for the last
 
     def start(self, handler: Callable[[Conn], object], conn: Conn, label: str, places: channel[None] | None) -> None:
@@ -176,6 +176,7 @@ class _Handlers:
         finally:
             conn.close()
             self._running.pop(getcurrent(), None)
+            self._stopping.discard(getcurrent())
             if places is not None:
                 places.try_receive()
             self._look_again()
@@ -189,18 +190,17 @@ class _Handlers:
         if self._ended is None:
             self._ended = channel(0, "handlers to end")
             self._ended.preference = 0
-        spared = self._stopping if me in self._running else set()
-        self._stopping.add(me)
-        self._look_again()
-        try:
-            with move_on(grace) as scope:
-                while self._running.keys() - spared:
-                    self._ended.receive()
-            if not scope.expired:
-                return 0
-            late = [(t, conn) for t, conn in self._running.items() if t not in spared]
-        finally:
-            self._stopping.discard(me)
+        spared: set[Any] = set()
+        if me in self._running:
+            spared = self._stopping
+            spared.add(me)
+            self._look_again()
+        with move_on(grace) as scope:
+            while self._running.keys() - spared:
+                self._ended.receive()
+        if not scope.expired:
+            return 0
+        late = [(t, conn) for t, conn in self._running.items() if t not in spared]
         for t, conn in late:
             conn.abort()
             t.kill()

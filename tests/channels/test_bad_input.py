@@ -28,6 +28,13 @@ def test_a_tasklet_of_something_not_callable(bad: Any) -> None:
     assert flower.getruncount() == 1
 
 
+def test_go_with_nothing_to_run() -> None:
+    with flower.group() as g:
+        for start in go, g.go:
+            with pytest.raises(TypeError, match="needs a function"):
+                start(None)
+
+
 def test_a_callback_that_is_not_callable() -> None:
     for setter, getter in (
         (flower.set_schedule_callback, flower.get_schedule_callback),

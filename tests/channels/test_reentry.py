@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -314,6 +315,26 @@ def test_a_watch_closed_by_one_of_its_ends_gives_the_handler_back(usr1: Any, end
     assert signal.getsignal(signal.SIGUSR1) is usr1
     with pytest.raises(flower.Deadlock):  # nothing outside is waited for any more
         channel().receive()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_handler_that_came_after_the_watch_stays(usr1: Any, elsewhere: bool) -> None:
+    def later(number: int, frame: Any) -> None:
+        pass
+
+    watch = flower.signals(signal.SIGUSR1)
+    if elsewhere:
+        closing = threading.Thread(target=watch.close)
+        closing.start()
+        closing.join()
+        signal.signal(signal.SIGUSR1, later)
+    else:
+        signal.signal(signal.SIGUSR1, later)
+        watch.close()
+    flower.time.sleep(0.001)
+    assert signal.getsignal(signal.SIGUSR1) is later
+    flower.signals(signal.SIGUSR1).close()
+    assert signal.getsignal(signal.SIGUSR1) is later
 
 
 def test_a_watch_opened_and_closed_again_holds_nothing(usr1: Any) -> None:

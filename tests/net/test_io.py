@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import errno
 import os
+import resource
 import select
 import socket
 import threading
@@ -544,6 +545,23 @@ def test_a_reader_holds_a_flood_back() -> None:
         while got < sent:
             got += len(conn.receive(NEVER))
         assert got == sent
+
+
+def test_a_reader_that_held_a_flood_back_goes_on_though_no_descriptor_is_left() -> None:
+    with pipe() as ends, flower.io.reader(ends[0]) as conn:
+        sent = 0
+        while not conn._stream._paused:
+            sent += os.write(ends[1], b"x" * 4096)
+            rounds(1)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        try:
+            while sent:
+                sent -= len(conn.receive(NEVER))
+            os.write(ends[1], b"more")
+            assert conn.receive(NEVER) == b"more"
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_what_no_reader_can_read(tmp_path: Path) -> None:

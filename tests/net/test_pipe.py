@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,6 +20,7 @@ from flower.channels._scheduler import current_scheduler
 from flower.errors import Timeout
 from flower.net import Conn, Dial, Listen
 from flower.net._acceptor import Acceptor
+from flower.net._given import _taking
 from flower.net._tcp import Settings
 from tests.net.support import HOME, NEVER, Program, echo, in_thread, listening, receive_exactly, rounds, until
 
@@ -272,6 +274,25 @@ def test_a_socket_that_was_inherited() -> None:
             conn.write("inherited")
             assert conn.read_exactly(9, timeout=NEVER) == b"inherited"
         assert in_thread(program.wait)() == 0
+
+
+def test_a_fork_while_another_thread_takes_a_socket_leaves_the_child_free_to() -> None:
+    taking, forked = threading.Event(), threading.Event()
+
+    def take() -> None:
+        with _taking:
+            taking.set()
+            forked.wait(NEVER)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    taking.wait(NEVER)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if _taking.acquire(timeout=1) else 1)
+    forked.set()
+    thread.join(NEVER)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_plain_peer_of_a_socketpair() -> None:

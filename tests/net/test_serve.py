@@ -169,6 +169,37 @@ def test_handlers_that_stop_their_server_at_a_time_do_not_wait_for_each_other() 
             assert listener.stop(NEVER) == 0
 
 
+def test_a_handler_that_has_stopped_its_server_is_not_cut_by_another_that_does() -> None:
+    cut: list[int] = []
+    ended: list[None] = []
+    go_on: flower.channel[None] = flower.channel(2)
+
+    def handler(conn: Conn) -> None:
+        if conn.read() == b"stop":
+            cut.append(listener.stop(NEVER))
+            go_on.receive()
+            ended.append(None)
+
+    with listening() as listener:
+        server = flower.go(listener.serve, handler)
+        conns = [Dial("tcp", listener.addr()) for _ in range(3)]
+        until(lambda: len(listener._handlers._running) == 3)
+        for conn in conns[:2]:
+            conn.write("stop")
+        server.join(NEVER)
+        rounds(3)
+        assert cut == []
+        conns[2].write("end")
+        until(lambda: cut == [0, 0])
+        for _ in range(2):
+            go_on.send(None)
+        assert listener.stop(NEVER) == 0
+        assert len(ended) == 2
+        assert not listener._handlers._stopping
+        for conn in conns:
+            conn.close()
+
+
 def test_a_stop_that_is_cancelled_leaves_the_handlers() -> None:
     with listening() as listener:
         server = flower.go(listener.serve, echo)
