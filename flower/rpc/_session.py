@@ -62,6 +62,8 @@ DEFAULTS = Settings()
 LAST_ANSWERS = 30.0
 # What the peer sent should have been refused, or served.
 READER_FAILED = "what it sent could not be dealt with"
+# What a ping raises where none comes, or an error, or what can't be made here.
+NO_ANSWER = (OSError, RemoteError, TypeError)
 
 
 class Session(Line):
@@ -228,7 +230,7 @@ class Session(Line):
             self.outbox.post(self.wire.notify(BYE, told))
             try:
                 self.ping(grace)  # what the peer sent before it knew is refused, and so not lost
-            except (Timeout, Disconnected, RemoteError):  # it may be about to leave, too
+            except NO_ANSWER:  # it may be about to leave, too
                 pass
         while self.serving.noticing or (self.fault is None and self._answering()):
             if self._idle is None:

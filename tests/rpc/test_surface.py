@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 import flower
@@ -247,11 +248,11 @@ def test_close_with_grace_lets_calls_end_and_refuses_new_ones() -> None:
     settle()
 
 
-@pytest.mark.parametrize("what", ["it leaves, too", "it knows no ping"])
+@pytest.mark.parametrize("what", ["it leaves, too", "it knows no ping", "what can't be made"])
 def test_close_with_grace_waits_for_the_calls_of_others_whatever_a_peer_says(what: str) -> None:
     calc = Calc()
     with rpc.serve(URL, calc) as server, raw_client(server) as raw:
-        raw.send([0, 1, "$/hello", [{"v": 1, "ext": 70, "feat": ["call", "bye"]}]])
+        raw.send([0, 1, "$/hello", [{"v": 1, "ext": 70, "feat": ["call", "types", "bye"]}]])
         assert raw.receive()[:3] == [1, 1, None]
         with rpc.connect(server.url) as peer:
             running = peer.start("wait", "done")
@@ -261,13 +262,14 @@ def test_close_with_grace_waits_for_the_calls_of_others_whatever_a_peer_says(wha
                 until(lambda: next(iter(server._sessions)).leaving)
             closing = flower.go(server.close, grace=1000 * NEVER)
             assert raw.receive()[1] == "$/bye"
-            if what == "it knows no ping":
-                raw.send([1, raw.receive()[1], "unknown method", None])
+            answer = ["unknown method", None] if what == "it knows no ping" else [None, msgpack.ExtType(71, b"?\xc0")]
+            if what != "it leaves, too":
+                raw.send([1, raw.receive()[1], *answer])
             flower.time.sleep(0.01)
             calc.gate.send(None, NEVER)
             assert running.receive(NEVER) == "done"
-            if what == "it knows no ping":
-                raw.send([1, raw.receive()[1], "unknown method", None])
+            if what != "it leaves, too":
+                raw.send([1, raw.receive()[1], *answer])
             closing.join(NEVER)
     settle()
 
