@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -233,7 +234,7 @@ def test_close_with_grace_lets_calls_end_and_refuses_new_ones() -> None:
     with rpc.serve(URL, calc) as server, rpc.connect(server.url) as peer:
         running = peer.start("wait", "done")
         until(lambda: server._sessions and next(iter(server._sessions)).inflight)
-        closing = flower.go(server.close, grace=NEVER)
+        closing = flower.go(server.close, grace=math.inf)
         until(lambda: peer._session.leaving)
         with pytest.raises(Overloaded, match="about to leave") as caught:
             peer.call("add", 1, 2)
