@@ -299,7 +299,8 @@ class Inbound:
             return
         pour(away, ch)
         if self.stopped:
-            ch._feeder = None
+            ch._feeder = ch._on_wait = None
+            ch._low = 0
             ch.close()
         self.look()
 
