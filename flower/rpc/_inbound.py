@@ -54,7 +54,7 @@ MAX_HELD = 2**62
 MORE_ITEMS = 16
 MORE_BYTES = 4
 SOON = 0.001  # seconds
-# Characters of the reason that a receiver gives.
+# Characters of the reason that a receiver gives, and of an error that is kept for an end on its way home.
 MAX_REASON = 1000
 # Bytes that a piece takes beside its own, about.
 PIECE_COST = 64
