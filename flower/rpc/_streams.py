@@ -153,11 +153,11 @@ class Streams:
         ch = value._channel
         outlet = ch._outlet
         if isinstance(outlet, Outbound) and outlet.streams is self and not outlet.here:
-            if not (outlet._take_now() or len(ch) or ch.balance > 0):
+            if not (outlet._take_now() or outlet.over or len(ch) or ch.balance > 0):
                 self.session.outbox.hurry(outlet)
                 fresh.append((lambda: self._came_home(outlet), _nothing))
                 return [HOME, outlet.id, 0, 0, {}]
-        forwards = isinstance(outlet, Outbound)
+        forwards = isinstance(ch._outlet, Outbound)
         number = self._new_id()
         inbound = Inbound(self, number, ch, meets=ch.capacity == 0)
         if forwards:

@@ -457,6 +457,22 @@ def test_what_another_thread_has_sent_on_an_end_that_goes_home_comes_first() -> 
         assert raw.receive()[:3] == [1, 2, None]
 
 
+def test_a_sending_end_that_fails_as_it_goes_home_is_a_sending_end() -> None:
+    def use(sender: Any) -> Any:
+        thread = threading.Thread(target=sender.send, args=(object(),))
+        thread.start()
+        thread.join()
+        return sender
+
+    with served({"use": use}) as (_, peer):
+        ch: channel[Any] = channel(8)
+        back = peer.call("use", ch.sender)
+        with pytest.raises(ChannelClosed):
+            back.send(1, NEVER)
+        with pytest.raises(TypeError, match="can't be sent"):
+            ch.receive(NEVER)
+
+
 @pytest.mark.parametrize("then", ["home", "dropped"])
 def test_what_another_thread_has_sent_beyond_the_credit_is_not_lost(then: str) -> None:
     def use(sender: Any) -> Any:
