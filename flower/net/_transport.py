@@ -15,7 +15,7 @@ Invariants
 - ``_closing`` is set when nothing more will be read, nor written but what is in ``_unsent``; ``_lost`` when the
   end is certain, and connection_lost, in the loop's next round, will close the socket. Until then its descriptor is
   nobody else's, so that no event can be taken for another's.
-- A transport is in ``Sockets.watched`` while ``_interest`` is not 0. ``_latest`` is the one that came last, or None when
+- A transport is in ``Sockets.watched`` while ``_interest`` is not 0. ``_latest`` is the one that came last, or None if
   that is not there any more. Where it is the only one, and is only read, it is what is ready: the system is not asked.
 - At most AT_A_TIME sockets are served, or so many that SERVING bytes have come, and then the tasklets run: what came
   for them is still in the caches. Where others were found ready, too, `Sockets.serve` says that there are more; if one
