@@ -133,7 +133,9 @@ class Calls:
         msgid = self._send(reply, method, args, kwargs, deadline, meta)
         started = _Started(self, msgid, method, timeout)
         reply._feeder = started
-        if deadline is not None and msgid in self.pending:
+        if msgid not in self.pending:  # it is over since it has left, before this tasklet had a turn again
+            reply.close()
+        elif deadline is not None:
             started.watch(deadline)
         return reply
 

@@ -113,13 +113,19 @@ def packed(pack: Callable[[Any], bytes], told: Any) -> bytes:
     except (TypeError, ValueError):
         if not isinstance(told, dict):
             return pack(_brief(told))
-        kind, base = _str(told.get("k")), _str(told.get("b"))
-        brief = {**fault(kind if kind in KINDS else "failed", _brief(told.get("m"))), "t": _brief(told.get("t"))}
-        return pack({**brief, "b": base} if base in _BUILTIN else brief)
+        return pack(brief(told))
 
 
-def _brief(value: Any) -> str:
-    return _encodable(_str(value)[:BRIEF]) or "failed"
+def brief(told: dict[str, Any], most: int = BRIEF) -> dict[str, Any]:
+    """The little of a map that any peer takes: its kind, its class, and ``most`` characters of its text."""
+    kind, cls, base = (_str(told.get(key)) for key in ("k", "t", "b"))
+    found = fault(kind if kind in KINDS else "failed", _brief(told.get("m"), most))
+    found["t"] = _encodable(cls[:BRIEF])
+    return {**found, "b": base} if base in _BUILTIN else found
+
+
+def _brief(value: Any, most: int = BRIEF) -> str:
+    return _encodable(_str(value)[:most]) or "failed"
 
 
 def rebuild(told: Any, kind: type[RemoteError] | None = None) -> RemoteError:

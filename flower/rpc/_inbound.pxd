@@ -21,6 +21,7 @@ cdef class Inbound:
     cdef Py_ssize_t _base
     cdef bint _used_up
     cdef double _looked
+    cdef bint _soon
     cdef readonly object ref
     cdef public channel hold
     cdef readonly Py_ssize_t received
@@ -46,7 +47,7 @@ cdef class Inbound:
     cpdef deliver(self, object value)
     @cython.locals(ch=channel)
     cpdef Py_ssize_t _taken(self) except? -1
-    @cython.locals(ch=channel, taken=Py_ssize_t, size=Py_ssize_t, items=Py_ssize_t, due=bint, before=double)
+    @cython.locals(ch=channel, taken=Py_ssize_t, size=Py_ssize_t, items=Py_ssize_t, due=bint, before=double, soon=bint)
     cpdef look(self, Py_ssize_t waiting=*)
     @cython.locals(ch=channel, away=channel)
     cpdef channel pack_up(self)

@@ -7,9 +7,10 @@ Invariants
 - The channel is not held here: when its last user lets go of it, the peer learns that. But one that goes on elsewhere
   is held by where it goes.
 - Credit starts with what the settings say. It doubles when the sender had used all of it, and the receiver nevertheless
-  had to wait; and when half of it was taken within SOON, since to tell of credit costs as much as some values do. So
-  neither a slow receiver nor a slow sender makes it grow. What it has grown by is counted in ``streams.spare``, of
-  which all channels of a connection have a share: a call waits behind what is on the way.
+  had to wait; and when half of it was taken within SOON, twice in a row, since to tell of credit costs as much as some
+  values do, and no burst that takes what is there does so. So neither a slow receiver nor a slow sender makes it grow.
+  What it has grown by is counted in ``streams.spare``, of which all channels of a connection have a share: a call waits
+  behind what is on the way.
 - It stays in the table of `Streams` until the sender has said the last word, ``$/end`` or ``$/rst``; after ``$/stop``
   what arrives is counted and dropped, pieces when they are a value: there may be ends in it.
 - ``streams.partial`` counts the bytes of the pieces that are held, of all channels (``_parts_held`` are this one's).
@@ -54,7 +55,7 @@ MORE_ITEMS = 16
 MORE_BYTES = 4
 # Seconds: credit that is used up sooner is given by more at a time.
 SOON = 0.001
-# Characters of the reason that a receiver gives.
+# Characters of the reason that a receiver gives, and of an error that is kept for an end on its way home.
 MAX_REASON = 1000
 # Bytes that a piece takes beside its own, about.
 PIECE_COST = 64
@@ -77,6 +78,7 @@ class Inbound:
         self._base = 0 if meets or ch is not None else self.window  # where credit begins that may grow
         self._used_up = False
         self._looked = 0.0  # when credit was given last
+        self._soon = False  # and that was soon after the time before
         if ch is None:
             most = math.inf if meets else MORE_ITEMS * self._base + 1
             ch = channel(most, f"channel {number} of {streams.session.name}")
@@ -267,8 +269,11 @@ class Inbound:
             self.streams.post(CREDIT, [self.id, self.granted, self.granted_bytes, taken])
             if self._base and ch._outlet is None:  # else another connection's credit says how much is wanted
                 before, self._looked = self._looked, self.session.scheduler.now()
-                if 0.0 < self._looked - before < SOON:  # (a virtual clock that stands still says nothing)
+                soon = 0.0 < self._looked - before < SOON  # (a virtual clock that stands still says nothing)
+                if soon and self._soon:
                     self._widen(ch)
+                    soon = False  # the next is due to that
+                self._soon = soon
         if not self.here and self._bytes >= self.granted_bytes:  # still: a long value has gone beyond it
             ch._low = max(1, len(ch))  # nothing more comes before this: look again as soon as one is taken
 
@@ -300,7 +305,8 @@ class Inbound:
             return
         pour(away, ch)
         if self.stopped:
-            ch._feeder = None
+            ch._feeder = ch._on_wait = None
+            ch._low = 0
             ch.close()
         self.look()
 

@@ -182,7 +182,9 @@ class Pool:
                 if all(link.finished or (until is None and link.attempts) for link in self._links):
                     if len(self._links) == 1 and isinstance(self._links[0].failure, OSError):
                         raise self._links[0].failure
-                    raise _not_run(f"{self.name}: not connected{self._reasons()}")
+                    refused = all(isinstance(link.failure, AuthError) for link in self._links)
+                    text = f"{self.name}: not connected{self._reasons()}"
+                    raise _not_run(text, AuthError if refused else Disconnected)
                 try:
                     self._news.receive(None if until is None else max(0.0, until - _now()))
                 except Timeout:
@@ -276,8 +278,8 @@ def _takes_calls(session: Session) -> bool:
     return session.fault is None and not session.mute and not session.leaving
 
 
-def _not_run(text: str) -> Disconnected:
-    error = Disconnected(text)
+def _not_run(text: str, kind: type[Disconnected] = Disconnected) -> Disconnected:
+    error = kind(text)
     error.not_run = True
     return error
 

@@ -8,13 +8,12 @@ from typing import Any
 
 from flower.channels import group, tasklet
 from flower.channels import move_on as limit
-from flower.errors import RemoteError
 from flower.net import Conn, Listen, Listener
 from flower.rpc._hello import Settings
 from flower.rpc._middleware import Middleware
 from flower.rpc._peer import Peer, configure
 from flower.rpc._service import Method, exports
-from flower.rpc._session import DEFAULTS, Session
+from flower.rpc._session import DEFAULTS, NO_ANSWER, Session
 from flower.rpc._url import parse, unparse
 
 
@@ -107,7 +106,7 @@ def _leave(session: Session, grace: float) -> None:
     if session.peer_is == "flower":
         try:
             session.ping(grace)
-        except (OSError, RemoteError):
+        except NO_ANSWER:
             pass  # it has gone
 
 

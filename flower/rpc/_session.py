@@ -47,7 +47,7 @@ from flower.rpc._hello import GREETING, HELLO, LOCKED, LOCKED_MESSAGE, BadHello,
 from flower.rpc._line import CANCEL, DATA, Line
 from flower.rpc._outbox import Outbox, Source
 from flower.rpc._pulse import Pulse
-from flower.rpc._serving import ENOUGH, Flood, Serving, log, printable
+from flower.rpc._serving import ENOUGH, MAX_DEADLINE, Flood, Serving, log, printable
 from flower.rpc._streams import Streams
 from flower.rpc._types import Codec
 from flower.rpc._wire import Wire
@@ -62,6 +62,8 @@ DEFAULTS = Settings()
 LAST_ANSWERS = 30.0
 # What the peer sent should have been refused, or served.
 READER_FAILED = "what it sent could not be dealt with"
+# What a ping raises where none comes, or an error, or what can't be made here.
+NO_ANSWER = (OSError, RemoteError, TypeError)
 
 
 class Session(Line):
@@ -224,11 +226,11 @@ class Session(Line):
         self.draining = True
         deadline = self.scheduler.now() + grace
         if self.fault is None and self.theirs is not None:
-            told = [reason, self.serving.last_id, int(1000 * grace)]
+            told = [reason, self.serving.last_id, int(min(1000 * grace, MAX_DEADLINE))]
             self.outbox.post(self.wire.notify(BYE, told))
             try:
                 self.ping(grace)  # what the peer sent before it knew is refused, and so not lost
-            except (Timeout, Disconnected, RemoteError):  # it may be about to leave, too
+            except NO_ANSWER:  # it may be about to leave, too
                 pass
         while self.serving.noticing or (self.fault is None and self._answering()):
             if self._idle is None:

@@ -21,8 +21,8 @@ import msgpack
 from flower.channels._channel import channel
 from flower.channels._ends import Receiver, Sender
 from flower.errors import ChannelBroken, ProtocolError
-from flower.rpc._faults import fault, packed, rebuild_abort
-from flower.rpc._inbound import MAX_HELD, MORE_ITEMS, Inbound
+from flower.rpc._faults import brief, fault, packed, rebuild_abort
+from flower.rpc._inbound import MAX_HELD, MAX_REASON, MORE_ITEMS, Inbound
 from flower.rpc._line import STOP
 from flower.rpc._outbound import Outbound
 from flower.rpc._wire import Unmade, short
@@ -153,11 +153,11 @@ class Streams:
         ch = value._channel
         outlet = ch._outlet
         if isinstance(outlet, Outbound) and outlet.streams is self and not outlet.here:
-            if not (outlet._take_now() or len(ch) or ch.balance > 0):
+            if not (outlet._take_now() or outlet.over or len(ch) or ch.balance > 0):
                 self.session.outbox.hurry(outlet)
                 fresh.append((lambda: self._came_home(outlet), _nothing))
                 return [HOME, outlet.id, 0, 0, {}]
-        forwards = isinstance(outlet, Outbound)
+        forwards = isinstance(ch._outlet, Outbound)
         number = self._new_id()
         inbound = Inbound(self, number, ch, meets=ch.capacity == 0)
         if forwards:
@@ -334,7 +334,7 @@ class Streams:
         told = self._ended.pop(number, 0)
         reason: Any = "the channel is over"
         if isinstance(told, dict):
-            reason = rebuild_abort(told)
+            reason = self.session.at_once(rebuild_abort, told)
         elif told > taken:
             lost = told - taken
             text = f"{self.session.name}: a channel ended as its receiving end came home, and {lost} values are lost"
@@ -344,7 +344,7 @@ class Streams:
 
     def note_end(self, number: int, told: Any) -> None:
         """A channel has ended, or failed, whose receiving end may be on its way home."""
-        self._ended[number] = {**told, "tb": None, "c": None} if isinstance(told, dict) else told
+        self._ended[number] = brief(told, MAX_REASON) if isinstance(told, dict) else told
         if len(self._ended) > MOST_ENDED:
             del self._ended[next(iter(self._ended))]
 

@@ -203,8 +203,15 @@ _MAKE: dict[bytes, Callable[[Any], Any]] = {
     b"z": lambda parts: complex(*parts),
     b"r": lambda contents: _by_name[contents[0]].of(contents[1]),
 }
-# Subclasses that nobody registered go as what they are built on, as with json.
-_BASES: tuple[type, ...] = (str, int, float, dict, list, bytes)
+# Subclasses that nobody registered go as what they are built on, as with json: an enum of strings as its value, too.
+_BASES: dict[type, Callable[[Any], Any]] = {
+    str: str.__str__,
+    int: int.__int__,
+    float: float.__float__,
+    dict: dict,
+    list: list,
+    bytes: bytes,
+}
 
 
 class Packing:
@@ -250,9 +257,9 @@ class Codec:
         registered = _by_class.get(kind)
         if registered is not None:
             return self._wrapped(b"r", value, lambda found: [registered.name, registered.to(found)], packing)
-        for base in _BASES:
+        for base, to in _BASES.items():
             if isinstance(value, base) and kind is not bool:
-                return self._at_once(base, value)
+                return self._at_once(to, value)
         if isinstance(value, tuple):
             return self._wrapped(b"t", value, list, packing)
         if self.ends is not None and self.ends.is_end(value):

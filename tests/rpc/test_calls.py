@@ -189,6 +189,24 @@ def test_start_gives_a_channel_of_one_reply() -> None:
             failure.receive(NEVER)
 
 
+def test_the_reply_to_a_call_that_fails_as_it_leaves_closes() -> None:
+    with raw_server() as (peer, raw):
+
+        def leave() -> None:
+            peer.notify("b")
+            peer.close()
+
+        fill(peer._session.conn)
+        flower.go(leave)
+        starting = flower.go(peer.start, "a")
+        until(lambda: peer._session.conn._stream.open_outbox().balance == 2)
+        until(lambda: raw.conn.read() and not starting.alive)
+        reply = starting.join()
+        with pytest.raises(Disconnected):
+            reply.receive(NEVER)
+        assert reply.closed
+
+
 def test_select_over_replies() -> None:
     calc = Calc()
     with served(calc) as (_, peer):

@@ -12,7 +12,7 @@ import pytest
 
 import flower
 from flower import ChannelClosed, Timeout, channel, rpc
-from flower.errors import ChannelBroken, Overloaded
+from flower.errors import ChannelBroken, Overloaded, RemoteError
 from flower.rpc import Settings
 from tests.net.support import NEVER, rounds, until
 from tests.rpc.support import URL, Calc, Raw, raw_client, settle
@@ -230,6 +230,19 @@ def test_an_end_that_comes_home_as_its_channel_fails() -> None:
         ask(raw, "keep", end(3, number, 0))
         with pytest.raises(KeyError, match="why"):
             list(keeper.kept)
+
+
+def test_of_what_a_channel_failed_with_little_is_kept_for_an_end_on_its_way_home() -> None:
+    with greeted() as (keeper, raw, _):
+        number = given(raw)[1]
+        long = "x" * 100_000
+        told = {"k": "failed", "t": "builtins.KeyError", "m": long, "a": [long], "more": long}
+        keeper.kept.send_throw(RemoteError(told))
+        assert raw.receive()[1] == "$/rst"
+        ask(raw, "keep", end(3, number, 0))
+        with pytest.raises(KeyError, match="xxx") as caught:
+            list(keeper.kept)
+        assert len(repr(caught.value.error)) < 2000  # type: ignore[attr-defined]
 
 
 def test_news_of_a_channel_that_has_ended_are_nothing() -> None:

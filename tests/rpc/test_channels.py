@@ -134,6 +134,17 @@ def test_a_generator_runs_no_further_ahead_than_its_credit() -> None:
         until(lambda: service.log == ["closed"])
 
 
+def test_credit_does_not_grow_for_who_takes_in_bursts() -> None:
+    with streaming(channel_items=8) as (service, session, _):
+        stream = session.stream("endless")
+        for burst in range(1, 10):
+            flower.time.sleep(0.01)
+            assert service.made <= 8 * burst + 2
+            assert [stream.receive(NEVER) for _ in range(8)] == list(range(8 * burst - 8, 8 * burst))
+        stream.close("enough")
+        until(lambda: service.log == ["closed"])
+
+
 def ahead(stream: Any, service: Streams) -> int:
     """By how many values the generator is ahead of one who took a thousand as they came, and then stops."""
     for _ in range(1000):

@@ -182,6 +182,16 @@ def test_the_first_connection() -> None:
         assert peer.call("who") == "late"
 
 
+@pytest.mark.parametrize("reconnect", [False, True])
+def test_nobody_takes_the_token(reconnect: bool) -> None:
+    with rpc.serve(URL, Calc(), token="a") as one, rpc.serve(URL, Calc(), token="b") as other:
+        with pytest.raises(AuthError, match=f"{one.url}: .*refused us.*{other.url}: .*refused us"):
+            rpc.connect([one.url, other.url], token="c", reconnect=reconnect)
+        with rpc.connect([one.url, other.url], token="b", reconnect=reconnect) as peer:
+            assert peer.call("add", 1, 2) == 3
+    settle()
+
+
 def test_who_is_refused_does_not_come_back() -> None:
     with rpc.serve(URL, Counter(), token="secret") as server:
         with pytest.raises(AuthError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 
 import flower
@@ -232,7 +234,7 @@ def test_close_with_grace_lets_calls_end_and_refuses_new_ones() -> None:
     with rpc.serve(URL, calc) as server, rpc.connect(server.url) as peer:
         running = peer.start("wait", "done")
         until(lambda: server._sessions and next(iter(server._sessions)).inflight)
-        closing = flower.go(server.close, grace=NEVER)
+        closing = flower.go(server.close, grace=math.inf)
         until(lambda: peer._session.leaving)
         with pytest.raises(Overloaded, match="about to leave") as caught:
             peer.call("add", 1, 2)
@@ -247,11 +249,11 @@ def test_close_with_grace_lets_calls_end_and_refuses_new_ones() -> None:
     settle()
 
 
-@pytest.mark.parametrize("what", ["it leaves, too", "it knows no ping"])
+@pytest.mark.parametrize("what", ["it leaves, too", "it knows no ping", "what can't be made"])
 def test_close_with_grace_waits_for_the_calls_of_others_whatever_a_peer_says(what: str) -> None:
     calc = Calc()
     with rpc.serve(URL, calc) as server, raw_client(server) as raw:
-        raw.send([0, 1, "$/hello", [{"v": 1, "ext": 70, "feat": ["call", "bye"]}]])
+        raw.send([0, 1, "$/hello", [{"v": 1, "ext": 70, "feat": ["call", "types", "bye"]}]])
         assert raw.receive()[:3] == [1, 1, None]
         with rpc.connect(server.url) as peer:
             running = peer.start("wait", "done")
@@ -261,13 +263,14 @@ def test_close_with_grace_waits_for_the_calls_of_others_whatever_a_peer_says(wha
                 until(lambda: next(iter(server._sessions)).leaving)
             closing = flower.go(server.close, grace=1000 * NEVER)
             assert raw.receive()[1] == "$/bye"
-            if what == "it knows no ping":
-                raw.send([1, raw.receive()[1], "unknown method", None])
+            answer = ["unknown method", None] if what == "it knows no ping" else [None, msgpack.ExtType(71, b"?\xc0")]
+            if what != "it leaves, too":
+                raw.send([1, raw.receive()[1], *answer])
             flower.time.sleep(0.01)
             calc.gate.send(None, NEVER)
             assert running.receive(NEVER) == "done"
-            if what == "it knows no ping":
-                raw.send([1, raw.receive()[1], "unknown method", None])
+            if what != "it leaves, too":
+                raw.send([1, raw.receive()[1], *answer])
             closing.join(NEVER)
     settle()
 

@@ -74,10 +74,15 @@ class Number(enum.IntEnum):
     ONE = 1
 
 
+class Word(str, enum.Enum):  # noqa: UP042
+    ONE = "one"
+
+
 def test_subclasses_arrive_as_what_they_are_built_on() -> None:
     pair = collections.namedtuple("pair", "a b")
     ordered = collections.OrderedDict(a=1)
     assert through([Text("t"), Number.ONE, pair(1, 2), ordered, bytearray(b"x")]) == ["t", 1, (1, 2), {"a": 1}, b"x"]
+    assert through({Word.ONE: Word.ONE}) == {"one": "one"}
 
 
 hashables = st.one_of(st.integers(), st.text(max_size=5), st.uuids(), st.decimals(allow_nan=False), st.dates())
