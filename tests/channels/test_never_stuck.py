@@ -177,7 +177,8 @@ def test_a_thread_that_threading_does_not_know_hides_no_deadlock_once_it_has_end
 @pytest.mark.parametrize("forker", ["main", "a plain thread"])
 def test_nobody_waits_in_a_forked_child(freeze: str, forker: str) -> None:
     code = """
-        import flower, gc, os, sys, threading, time
+        import flower, gc, os, sys, threading, time, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, from Python 3.12 on
         ch = flower.channel()
         def forks():
             child = os.fork()
