@@ -279,7 +279,8 @@ class tasklet(Task):
                 if self.joiners is None:
                     self.joiners = WaitQueue()
                 self.joiners.append(t)
-                return _scheduler.cold.collect(self, *park(t, JOIN, False))  # type: ignore[misc]
+                outcome: Any = park(t, JOIN, False)
+                return _scheduler.cold.collect(self, *outcome)
         if self.failure is not None:
             _scheduler.cold.collect(self, self.failure, self.traceback, None)
         if not self.ended:

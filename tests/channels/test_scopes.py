@@ -327,6 +327,7 @@ def test_a_group_whose_generator_is_closed_in_a_callback_says_that_it_can_not_wa
 
 def test_a_member_that_another_thread_starts_as_the_group_is_cancelled_is_cancelled() -> None:
     left = threading.Event()
+    owner = flower.getcurrent()
     tasklets: list[Any] = []
 
     def shielded() -> None:
@@ -338,7 +339,8 @@ def test_a_member_that_another_thread_starts_as_the_group_is_cancelled_is_cancel
             sys.setprofile(None)
             g.cancel()
             left.wait(NEVER)
-            time.sleep(10 * SOON)  # until the owner waits for its members
+            while not owner.blocked:  # until it waits for its members
+                time.sleep(0.001)
 
     def start() -> None:
         sys.setprofile(cancel)

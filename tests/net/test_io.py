@@ -457,7 +457,7 @@ def test_a_blocking_descriptor_stays_so() -> None:
 # -- Bytes
 
 
-@pytest.mark.skipif(not hasattr(select, "epoll"), reason="there the flag is put back")
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="only epoll watches a descriptor without a touch of its flags")
 def test_a_descriptor_is_not_made_non_blocking_for_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     """A write of another process in that moment would fail."""
     monkeypatch.setattr(os, "set_blocking", lambda *_: None)  # nothing puts it back

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from itertools import pairwise
@@ -236,11 +237,12 @@ class Closes:
 @pytest.mark.parametrize("threshold", range(10, 200, 10))
 def test_a_session_that_a_finalizer_closes_serves_nothing_more(threshold: int) -> None:
     ended = []
+    gate = flower.channel()
 
     def method(number: int) -> None:
         begun.append(number)
         try:
-            flower.channel().receive()
+            gate.receive()
         finally:
             ended.append(number)
 
@@ -260,8 +262,11 @@ def test_a_session_that_a_finalizer_closes_serves_nothing_more(threshold: int) -
         finally:
             gc.set_threshold(*before)
             gc.collect()
-        until(lambda: peer.closed and peer._session.inflight == 0)
-    assert ended == begun
+        # From Python 3.12 on it may have run in a method, and who hangs up may end as it likes.
+        until(lambda: peer.closed and peer._session.inflight <= (sys.version_info >= (3, 12)))
+        gate.close()
+        until(lambda: peer._session.inflight == 0)
+    assert sorted(ended) == begun
 
 
 def test_a_request_that_is_cancelled_in_the_same_piece_is_not_begun() -> None:
