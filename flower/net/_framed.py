@@ -131,6 +131,8 @@ class Framed(Source, Generic[T]):
     def _send_channel(self) -> channel[T]:
         """What a `flower.select` sends to, asked for at each select."""
         inner = self._inner
+        if isinstance(self.conn, Conn):
+            self.conn._stream._check_thread("send")
         if inner.outbox is None:
             inner.outbox = channel(0, label=f"messages for {self.conn!r}")
             inner.outbox._external = True

@@ -220,6 +220,15 @@ def test_a_select_to_send_when_it_has_ended() -> None:
             messages.conn.abort()  # what filled it
 
 
+def test_a_select_in_another_thread_may_not_send() -> None:
+    with plain(Lines()) as (lines, sock):
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="belongs to another thread: only that one may send"):
+                in_thread(lambda: flower.select((lines, "theirs"), timeout=NEVER))()
+            assert flower.select((lines, "ours"), timeout=NEVER)[0] is lines
+            assert in_thread(receive_exactly, sock, 5)() == b"ours\n"
+
+
 def test_a_select_sends_what_the_codec_refuses() -> None:
     seen: list[BaseException] = []
     before = flower.set_error_handler(lambda t, error: seen.append(error))
