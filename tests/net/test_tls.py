@@ -585,6 +585,21 @@ def test_plain_text_that_was_slipped_in_before_tls_is_no_command() -> None:
         assert conn.status == "closed"
 
 
+def test_plain_text_before_tls_is_for_no_reader_that_comes_after_its_beginning() -> None:
+    made = certificates()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(made.server, made.server_key)
+    with plain_peer() as (conn, sock):
+        sock.sendall(b"STARTTLS\n")
+        assert conn.receive() == b"STARTTLS\n"
+        sock.sendall(b"DELETE everything\n")
+        until(lambda: len(conn._incoming))
+        starting = failing(lambda: conn.start_tls(server_side=True, context=context))
+        reading = failing(conn.receive)
+        assert isinstance(starting.join(NEVER), ssl.SSLError)
+        assert isinstance(reading.join(NEVER), ssl.SSLError)
+
+
 @pytest.mark.parametrize("how", ["timeout", "scope", "kill", "close", "reset"])
 def test_start_tls_that_fails_cuts_the_connection(how: str) -> None:
     made = certificates()
