@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import ssl
 import threading
 import weakref
 from typing import Any
@@ -118,6 +119,8 @@ def _adopt(proto: str, given: Any) -> socket.socket:
     """
     if not is_given(given):
         raise TypeError(f"{proto} takes a socket or a descriptor's number, not {given!r}")
+    if isinstance(given, ssl.SSLSocket):  # what we read and write would pass by its TLS
+        raise TypeError(f"{proto} takes no socket that speaks TLS already: give a plain one to tls, not {given!r}")
     fd = given if isinstance(given, int) else given.fileno()
     if isinstance(given, int) and not 0 <= fd <= MAX_FD:
         raise ValueError(f"{proto} takes a descriptor's number, which {given} is none")

@@ -294,6 +294,21 @@ def test_what_can_not_be_given() -> None:
             assert sock.getblocking()
 
 
+def test_a_socket_of_pythons_ssl_can_not_be_given() -> None:
+    """What is written to its descriptor would leave as plain text."""
+    context = ssl.create_default_context()
+    near, far = socket.socketpair()
+    with far, context.wrap_socket(near, server_hostname="x", do_handshake_on_connect=False) as sock:
+        for proto, options in (("tls", {"server_name": "x"}), ("socktcp", {}), ("sockpipe", {})):
+            with pytest.raises(TypeError, match=f"{proto} takes no socket that speaks TLS already"):
+                Dial(proto, sock, **options)
+        for proto in ("socktcp", "sockpipe"):
+            with pytest.raises(TypeError, match=f"{proto} takes no socket that speaks TLS already"):
+                Listen(sock, proto)
+        assert sock.fileno() >= 0
+        assert sock.getblocking()
+
+
 # -- Peers that break the rules
 
 
