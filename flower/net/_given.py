@@ -67,6 +67,7 @@ def listen_given(proto: str, given: Any, options: Options, secure: Secure | None
         if isinstance(error, OSError):
             raise explain(error, "can't listen on", proto, where) from None
         raise
+    acceptor._sock = sock = _detach(sock, given)
     sock.setblocking(False)
     return Listener(acceptor)
 
@@ -146,7 +147,7 @@ def _adopt(proto: str, given: Any) -> socket.socket:
 
 
 def _detach(sock: socket.socket, given: Any) -> socket.socket:
-    """The connection's alone: to close what was given is to close nothing."""
+    """What was given is ours alone: whoever gave it has nothing left to close."""
     if sock is given:
         with _taking:
             sock = socket.socket(given.family, given.type, given.proto, given.detach())
