@@ -27,6 +27,7 @@ from flower.errors import ChannelClosed, ProtocolError
 from flower.net._address import format_address
 from flower.net._codecs import Codec
 from flower.net._conn import Conn
+from flower.net._loop import LoopPoller
 from flower.net._source import Source
 from flower.net._stream import as_bytes
 
@@ -170,10 +171,11 @@ class Framed(Source, Generic[T]):
 class _Inner:
     """Where the pump puts messages, and why no more will come; and where the writer gets them."""
 
-    __slots__ = ("broken", "conn", "ended", "fault", "messages", "outbox", "pumping", "writing")
+    __slots__ = ("broken", "conn", "ended", "fault", "messages", "outbox", "poller", "pumping", "writing")
 
     def __init__(self, conn: ByteChannel) -> None:
         self.conn = conn
+        self.poller = current_scheduler().poller  # the pump's, which ends with it
         self.messages: channel[Any] = channel(0, label=f"messages of {conn!r}")
         self.messages._external = True
         self.outbox: channel[Any] | None = None  # made for the first select that sends
@@ -182,11 +184,15 @@ class _Inner:
         self.fault: Exception | None = None
         self.broken = False  # the fault is the connection's own
         self.ended = False  # the peer's end of file was read
+        if isinstance(self.poller, LoopPoller):
+            self.poller.resources.add(self)
 
-    def finish(self, fault: Exception | None) -> None:
+    def settle(self, fault: Exception | None, broken: bool, ended: bool) -> None:
         """The pump has ended. A ChannelClosed was raised by the connection that was closed here, or by ``messages``."""
+        if isinstance(self.poller, LoopPoller):
+            self.poller.resources.discard(self)
         if self.fault is None:
-            self.fault = fault
+            self.fault, self.broken, self.ended = fault, broken, ended
         try:
             if self.fault is not None and not isinstance(self.fault, ChannelClosed):
                 while self.messages.balance < 0:
@@ -206,6 +212,20 @@ class _Inner:
         self.writing.cancel()
         if self.outbox is not None:
             self.outbox.receiver.close(f"{_name(self.conn)} takes no more")
+
+    def finish(self, late: bool) -> bool:
+        """The thread is about to end, and the pump with it, though it may not have begun."""
+        self.settle(ConnectionAbortedError(f"{_name(self.conn)}: its thread has ended"), True, False)
+        return False
+
+    def disown(self) -> Any:
+        """In a forked child: the pump goes on in the parent; here it is over."""
+        text = f"{_name(self.conn)} belongs to the parent process, since a fork"
+        self.fault, self.broken = ConnectionAbortedError(text), True
+        self.messages.close()
+        if self.outbox is not None:
+            self.outbox.close()
+        return None
 
     def end(self, framed: Framed[Any] | None) -> BaseException:
         """What a receiver gets: a new exception each time, so that each has its own traceback."""
@@ -237,8 +257,7 @@ def _pump(conn: ByteChannel, codec: Codec[Any], inner: _Inner) -> None:
     except Exception as error:  # without this frame, which would make a cycle of it and `inner`
         fault = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
     finally:
-        inner.broken, inner.ended = chunks.broken, chunks.ended
-        inner.finish(fault)
+        inner.settle(fault, chunks.broken, chunks.ended)
         del inner, fault  # from Python 3.13 on, the traceback's frames hold this one
 
 
