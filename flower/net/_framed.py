@@ -23,7 +23,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from flower.channels import bomb, channel, getcurrent, move_on, tasklet
 from flower.channels._failures import copy_error, note
 from flower.channels._scheduler import current_scheduler
-from flower.errors import ChannelClosed, ProtocolError
+from flower.errors import ChannelClosed, ProtocolError, TaskletExit
 from flower.net._address import format_address
 from flower.net._codecs import Codec
 from flower.net._conn import Conn
@@ -215,7 +215,7 @@ class _Inner:
 
     def finish(self, late: bool) -> bool:
         """The thread is about to end, and the pump with it, though it may not have begun."""
-        self.settle(ConnectionAbortedError(f"{_name(self.conn)}: its thread has ended"), True, False)
+        self.settle(_thread_ended(self.conn), True, False)
         return False
 
     def disown(self) -> Any:
@@ -256,6 +256,9 @@ def _pump(conn: ByteChannel, codec: Codec[Any], inner: _Inner) -> None:
                 del message  # while the next is waited for
     except Exception as error:  # without this frame, which would make a cycle of it and `inner`
         fault = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+    except TaskletExit:  # of a thread without an event loop
+        fault, chunks.broken = _thread_ended(conn), True
+        raise
     finally:
         inner.settle(fault, chunks.broken, chunks.ended)
         del inner, fault  # from Python 3.13 on, the traceback's frames hold this one
@@ -309,6 +312,10 @@ def _writer(conn: ByteChannel, codec: Codec[Any], inner: _Inner) -> None:
 
 def _say_dropped(error: Exception, message: Any) -> None:
     note(error, lambda: f"This message was sent by a select, and is dropped: {message!r:.100}")
+
+
+def _thread_ended(conn: ByteChannel) -> ConnectionAbortedError:
+    return ConnectionAbortedError(f"{_name(conn)}: the thread that reads it has ended")
 
 
 def _name(conn: ByteChannel) -> str:

@@ -422,7 +422,31 @@ def test_the_end_of_its_thread_is_told_in_other_threads(begun: bool) -> None:
     for reader in [*readers, failing(messages.receive)]:
         error = reader.join(NEVER)
         assert isinstance(error, ConnectionAbortedError)
-        assert "its thread has ended" in str(error)
+        assert "the thread that reads it has ended" in str(error)
+
+
+@pytest.mark.filterwarnings("ignore:a thread ended with 1 tasklets:ResourceWarning")
+def test_the_end_of_a_thread_that_only_reads_is_told_in_other_threads() -> None:
+    made: flower.channel[Any] = flower.channel(1)
+    leave = threading.Event()
+
+    def body(conn: Conn) -> None:
+        messages = framed(conn, Lines())
+        flower.schedule()
+        made.send(messages)
+        leave.wait(NEVER)
+
+    with connected() as (near, _far):
+        finish = in_thread(body, near)
+        messages = made.receive(NEVER)
+        reader = failing(list, messages)
+        rounds(1)
+        leave.set()
+        finish()
+        error = reader.join(NEVER)
+        assert isinstance(error, ConnectionAbortedError)
+        assert "the thread that reads it has ended" in str(error)
+        assert near.status == "open"
 
 
 def test_a_fork_leaves_it_to_the_parent() -> None:
