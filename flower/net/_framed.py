@@ -23,10 +23,11 @@ from typing import Any, Generic, Protocol, TypeVar
 from flower.channels import bomb, channel, getcurrent, move_on, tasklet
 from flower.channels._failures import copy_error, note
 from flower.channels._scheduler import current_scheduler
-from flower.errors import ChannelClosed, ProtocolError
+from flower.errors import ChannelClosed, ProtocolError, TaskletExit
 from flower.net._address import format_address
 from flower.net._codecs import Codec
 from flower.net._conn import Conn
+from flower.net._loop import LoopPoller
 from flower.net._source import Source
 from flower.net._stream import as_bytes
 
@@ -131,6 +132,8 @@ class Framed(Source, Generic[T]):
     def _send_channel(self) -> channel[T]:
         """What a `flower.select` sends to, asked for at each select."""
         inner = self._inner
+        if isinstance(self.conn, Conn):
+            self.conn._stream._check_thread("send")
         if inner.outbox is None:
             inner.outbox = channel(0, label=f"messages for {self.conn!r}")
             inner.outbox._external = True
@@ -168,10 +171,11 @@ class Framed(Source, Generic[T]):
 class _Inner:
     """Where the pump puts messages, and why no more will come; and where the writer gets them."""
 
-    __slots__ = ("broken", "conn", "ended", "fault", "messages", "outbox", "pumping", "writing")
+    __slots__ = ("broken", "conn", "ended", "fault", "messages", "outbox", "poller", "pumping", "writing")
 
     def __init__(self, conn: ByteChannel) -> None:
         self.conn = conn
+        self.poller = current_scheduler().poller  # the pump's, which ends with it
         self.messages: channel[Any] = channel(0, label=f"messages of {conn!r}")
         self.messages._external = True
         self.outbox: channel[Any] | None = None  # made for the first select that sends
@@ -180,11 +184,15 @@ class _Inner:
         self.fault: Exception | None = None
         self.broken = False  # the fault is the connection's own
         self.ended = False  # the peer's end of file was read
+        if isinstance(self.poller, LoopPoller):
+            self.poller.resources.add(self)
 
-    def finish(self, fault: Exception | None) -> None:
+    def settle(self, fault: Exception | None, broken: bool, ended: bool) -> None:
         """The pump has ended. A ChannelClosed was raised by the connection that was closed here, or by ``messages``."""
+        if isinstance(self.poller, LoopPoller):
+            self.poller.resources.discard(self)
         if self.fault is None:
-            self.fault = fault
+            self.fault, self.broken, self.ended = fault, broken, ended
         try:
             if self.fault is not None and not isinstance(self.fault, ChannelClosed):
                 while self.messages.balance < 0:
@@ -204,6 +212,20 @@ class _Inner:
         self.writing.cancel()
         if self.outbox is not None:
             self.outbox.receiver.close(f"{_name(self.conn)} takes no more")
+
+    def finish(self, late: bool) -> bool:
+        """The thread is about to end, and the pump with it, though it may not have begun."""
+        self.settle(_thread_ended(self.conn), True, False)
+        return False
+
+    def disown(self) -> Any:
+        """In a forked child: the pump goes on in the parent; here it is over."""
+        text = f"{_name(self.conn)} belongs to the parent process, since a fork"
+        self.fault, self.broken = ConnectionAbortedError(text), True
+        self.messages.close()
+        if self.outbox is not None:
+            self.outbox.close()
+        return None
 
     def end(self, framed: Framed[Any] | None) -> BaseException:
         """What a receiver gets: a new exception each time, so that each has its own traceback."""
@@ -234,9 +256,11 @@ def _pump(conn: ByteChannel, codec: Codec[Any], inner: _Inner) -> None:
                 del message  # while the next is waited for
     except Exception as error:  # without this frame, which would make a cycle of it and `inner`
         fault = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+    except TaskletExit:  # of a thread without an event loop
+        fault, chunks.broken = _thread_ended(conn), True
+        raise
     finally:
-        inner.broken, inner.ended = chunks.broken, chunks.ended
-        inner.finish(fault)
+        inner.settle(fault, chunks.broken, chunks.ended)
         del inner, fault  # from Python 3.13 on, the traceback's frames hold this one
 
 
@@ -288,6 +312,10 @@ def _writer(conn: ByteChannel, codec: Codec[Any], inner: _Inner) -> None:
 
 def _say_dropped(error: Exception, message: Any) -> None:
     note(error, lambda: f"This message was sent by a select, and is dropped: {message!r:.100}")
+
+
+def _thread_ended(conn: ByteChannel) -> ConnectionAbortedError:
+    return ConnectionAbortedError(f"{_name(conn)}: the thread that reads it has ended")
 
 
 def _name(conn: ByteChannel) -> str:

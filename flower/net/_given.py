@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import ssl
 import threading
 import weakref
 from typing import Any
@@ -27,8 +28,9 @@ from flower.net._tcp import Settings, listen_tcp, within
 _INET = {socket.AF_INET, socket.AF_INET6}
 _UNIX = {getattr(socket, "AF_UNIX", None)}
 
-# What was given, by its descriptor: two that used one socket would cut each other off. To look and to take is one step.
-_taken: weakref.WeakValueDictionary[int, socket.socket] = weakref.WeakValueDictionary()
+# What was given, by its descriptor, and by the socket that had it before: two that used one socket would cut each other
+# off. To look and to take is one step.
+_taken: weakref.WeakValueDictionary[Any, socket.socket] = weakref.WeakValueDictionary()
 _taking: Any = threading.Lock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_taking._at_fork_reinit)
@@ -65,6 +67,7 @@ def listen_given(proto: str, given: Any, options: Options, secure: Secure | None
         if isinstance(error, OSError):
             raise explain(error, "can't listen on", proto, where) from None
         raise
+    acceptor._sock = sock = _detach(sock, given)
     sock.setblocking(False)
     return Listener(acceptor)
 
@@ -83,6 +86,8 @@ def dial_given(proto: str, given: Any, options: Options, secure: Secure | None =
         if isinstance(error, OSError):
             raise explain(error, "can't use", proto, f"socket {given!r}") from None
         raise
+    name = f"{proto} socket {given!r}"
+    sock = _detach(sock, given)
     sock.setblocking(False)
 
     begun = False
@@ -99,7 +104,7 @@ def dial_given(proto: str, given: Any, options: Options, secure: Secure | None =
             if not begun:  # cancelled before that
                 sock.close()
 
-    return within(options.timeout, dial, f"{proto} socket {given!r}")
+    return within(options.timeout, dial, name)
 
 
 def is_given(address: Any) -> bool:
@@ -118,15 +123,17 @@ def _adopt(proto: str, given: Any) -> socket.socket:
     """
     if not is_given(given):
         raise TypeError(f"{proto} takes a socket or a descriptor's number, not {given!r}")
+    if isinstance(given, ssl.SSLSocket):  # what we read and write would pass by its TLS
+        raise TypeError(f"{proto} takes no socket that speaks TLS already: give a plain one to tls, not {given!r}")
     fd = given if isinstance(given, int) else given.fileno()
     if isinstance(given, int) and not 0 <= fd <= MAX_FD:
         raise ValueError(f"{proto} takes a descriptor's number, which {given} is none")
-    if fd < 0:
-        raise OSError(errno.EBADF, f"{os.strerror(errno.EBADF)}: the {proto} socket {given!r} is closed")
     with _taking:
-        before = _taken.get(fd)
-        if before is not None and before.fileno() == fd:
+        before = _taken.get(given if fd < 0 else fd)
+        if before is not None and before.fileno() >= 0:
             raise ValueError(f"{proto} can't take {given!r}: it was given before, and is in use")
+        if fd < 0:
+            raise OSError(errno.EBADF, f"{os.strerror(errno.EBADF)}: the {proto} socket {given!r} is closed")
         try:
             sock = given if isinstance(given, socket.socket) else socket.socket(fileno=given)
         except OSError as error:
@@ -136,6 +143,15 @@ def _adopt(proto: str, given: Any) -> socket.socket:
         wrong = f"{proto} takes a stream socket of another kind than {given!r}: {sock.family.name}, {sock.type.name}"
         _give_back(sock, given)
         raise ValueError(wrong)
+    return sock
+
+
+def _detach(sock: socket.socket, given: Any) -> socket.socket:
+    """What was given is ours alone: whoever gave it has nothing left to close."""
+    if sock is given:
+        with _taking:
+            sock = socket.socket(given.family, given.type, given.proto, given.detach())
+            _taken[sock.fileno()] = _taken[given] = sock
     return sock
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from flower.net._bounds import Bounds
 from flower.net._stream import Stream
@@ -36,9 +36,17 @@ async def open_stream(
     return stream
 
 
-async def start_tls(stream: Stream, secure: Secure, early: bytes) -> None:
-    """Go on in TLS. ``early`` was received and not taken; it comes before what the stream holds."""
-    stream.refuse_tls()
-    early += stream.take_early()
-    await secure(stream).take_over(stream._transport, early)
+def start_tls(stream: Stream, secure: Secure, early: bytes) -> Coroutine[Any, Any, None]:
+    """Go on in TLS: from here on nobody receives what is plain. The coroutine shakes hands.
+
+    ``early`` was received and not taken; it comes before what the stream holds.
+    """
+    layer = secure(stream)
+    layer.take_over(stream._transport, early + stream.take_early())
+    return _shake_hands(stream, layer)
+
+
+async def _shake_hands(stream: Stream, layer: TlsLayer) -> None:
+    layer.step()
+    await layer.handshake()
     stream.shake_hands(False)

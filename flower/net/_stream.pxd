@@ -54,7 +54,7 @@ cdef class Stream(Link):
     cpdef Channel open_outbox(self)
     @cython.locals(in_main=bint)
     cdef _send(self, bytes data)
-    cdef _check_thread(self, str what)
+    cpdef _check_thread(self, str what)
     cdef _refuse_more(self)
     cdef _look_for_room(self)
     cdef _end_writing(self)

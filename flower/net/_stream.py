@@ -509,6 +509,7 @@ class Stream(Link):
             self._fault = _ours(ConnectionAbortedError(f"{self.describe()} was aborted here"))
             self._try_bomb()
         self.shut = True
+        self.at_eof = False  # what has come and was not taken is dropped, its end with it
         self._cut()
         self._end()
         self._drain()

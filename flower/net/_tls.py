@@ -64,20 +64,19 @@ class TlsLayer(Link):
         finally:
             timer.cancel()
 
-    async def take_over(self, transport: Any, early: bytes) -> None:
-        """Begin in the middle of a connection; ``early`` has arrived already. Then as `handshake`."""
+    def take_over(self, transport: Any, early: bytes) -> None:
+        """Stand in the middle of a connection; ``early`` has arrived already. `step` and then `handshake` go on."""
         transport.set_protocol(self)
         self._transport = transport
         self._stream.replace_transport(self)
         if early:
             self._incoming.write(early)
-        self._step()
-        await self.handshake()
 
     def _too_late(self) -> None:
         self._fail(Timeout(f"{self._stream.describe()}: no TLS handshake within {self._timeout} s"))
 
-    def _step(self) -> None:
+    def step(self) -> None:
+        """Go on with the handshake, as far as what has arrived allows."""
         try:
             self._ssl.do_handshake()
         except ssl.SSLWantReadError:
@@ -121,13 +120,13 @@ class TlsLayer(Link):
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         self._stream.connection_made(self)
-        self._step()
+        self.step()
 
     def data_received(self, data: bytes) -> None:
         try:
             self._incoming.write(data)
             if not self._shaken:
-                self._step()
+                self.step()
             if self._shaken:
                 self._deliver()
         except BaseException as error:

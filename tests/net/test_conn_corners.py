@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import weakref
 from contextlib import redirect_stderr
 from io import StringIO
@@ -78,6 +79,18 @@ def test_timeouts_are_checked_where_none_is_needed(timeout: Any) -> None:
             with pytest.raises((TypeError, ValueError), match="timeout"):
                 attempt()
         assert conn.receive() == b"x"
+
+
+def test_an_abort_that_drops_what_came_is_not_taken_for_the_peers_end() -> None:
+    with plain_peer() as (conn, sock):
+        sock.sendall(b"something")
+        sock.shutdown(socket.SHUT_WR)
+        until(lambda: conn.status == "writeonly")
+        conn.abort()
+        for read in (conn.read, conn.receive, lambda: list(conn), lambda: flower.select(conn), conn.read_until):
+            with pytest.raises(ConnectionAbortedError, match="was aborted here"):
+                read()
+        assert conn.status == "closed"
 
 
 def test_an_abort_is_a_reset_at_the_peer() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import random
 import socket
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ import pytest
 
 import flower
 from flower.errors import ProtocolError
-from flower.net import Conn, Framed, LengthPrefixed, Lines, MessagePack, framed
+from flower.net import Conn, Dial, Framed, LengthPrefixed, Lines, MessagePack, framed
 from tests.net.support import (
     NEVER,
     connected,
@@ -220,6 +222,15 @@ def test_a_select_to_send_when_it_has_ended() -> None:
             messages.conn.abort()  # what filled it
 
 
+def test_a_select_in_another_thread_may_not_send() -> None:
+    with plain(Lines()) as (lines, sock):
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="belongs to another thread: only that one may send"):
+                in_thread(lambda: flower.select((lines, "theirs"), timeout=NEVER))()
+            assert flower.select((lines, "ours"), timeout=NEVER)[0] is lines
+            assert in_thread(receive_exactly, sock, 5)() == b"ours\n"
+
+
 def test_a_select_sends_what_the_codec_refuses() -> None:
     seen: list[BaseException] = []
     before = flower.set_error_handler(lambda t, error: seen.append(error))
@@ -385,6 +396,74 @@ def test_closed_here(parked: bool) -> None:
         with pytest.raises(flower.ChannelClosed):
             messages.send("too late")
         assert in_thread(receive_all, sock)() == b""
+
+
+@pytest.mark.filterwarnings("ignore:a thread ended with 1 tasklets:ResourceWarning")
+@pytest.mark.parametrize("begun", [False, True])
+def test_the_end_of_its_thread_is_told_in_other_threads(begun: bool) -> None:
+    made: flower.channel[Any] = flower.channel(1)
+    leave = threading.Event()
+
+    def body() -> None:
+        with listening() as listener:
+            near, far = Dial("tcp", listener.addr()), listener.receive(NEVER)
+        messages = framed(near, Lines())
+        if begun:
+            rounds(2)
+        made.send((messages, far))
+        leave.wait(NEVER)
+
+    finish = in_thread(body)
+    messages, _far = made.receive(NEVER)
+    readers = [failing(messages.receive), failing(list, messages), failing(flower.select, messages)]
+    rounds(1)
+    leave.set()
+    finish()
+    for reader in [*readers, failing(messages.receive)]:
+        error = reader.join(NEVER)
+        assert isinstance(error, ConnectionAbortedError)
+        assert "the thread that reads it has ended" in str(error)
+
+
+@pytest.mark.filterwarnings("ignore:a thread ended with 1 tasklets:ResourceWarning")
+def test_the_end_of_a_thread_that_only_reads_is_told_in_other_threads() -> None:
+    made: flower.channel[Any] = flower.channel(1)
+    leave = threading.Event()
+
+    def body(conn: Conn) -> None:
+        messages = framed(conn, Lines())
+        flower.schedule()
+        made.send(messages)
+        leave.wait(NEVER)
+
+    with connected() as (near, _far):
+        finish = in_thread(body, near)
+        messages = made.receive(NEVER)
+        reader = failing(list, messages)
+        rounds(1)
+        leave.set()
+        finish()
+        error = reader.join(NEVER)
+        assert isinstance(error, ConnectionAbortedError)
+        assert "the thread that reads it has ended" in str(error)
+        assert near.status == "open"
+
+
+def test_a_fork_leaves_it_to_the_parent() -> None:
+    with plain(Lines()) as (messages, sock):
+        rounds(1)
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                messages.receive(NEVER)
+            except ConnectionAbortedError as error:
+                status = 0 if "belongs to the parent process" in str(error) else 2
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        sock.sendall(b"still here\n")
+        assert messages.receive(NEVER) == "still here"
 
 
 def test_its_connection_closed_here_in_the_middle_of_a_message() -> None:

@@ -234,6 +234,19 @@ def test_a_listening_socket_that_is_given() -> None:
         Dial("tcp", address)
 
 
+def test_a_listening_socket_that_is_given_and_closed_by_its_owner() -> None:
+    def body() -> None:
+        with socket.create_server((HOME, 0)) as sock:
+            listener = Listen(sock, "socktcp")
+        with listener, Listen((HOME, 0)) as other:  # not of its number
+            for each in (listener, other):
+                with Dial("tcp", each.addr()) as near, each.receive(NEVER) as far:
+                    exchange(near, far)
+        assert listener.closed
+
+    in_thread(flower.run, body)()
+
+
 def test_the_seeds_ways_to_give_a_socket() -> None:
     sock = socket.create_server((HOME, 0))
     address = sock.getsockname()

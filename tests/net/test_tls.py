@@ -33,6 +33,7 @@ from tests.net.support import (
     failing,
     in_thread,
     plain_peer,
+    read_all,
     receive_all,
     receive_exactly,
     reset,
@@ -292,6 +293,21 @@ def test_what_can_not_be_given() -> None:
         for sock in (unix, lonely):
             assert sock.fileno() >= 0  # what is refused is left as it was
             assert sock.getblocking()
+
+
+def test_a_socket_of_pythons_ssl_can_not_be_given() -> None:
+    """What is written to its descriptor would leave as plain text."""
+    context = ssl.create_default_context()
+    near, far = socket.socketpair()
+    with far, context.wrap_socket(near, server_hostname="x", do_handshake_on_connect=False) as sock:
+        for proto, options in (("tls", {"server_name": "x"}), ("socktcp", {}), ("sockpipe", {})):
+            with pytest.raises(TypeError, match=f"{proto} takes no socket that speaks TLS already"):
+                Dial(proto, sock, **options)
+        for proto in ("socktcp", "sockpipe"):
+            with pytest.raises(TypeError, match=f"{proto} takes no socket that speaks TLS already"):
+                Listen(sock, proto)
+        assert sock.fileno() >= 0
+        assert sock.getblocking()
 
 
 # -- Peers that break the rules
@@ -585,6 +601,21 @@ def test_plain_text_that_was_slipped_in_before_tls_is_no_command() -> None:
         assert conn.status == "closed"
 
 
+def test_plain_text_before_tls_is_for_no_reader_that_comes_after_its_beginning() -> None:
+    made = certificates()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(made.server, made.server_key)
+    with plain_peer() as (conn, sock):
+        sock.sendall(b"STARTTLS\n")
+        assert conn.receive() == b"STARTTLS\n"
+        sock.sendall(b"DELETE everything\n")
+        until(lambda: len(conn._incoming))
+        starting = failing(lambda: conn.start_tls(server_side=True, context=context))
+        reading = failing(conn.receive)
+        assert isinstance(starting.join(NEVER), ssl.SSLError)
+        assert isinstance(reading.join(NEVER), ssl.SSLError)
+
+
 @pytest.mark.parametrize("how", ["timeout", "scope", "kill", "close", "reset"])
 def test_start_tls_that_fails_cuts_the_connection(how: str) -> None:
     made = certificates()
@@ -619,9 +650,10 @@ def test_start_tls_that_fails_cuts_the_connection(how: str) -> None:
 
 
 def test_start_tls_that_is_killed_before_it_began() -> None:
-    """Its turn in the event loop had not come: nothing was sent. The connection is cut nevertheless."""
+    """Its turn in the event loop had not come, if we were quick enough. The connection is cut nevertheless."""
+    context = client_context()  # to make one takes longer than a turn
     with connected() as (near, far):
-        t = flower.go(lambda: near.start_tls(server_name="localhost"))
+        t = flower.go(lambda: near.start_tls(server_name="localhost", context=context))
         flower.schedule()
         sender = failing(near.send, b"x")
         flower.schedule()
@@ -630,7 +662,7 @@ def test_start_tls_that_is_killed_before_it_began() -> None:
         with pytest.raises(ConnectionAbortedError, match="TLS was begun here, and given up"):
             near.read()
         with pytest.raises(ConnectionResetError):
-            far.read(timeout=NEVER)
+            read_all(far)
 
 
 @pytest.mark.parametrize("how", ["kill", "cancel"])

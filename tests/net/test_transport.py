@@ -359,16 +359,24 @@ def test_a_half_close_that_comes_too_late_hides_no_reset() -> None:
             conn.receive(NEVER)
 
 
-def test_a_given_socket_that_its_owner_closes_harms_no_other() -> None:
+def test_a_given_socket_that_its_owner_closes_is_the_connection_s_and_no_other_is_taken_for_it() -> None:
     def body() -> None:
         ours, theirs = socket.socketpair()
-        with ours, theirs:
-            conn = Dial("sockpipe", ours)
-        near, far = socket.socketpair()  # of the same numbers
-        with far, Dial("sockpipe", near) as other:
-            conn.close()
-            far.sendall(b"x")
-            assert other.receive(NEVER) == b"x"
+        with theirs:
+            with ours:
+                conn = Dial("sockpipe", ours)
+            near, far = socket.socketpair()  # of the next numbers
+            with far, Dial("sockpipe", near) as other:
+                conn.send(b"x")
+                assert theirs.recv(10) == b"x"
+                far.sendall(b"y")
+                assert other.receive(NEVER) == b"y"
+                with pytest.raises(ValueError, match="given before, and is in use"):
+                    Dial("sockpipe", ours)
+                theirs.sendall(b"z")
+                assert conn.receive(NEVER) == b"z"
+                conn.close()
+                assert other.status == "open"
 
     in_thread(flower.run, body)()
 
