@@ -28,9 +28,8 @@ from flower.net._tcp import Settings, listen_tcp, within
 _INET = {socket.AF_INET, socket.AF_INET6}
 _UNIX = {getattr(socket, "AF_UNIX", None)}
 
-# What was given, by its descriptor, and by the socket that had it before: two that used one socket would cut each other
-# off. To look and to take is one step.
-_taken: weakref.WeakValueDictionary[Any, socket.socket] = weakref.WeakValueDictionary()
+# What was given, by its descriptor: two that used one socket would cut each other off. To look and to take is one step.
+_taken: weakref.WeakValueDictionary[int, socket.socket] = weakref.WeakValueDictionary()
 _taking: Any = threading.Lock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_taking._at_fork_reinit)
@@ -63,11 +62,10 @@ def listen_given(proto: str, given: Any, options: Options, secure: Secure | None
         acceptor = Acceptor(poller, sock, proto, options.bounds, secure=secure)
     except BaseException as error:
         where = sock.getsockname()
-        _give_back(sock, given)
+        _give_back(sock)
         if isinstance(error, OSError):
             raise explain(error, "can't listen on", proto, where) from None
         raise
-    acceptor._sock = sock = _detach(sock, given)
     sock.setblocking(False)
     return Listener(acceptor)
 
@@ -82,12 +80,10 @@ def dial_given(proto: str, given: Any, options: Options, secure: Secure | None =
         if settings is not None:
             settings.apply(sock)
     except BaseException as error:
-        _give_back(sock, given)
+        _give_back(sock)
         if isinstance(error, OSError):
             raise explain(error, "can't use", proto, f"socket {given!r}") from None
         raise
-    name = f"{proto} socket {given!r}"
-    sock = _detach(sock, given)
     sock.setblocking(False)
 
     begun = False
@@ -104,7 +100,7 @@ def dial_given(proto: str, given: Any, options: Options, secure: Secure | None =
             if not begun:  # cancelled before that
                 sock.close()
 
-    return within(options.timeout, dial, name)
+    return within(options.timeout, dial, f"{proto} socket {given!r}")
 
 
 def is_given(address: Any) -> bool:
@@ -128,34 +124,50 @@ def _adopt(proto: str, given: Any) -> socket.socket:
     fd = given if isinstance(given, int) else given.fileno()
     if isinstance(given, int) and not 0 <= fd <= MAX_FD:
         raise ValueError(f"{proto} takes a descriptor's number, which {given} is none")
+    if fd < 0:
+        raise OSError(errno.EBADF, f"{os.strerror(errno.EBADF)}: the {proto} socket {given!r} is closed")
     with _taking:
-        before = _taken.get(given if fd < 0 else fd)
-        if before is not None and before.fileno() >= 0:
+        before = _taken.get(fd)
+        if before is not None and before.fileno() == fd:
             raise ValueError(f"{proto} can't take {given!r}: it was given before, and is in use")
-        if fd < 0:
-            raise OSError(errno.EBADF, f"{os.strerror(errno.EBADF)}: the {proto} socket {given!r} is closed")
         try:
-            sock = given if isinstance(given, socket.socket) else socket.socket(fileno=given)
+            sock = _Own.of(given) if isinstance(given, socket.socket) else socket.socket(fileno=given)
         except OSError as error:
-            raise explain(error, "can't use", proto, f"descriptor {given}") from None
-        _taken[fd] = sock
+            raise explain(error, "can't use", proto, f"socket {given!r}") from None
+        _taken[fd] = sock.given if isinstance(sock, _Own) else sock
     if sock.family not in (_UNIX if proto == "sockpipe" else _INET) or sock.type != socket.SOCK_STREAM:
         wrong = f"{proto} takes a stream socket of another kind than {given!r}: {sock.family.name}, {sock.type.name}"
-        _give_back(sock, given)
+        _give_back(sock)
         raise ValueError(wrong)
     return sock
 
 
-def _detach(sock: socket.socket, given: Any) -> socket.socket:
-    """What was given is ours alone: whoever gave it has nothing left to close."""
-    if sock is given:
-        with _taking:
-            sock = socket.socket(given.family, given.type, given.proto, given.detach())
-            _taken[sock.fileno()] = _taken[given] = sock
-    return sock
+class _Own(socket.socket):
+    """A second descriptor of a socket that was given: whoever gave it may close it, and harms nobody.
+
+    Else it is closed along with this one.
+    """
+
+    given: socket.socket
+
+    @classmethod
+    def of(cls, given: socket.socket) -> _Own:
+        own = cls(given.family, given.type, given.proto, socket.dup(given.fileno()))
+        own.given = given
+        return own
+
+    def close(self) -> None:
+        super().close()
+        self.given.close()
+
+    def detach(self) -> int:
+        self.given.close()
+        return super().detach()
 
 
-def _give_back(sock: socket.socket, given: Any) -> None:
-    _taken.pop(sock.fileno(), None)
-    if sock is not given:
-        sock.detach()
+def _give_back(sock: socket.socket) -> None:
+    if isinstance(sock, _Own):
+        _taken.pop(sock.given.fileno(), None)
+        socket.socket.close(sock)
+    else:
+        _taken.pop(sock.detach(), None)

@@ -227,6 +227,7 @@ def test_a_listening_socket_that_is_given() -> None:
     address = sock.getsockname()
     for given in (sock, socket.create_server((HOME, 0)).detach()):
         with Listen(given, "socktcp") as listener:
+            assert given is not sock or sock.getsockname() == address  # it can be asked meanwhile
             with Dial("tcp", listener.addr()) as near, listener.receive(NEVER) as far:
                 exchange(near, far)
     assert sock.fileno() == -1  # it was ours, and is closed
