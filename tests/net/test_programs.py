@@ -108,8 +108,9 @@ def test_a_program_s_name(tmp_path: Path) -> None:
     for args in (path, str(path), [str(path), "argument"]):
         with start(args) as program:
             assert f"<Process a program[{program.pid}]" in repr(program)
-    with start(["", "argument"], executable="/bin/true") as program:
-        assert "<Process true[" in repr(program)
+    if sys.version_info < (3, 13):  # later ones refuse an empty name themselves
+        with start(["", "argument"], executable="/bin/true") as program:
+            assert "<Process true[" in repr(program)
     with start("true argument", shell=True) as program:
         assert "<Process true[" in repr(program)
 
