@@ -238,6 +238,18 @@ def test_nothing_is_served_before_the_token() -> None:
     assert calc.log == []
 
 
+def test_who_has_not_been_let_in_is_none_of_the_servers_peers() -> None:
+    with rpc.serve(URL, Calc(), token="secret") as server, raw_client(server) as raw:
+        raw.send([0, 1, "echo", ["hi"]])
+        assert raw.receive()[1] == 1  # so it has been accepted
+        assert server.peers == ()
+        raw.send([0, 2, "$/hello", [{"v": 1, "auth": "secret"}]])
+        assert raw.receive()[:3] == [1, 2, None]
+        (peer,) = server.peers
+        peer.notify("news")
+        assert raw.receive()[1] == "news"
+
+
 def test_verify_decides_and_says_who_it_is() -> None:
     class Who:
         def who(self) -> Any:
