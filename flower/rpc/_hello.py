@@ -259,6 +259,6 @@ class Handshake:
         if settings.verify is not None:
             found = settings.verify(token, hello)
             self.identity = found if isinstance(found, Mapping) else None
-            return found is not None and found is not False
+            return found is True or isinstance(found, Mapping)
         wanted = as_token(settings.token or b"")
         return hmac.compare_digest(wanted, b"" if token is None else token)  # in constant time

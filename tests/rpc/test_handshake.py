@@ -267,6 +267,19 @@ def test_verify_decides_and_says_who_it_is() -> None:
             peer.call("who")
 
 
+@pytest.mark.parametrize("given", [True, {}, {"user": "ada"}, False, None, b"", 0, "", [], {1}])
+def test_verify_lets_in_with_true_or_a_dict_alone(given: Any) -> None:
+    """Of ``token and compare_digest(token, ...)`` comes, for an empty token, that."""
+    callee = Handshake(Settings(verify=lambda token, hello: given), dialed=False)
+    if given is True or isinstance(given, dict):
+        callee.greeted([{"v": 1}])
+        assert callee.state is FLOWER
+    else:
+        with pytest.raises(AuthError):
+            callee.greeted([{"v": 1}])
+        assert callee.state is REFUSED
+
+
 def test_an_error_of_verify_costs_that_peer_its_connection_alone(caplog: pytest.LogCaptureFixture) -> None:
     def verify(token: bytes | None, hello: Any) -> Any:
         return {"ok": {}}[(token or b"").decode()]
