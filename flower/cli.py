@@ -34,6 +34,7 @@ import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -95,7 +96,10 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(str(error), TOO_LATE)
     except OSError as error:
         failed = command is serve or error.errno in UNWRITABLE
-        return _complain(error.strerror or str(error), FAILED if failed else NO_CONNECTION)
+        text = error.strerror or str(error)
+        if error.filename is not None:
+            text += f": {error.filename}"
+        return _complain(text, FAILED if failed else NO_CONNECTION)
     except (ValueError, TypeError) as error:
         return _complain(str(error), USAGE)
 
@@ -183,7 +187,13 @@ def _seconds(text: str) -> float:
 
 
 def serve(options: argparse.Namespace) -> int:
-    service = load(options.target)
+    try:
+        service = load(options.target)
+    except Unusable:
+        raise
+    except Exception as error:
+        traceback.print_exc()  # of the code that is to be served: it says where
+        raise Unusable(f"{options.target} can't be served: its code failed with {type(error).__name__}") from None
     stop = flower.signals(signal.SIGINT, signal.SIGTERM)
     try:
         with rpc.serve(options.on, service, **credentials(options)) as server:
@@ -214,7 +224,7 @@ def load(target: str) -> Any:
         found: Any = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name + ".").startswith(error.name + "."):
-            raise  # something that it imports is missing: show where
+            raise  # something that it imports is missing
         raise Unusable(f"no module {name!r} in {os.getcwd()} or where Python looks for modules") from None
     for part in path.split(".") if path else []:
         try:

@@ -110,6 +110,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("cli")
     (made / "aservice.py").write_text(SERVICE)
     (made / "broken.py").write_text("import no_such_module_at_all\n")
+    (made / "fileless.py").write_text("class Service:\n    def __init__(self):\n        open('/no/such/file')\n")
     return made
 
 
@@ -387,11 +388,22 @@ def test_what_cant_be_served(folder: Path, words: list[str], text: str) -> None:
     assert "Traceback" not in err
 
 
-def test_a_module_that_fails_to_import_says_where(folder: Path) -> None:
-    code, _, err = run("serve", "broken:x", folder=folder)
-    assert code == 1
-    assert "broken.py" in err
-    assert "no_such_module_at_all" in err
+@pytest.mark.parametrize(
+    ("target", "where", "what"),
+    [("broken:x", "broken.py", "no_such_module_at_all"), ("fileless:Service", "fileless.py", "/no/such/file")],
+)
+def test_code_that_fails_as_it_is_loaded_says_where(folder: Path, target: str, where: str, what: str) -> None:
+    code, _, err = run("serve", target, folder=folder)
+    assert code == 2
+    assert where in err
+    assert what in err
+    assert f"flower: {target} can't be served: its code failed with " in err
+
+
+def test_a_file_that_cant_be_read_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = in_process(capsys, "call", f"tls://{HOME}:1", "add", "--ca", "/no/such/file")
+    assert code == 3
+    assert err == "flower: the authorities' file can't be read: No such file or directory: /no/such/file\n"
 
 
 def test_an_address_that_is_taken(folder: Path) -> None:
