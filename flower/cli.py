@@ -164,23 +164,32 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
     add_call("notify", notify, "Call a method and want no answer.")
     streaming = add_call("stream", stream, "Call a method that streams, and print each value as it comes.")
     streaming.add_argument("--json", action="store_true", help="print JSON, a line for each value")
-    streaming.add_argument("--limit", type=int, metavar="N", help="stop after N values")
+    streaming.add_argument("--limit", type=_count, metavar="N", help="stop after N values")
     listing = add_client("list", list_methods, "List what can be called.")
     listing.add_argument("--json", action="store_true", help="print JSON")
     helping = add_client("help", help_method, "Show a method's signature and description.")
     helping.add_argument("method", metavar="METHOD")
     helping.add_argument("--json", action="store_true", help="print JSON")
     pinging = add_client("ping", ping, "Ask whether it answers, and how fast.")
-    pinging.add_argument("-c", "--count", type=int, metavar="N", default=4, help="so often; 0: until Ctrl-C (4)")
+    pinging.add_argument("-c", "--count", type=_count, metavar="N", default=4, help="so often; 0: until Ctrl-C (4)")
     pinging.add_argument("-i", "--interval", type=_seconds, metavar="SECONDS", default=1.0, help="between two (1)")
     return commands
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return value
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if 0 <= value < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+
+
+def _count(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        value = int(text)
+        if value >= 0:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
 
 
 # -- Serving

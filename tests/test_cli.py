@@ -272,6 +272,15 @@ def test_no_usage(capsys: pytest.CaptureFixture[str]) -> None:
         code, out, err = in_process(capsys, *words)
         assert (code, out) == (2, "")
         assert "usage: flower" in err
+    for option, given, text in (
+        ("--timeout", "-1", "'-1' is no number of seconds"),
+        ("--timeout", "soon", "'soon' is no number of seconds"),
+        ("--count", "-1", "'-1' is no number from 0 on"),
+        ("--count", "x", "'x' is no number from 0 on"),
+    ):
+        code, _, err = in_process(capsys, "ping", "tcp://a:1", option, given)
+        assert code == 2
+        assert text in err
     code, out, err = in_process(capsys, "--help")
     assert (code, err) == (0, "")
     assert "Exit codes" in out
