@@ -183,6 +183,9 @@ class Calls:
             except NotPlain as error:
                 session.await_answer(error)
                 continue
+            if line.early and len(data) > EARLY:
+                session.await_settled()
+                continue
             fresh = line.take_fresh(data) if line.fresh else None
             try:
                 line.put(data)
@@ -254,14 +257,16 @@ class Calls:
                     params = [method, list(args), dict(kwargs) if kwargs else {}, told]
             try:
                 msgid, data = line.wire.call(name, params)
-                break
             except NotPlain as error:
                 session.await_answer(error, deadline)
+                continue
+            if not line.early or len(data) <= EARLY:
+                break
+            line.wire.take_back(msgid)
+            session.await_settled(line.left(deadline))  # and pack it again: it may be longer than the peer takes
         self.pending[msgid] = reply
         fresh = line.take_fresh(data) if line.fresh else None
         try:
-            if line.early and len(data) > EARLY:
-                session.await_settled(line.left(deadline))
             if serving.backlog > ENOUGH or serving.unsent > ENOUGH:
                 serving.go_on()  # the answer may be behind what holds the reader back
             line.put(data, line.left(deadline))
