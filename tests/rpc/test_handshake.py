@@ -361,6 +361,20 @@ def test_who_shows_a_token_waits_no_longer_than_the_timeout() -> None:
     settle()
 
 
+@pytest.mark.parametrize("way", ["call", "start", "stream", "notify"])
+def test_who_waits_for_an_answer_to_hello_in_vain_learns_it(way: str) -> None:
+    with Listen(("127.0.0.1", 0)) as listener:
+        host, port = listener.addr()
+        with rpc.connect(f"tcp://{host}:{port}", handshake_timeout=0.01) as peer, listener.receive(NEVER):
+            with pytest.raises(Timeout, match=r"no answer to our hello within 0.01 s"):
+                getattr(peer.using(timeout=NEVER), way)("add", a=1)
+        with rpc.connect(f"tcp://{host}:{port}") as peer, listener.receive(NEVER):
+            what = "add could not be sent" if way in ("start", "notify") else "add gave no answer"
+            with pytest.raises(Timeout, match=f"{what} within 0.01 s"):
+                getattr(peer.using(timeout=0.01), way)("add", a=1)
+    settle()
+
+
 def test_nothing_of_flowers_leaves_before_the_answer_to_hello() -> None:
     """The peer reads it as one of Flower's from that answer on, and not a message before."""
     blob = "x" * 3_000_000
