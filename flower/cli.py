@@ -46,6 +46,7 @@ __all__ = ["main"]
 
 OK, FAILED, USAGE, NO_CONNECTION, TOO_LATE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 GRACE = 10.0  # seconds that running calls have to end when a server is told to
+ANSWER = 10.0  # seconds that we wait for a sign of life of a peer that need not answer
 TOKEN_HELP = "what proves that one may come in; better in the environment, as FLOWER_TOKEN"
 NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")  # an ARG and no option
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of our output: no connection fails with these
@@ -274,7 +275,14 @@ def call(options: argparse.Namespace) -> int:
 def notify(options: argparse.Namespace) -> int:
     args, kwargs = arguments(options)
     with _connected(options) as peer:
-        peer.notify(options.method, *args, **kwargs)
+        try:  # that it answers our hello: if it did once we are gone, the reset would cost it what it has not read
+            peer.ping(ANSWER if options.timeout is None else options.timeout)
+        except RemoteError:
+            pass  # not known to it: that is an answer, too
+        except Timeout:
+            if options.timeout is not None:
+                raise
+        peer.using(timeout=options.timeout).notify(options.method, *args, **kwargs)
     return OK
 
 

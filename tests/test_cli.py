@@ -23,7 +23,7 @@ import flower
 from flower import cli, rpc
 from flower.net import Listen
 from tests.net.certificates import certificates
-from tests.net.support import HOME, NEVER
+from tests.net.support import HOME, NEVER, until
 from tests.rpc.support import Raw, settle
 from tests.test_examples import ended, environment
 
@@ -322,6 +322,23 @@ def test_a_token_is_not_taken_in_time(capsys: pytest.CaptureFixture[str]) -> Non
         code, out, err = in_process(capsys, "call", url, "add", "--timeout", "0.05", "--token", "secret")
     assert (code, out) == (4, "")
     assert "no answer to our hello within 0.05 s" in err
+    settle()
+
+
+def test_a_notification_goes_to_who_has_let_us_in(capsys: pytest.CaptureFixture[str]) -> None:
+    heard: list[int] = []
+    with rpc.serve(f"tcp://{HOME}:0", {"hear": heard.append}, token="secret") as server:
+        code, _, err = in_process(capsys, "notify", server.url, "hear", "1")
+        assert code == 3
+        assert "the peer refused us" in err
+        assert in_process(capsys, "notify", server.url, "hear", "2", "--token", "secret") == (0, "", "")
+        until(lambda: heard == [2])
+    with socket.create_server((HOME, 0)) as silent:
+        url = f"tcp://{HOME}:{silent.getsockname()[1]}"
+        with flower.timeout(NEVER / 6):
+            code, _, err = in_process(capsys, "notify", url, "hear", "n=1", "--timeout", "0.05")
+        assert code == 4
+        assert "no answer within 0.05 s" in err
     settle()
 
 
