@@ -108,10 +108,18 @@ class Settings:
                 raise ValueError(f"{name} is at least {least.get(name, 0)} and at most 2**31, not {value}")
         if self.token is not None and not 1 <= len(as_token(self.token)) <= MAX_TOKEN:  # an empty one lets all in
             raise ValueError(f"a token has at least 1 byte and at most {MAX_TOKEN}")
-        if not self.handshake_timeout > 0:
-            raise ValueError(f"handshake_timeout is a number of seconds above 0, not {self.handshake_timeout!r}")
-        if self.heartbeat is not None and not self.heartbeat > 0:
-            raise ValueError(f"heartbeat is a number of seconds above 0, or None, not {self.heartbeat!r}")
+        for name in ("handshake_timeout", "heartbeat"):
+            value = getattr(self, name)
+            if value is None and name == "heartbeat":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name} is a number of seconds, not {value!r}")
+            if not value > 0:
+                raise ValueError(f"{name} is a number of seconds above 0, not {value!r}")
+        if not isinstance(self.node, str) or not isinstance(self.metadata, Mapping):
+            raise TypeError(f"node is a str and metadata a dict, not {self.node!r} and {self.metadata!r}")
+        if self.verify is not None and not callable(self.verify):
+            raise TypeError(f"verify is a function of a token and a hello, not {self.verify!r}")
         if self.metadata or self.node:  # else it fits; what does not would cost us each connection
             try:
                 Wire(LOCKED_MESSAGE).call(HELLO, [self.announce(with_token=True)])

@@ -108,6 +108,22 @@ def test_settings_that_cant_be(wrong: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"node": 5}, "node is a str"),
+        ({"metadata": [1]}, "metadata a dict"),
+        ({"verify": True}, "verify is a function"),
+        ({"handshake_timeout": "5"}, "handshake_timeout is a number of seconds, not '5'"),
+        ({"handshake_timeout": None}, "handshake_timeout is a number of seconds, not None"),
+        ({"heartbeat": True}, "heartbeat is a number of seconds, not True"),
+    ],
+)
+def test_settings_of_the_wrong_kind(wrong: dict[str, Any], text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        rpc.serve(URL, Calc(), **wrong)
+
+
+@pytest.mark.parametrize(
     ("settings", "error", "text"),
     [
         ({"metadata": {"x": "y" * 20_000}}, ValueError, "a message of 20.* bytes; 16384 is the most"),
