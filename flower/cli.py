@@ -275,15 +275,25 @@ def call(options: argparse.Namespace) -> int:
 def notify(options: argparse.Namespace) -> int:
     args, kwargs = arguments(options)
     with _connected(options) as peer:
-        try:  # that it answers our hello: if it did once we are gone, the reset would cost it what it has not read
-            peer.ping(ANSWER if options.timeout is None else options.timeout)
-        except RemoteError:
-            pass  # not known to it: that is an answer, too
-        except Timeout:
-            if options.timeout is not None:
-                raise
+        answers = _answers(peer, options.timeout)  # so it has let us in
         peer.using(timeout=options.timeout).notify(options.method, *args, **kwargs)
+        if answers:
+            with contextlib.suppress(OSError):  # it may leave, being told to
+                _answers(peer, options.timeout)  # so it has read this: some drop what they have not as we hang up
     return OK
+
+
+def _answers(peer: rpc.Peer, timeout: float | None) -> bool:
+    """Whether it answers. It need not; but not to do so within the ``--timeout`` is an error."""
+    try:
+        peer.ping(ANSWER if timeout is None else timeout)
+    except RemoteError:  # not known to it: that is an answer, too
+        pass
+    except Timeout:
+        if timeout is not None:
+            raise
+        return False
+    return True
 
 
 def stream(options: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -339,6 +340,26 @@ def test_a_notification_goes_to_who_has_let_us_in(capsys: pytest.CaptureFixture[
             code, _, err = in_process(capsys, "notify", url, "hear", "n=1", "--timeout", "0.05")
         assert code == 4
         assert "no answer within 0.05 s" in err
+    settle()
+
+
+def test_a_notification_has_been_read_before_we_hang_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neovim drops it else, now and then."""
+    came: list[str] = []
+
+    def answer(listener: Any) -> None:
+        with listener.receive(NEVER) as conn:
+            raw = Raw(conn)
+            while (message := raw.receive()) is not None:
+                came.append(message[-2])
+                if message[0] == 0:
+                    raw.send([1, message[1], "unknown", None])
+
+    with Listen((HOME, 0)) as listener:
+        answering = flower.go(answer, listener)
+        assert in_process(capsys, "notify", f"tcp://{HOME}:{listener.addr()[1]}", "hear", "1") == (0, "", "")
+        answering.join()
+    assert came == ["$/hello", "$/ping", "hear", "$/ping"]
     settle()
 
 
