@@ -76,8 +76,9 @@ class Settings:
       or a dict, which becomes the context's ``identity``, or else False. It may not block. ``handshake_timeout``:
       seconds that a peer has to come in; where we connect, that calls wait for an answer to our hello if they can't do
       without.
-    - ``heartbeat``: seconds of silence after which a peer is asked for a sign of life, and after as many again without
-      one the connection is given up; None: only the kernel watches, which does not notice a program that is stopped.
+    - ``heartbeat``: seconds between two looks at the connection. A peer of which nothing has come since the look
+      before is asked for a sign of life, and given up where there is none at the next: two to three times as many
+      seconds after its last. None: only the kernel watches, which does not notice a program that is stopped.
     - ``plain``: no hello; the peer is taken for a plain MessagePack-RPC peer. ``metadata``: a dict of plain data,
       which the peer sees, of less than 16 KiB with what else is in a hello. ``node``: our name; the host's and the
       process id if none is given. ``tracebacks``: whether peers are told the tracebacks of our methods' errors.
