@@ -276,10 +276,11 @@ def connect(
 
     Several URLs are connections to the same service at several places: each call goes to the one with the fewest
     calls under way. With ``reconnect``, a connection that is lost, or that could not be made, is made again,
-    after a pause that grows from 50 ms to 5 s with each failure; a call waits up to 30 s for a connection. Calls
-    that were under way on a lost connection fail with Disconnected, since they may have run: only those that
-    provably did not (nothing of them had left, or the peer refused them as overloaded or about to stop) are made
-    again, elsewhere. Of `Peer.start` and `Peer.notify`, which don't wait, only what has not left at all.
+    after a pause that grows from 50 ms to 5 s with each failure; a call waits up to 30 s for a connection. A place that
+    does not take our ``token`` is not tried again. Calls that were under way on a lost connection fail with
+    Disconnected, since they may have run: only those that provably did not (nothing of them had left, or the peer
+    refused them as overloaded or about to stop) are made again, elsewhere. Of `Peer.start` and `Peer.notify`, which
+    don't wait, only what has not left at all.
 
     Blocks until a connection stands, and with a ``token`` until the peer has taken it. Without ``timeout``, each URL
     is tried once; with it, and ``reconnect``, until ``timeout`` seconds have passed.

@@ -163,7 +163,7 @@ class Pool:
             if tried:
                 return None
             if all(link.finished for link in self._links):
-                raise _not_run(f"{self.name}: all connections are lost{self._reasons()}")
+                raise self._not_connected("all connections are lost")
             try:
                 self._news.receive(max(0.0, until - _now()))
             except Timeout:
@@ -174,6 +174,10 @@ class Pool:
         failures = [(link.url, link.failure) for link in self._links if link.failure is not None]
         return "".join(f"; {url}: {getattr(failure, 'strerror', None) or failure}" for url, failure in failures)
 
+    def _not_connected(self, what: str) -> Disconnected:
+        refused = all(isinstance(link.failure, AuthError) for link in self._links)
+        return _not_run(f"{self.name}: {what}{self._reasons()}", AuthError if refused else Disconnected)
+
     def wait(self, timeout: float | None) -> None:
         """Wait for a first connection: ``timeout`` seconds long; without one, until each address has failed once."""
         until = None if timeout is None else _now() + timeout
@@ -182,9 +186,7 @@ class Pool:
                 if all(link.finished or (until is None and link.attempts) for link in self._links):
                     if len(self._links) == 1 and isinstance(self._links[0].failure, OSError):
                         raise self._links[0].failure
-                    refused = all(isinstance(link.failure, AuthError) for link in self._links)
-                    text = f"{self.name}: not connected{self._reasons()}"
-                    raise _not_run(text, AuthError if refused else Disconnected)
+                    raise self._not_connected("not connected")
                 try:
                     self._news.receive(None if until is None else max(0.0, until - _now()))
                 except Timeout:

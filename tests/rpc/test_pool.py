@@ -200,6 +200,18 @@ def test_who_is_refused_does_not_come_back() -> None:
             assert peer.call("add", 1, 2) == 3
 
 
+def test_who_is_refused_later_learns_why() -> None:
+    with rpc.serve(URL, Counter(), token="old") as server:
+        peer = rpc.connect([server.url, server.url], reconnect=True, token="old")
+    with peer, rpc.serve(server.url, Counter(), token="new"):
+        until(lambda: all(link.finished for link in peer._session._links))
+        for do in (peer.call, peer.start, peer.stream, peer.notify):
+            with pytest.raises(AuthError, match=f"all connections are lost; {server.url}: .*refused us") as caught:
+                do("add", 1, 2)
+            assert caught.value.not_run
+    settle()
+
+
 @pytest.mark.slow
 def test_the_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pool, "FIRST_PAUSE", 0.02)
