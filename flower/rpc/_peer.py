@@ -168,7 +168,10 @@ class Peer:
 
     @property
     def closed(self) -> bool:
-        """Whether the connection is closed, by either side, or lost; with ``reconnect``, whether by this side."""
+        """Whether the connection is closed, by either side, or lost; of several, each one.
+
+        With ``reconnect``, whether it is closed by this side, or no place takes our token any more.
+        """
         return self._session.fault is not None
 
     def remote_addr(self) -> Any:

@@ -64,7 +64,7 @@ class Pool:
 
     def __init__(self, links: list[Link], *, reconnect: bool, daemon: bool) -> None:
         self.name = "peer " + ", ".join(link.url for link in links)
-        self.fault: BaseException | None = None
+        self._closed = False
         self._thread = get_ident()
         self._scheduler = current_scheduler()
         self._links = links
@@ -155,8 +155,9 @@ class Pool:
         Raises Disconnected, which says that the call did not run.
         """
         while True:
-            if self.fault is not None:
-                raise _not_run(str(self.fault))
+            fault = self.fault
+            if fault is not None:
+                raise fault
             session = self._choose(tried)
             if session is not None:
                 return session
@@ -246,6 +247,15 @@ class Pool:
                     raise
 
     @property
+    def fault(self) -> Disconnected | None:
+        """What keeps calls from being made, for good: it is closed here, or all is lost and not made again."""
+        if self._closed:
+            return _not_run(f"{self.name}: closed here")
+        if not self._sessions and all(link.finished for link in self._links):
+            return self._not_connected("all connections are lost")
+        return None
+
+    @property
     def outstanding(self) -> int:
         return sum(session.outstanding for session in self._sessions)
 
@@ -266,8 +276,7 @@ class Pool:
 
     def close(self) -> None:
         """Close all; never blocks."""
-        if self.fault is None:
-            self.fault = Disconnected(f"{self.name}: closed here")
+        self._closed = True
         for link in self._links:
             link.finished = True
             link.scope.cancel()
