@@ -146,10 +146,7 @@ class Peer:
         >>> peer.using(timeout=5.0).call("wait", timeout=3)
         >>> peer.using(meta={"tp": traceparent}).stream("events")
         """
-        if meta and "dl" in meta:
-            raise ValueError(
-                "'dl' in meta is the protocol's own, the milliseconds that a call has left: give a timeout"
-            )
+        _check_meta(meta)
         return Caller(self, timeout, dict(meta) if meta else None)
 
     def _make(self, call: Call) -> Any:
@@ -364,7 +361,13 @@ def _performer(session: Session | Pool) -> Proceed:
     return lambda call: _perform(session, call)
 
 
+def _check_meta(meta: Mapping[str, Any] | None) -> None:
+    if meta and "dl" in meta:
+        raise ValueError("'dl' in meta is the protocol's own, the milliseconds that a call has left: give a timeout")
+
+
 def _perform(session: Session | Pool, call: Call) -> Any:
+    _check_meta(call.meta)  # a layer may have put it there
     if call.way == "notify":
         with nullcontext() if call.timeout is None else move_on(call.timeout) as scope:
             session.notify(call.method, call.args, call.kwargs, meta=call.meta)

@@ -511,6 +511,18 @@ def test_calls_with_a_parameter_named_timeout_and_with_metadata(layers: Any) -> 
     settle()
 
 
+def test_no_layer_gives_a_call_the_protocols_own_metadata() -> None:
+    def layer(call: Any, proceed: Any) -> Any:
+        call.meta = {"dl": 5}
+        return proceed(call)
+
+    with rpc.serve(URL, Calc()) as server, rpc.connect(server.url, middleware=[layer]) as peer:
+        for do in (peer.call, peer.start, peer.stream, peer.notify):
+            with pytest.raises(ValueError, match="'dl' in meta is the protocol's own"):
+                do("add", 1, 2)
+    settle()
+
+
 def test_notifications_with_keyword_arguments() -> None:
     calc = Calc()
     with served(calc) as (_, peer):
