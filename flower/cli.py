@@ -226,7 +226,7 @@ def _hurry(stop: Any, patience: flower.move_on) -> None:
 def load(target: str) -> Any:
     """The object that ``module:object`` names; a class is called to make one."""
     name, colon, path = target.partition(":")
-    if not name or (colon and not path):
+    if not name or name.startswith(".") or (colon and not path):
         raise Unusable(f"not an object to serve: {target!r}; it looks like module:object, or module")
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # the entry point's script lies elsewhere
@@ -450,7 +450,7 @@ def arguments(options: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
 def _value(word: str) -> Any:
     try:
         return json.loads(word, parse_constant=str)  # NaN and Infinity are words
-    except ValueError:
+    except (ValueError, RecursionError):
         return word
 
 

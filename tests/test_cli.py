@@ -209,6 +209,7 @@ def in_process(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, st
         (["same", "1.5"], "1.5\n"),
         (["same", "NaN"], "NaN\n"),
         (["same", "let x = 5"], "let x = 5\n"),
+        pytest.param(["same", "[" * 100_000], "[" * 100_000 + "\n", id="deep"),
         (["same", "--strings", "5"], "5\n"),
         (["same", "--strings", "x=5", "--json"], '"x=5"\n'),
         (["same", '{"a": [1, null]}', "--json"], '{"a": [1, null]}\n'),
@@ -424,6 +425,7 @@ def test_what_can_be_served(folder: Path, capsys: pytest.CaptureFixture[str], ta
         (["aservice:nothing"], "aservice has no 'nothing'"),
         (["aservice:calc.nothing"], "aservice has no 'calc.nothing'"),
         (["aservice:"], "not an object to serve: 'aservice:'"),
+        (["./aservice"], "not an object to serve: './aservice'"),
         (["aservice:calc", "--on", "here"], "not a server's address: 'here'"),
     ],
 )
