@@ -34,6 +34,7 @@ import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -45,6 +46,7 @@ __all__ = ["main"]
 
 OK, FAILED, USAGE, NO_CONNECTION, TOO_LATE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 GRACE = 10.0  # seconds that running calls have to end when a server is told to
+ANSWER = 10.0  # seconds that we wait for a sign of life of a peer that need not answer
 TOKEN_HELP = "what proves that one may come in; better in the environment, as FLOWER_TOKEN"
 NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")  # an ARG and no option
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of our output: no connection fails with these
@@ -95,7 +97,10 @@ def main(argv: list[str] | None = None) -> int:
         return _complain(str(error), TOO_LATE)
     except OSError as error:
         failed = command is serve or error.errno in UNWRITABLE
-        return _complain(error.strerror or str(error), FAILED if failed else NO_CONNECTION)
+        text = error.strerror or str(error)
+        if error.filename is not None:
+            text += f": {error.filename}"
+        return _complain(text, FAILED if failed else NO_CONNECTION)
     except (ValueError, TypeError) as error:
         return _complain(str(error), USAGE)
 
@@ -160,30 +165,45 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
     add_call("notify", notify, "Call a method and want no answer.")
     streaming = add_call("stream", stream, "Call a method that streams, and print each value as it comes.")
     streaming.add_argument("--json", action="store_true", help="print JSON, a line for each value")
-    streaming.add_argument("--limit", type=int, metavar="N", help="stop after N values")
+    streaming.add_argument("--limit", type=_count, metavar="N", help="stop after N values")
     listing = add_client("list", list_methods, "List what can be called.")
     listing.add_argument("--json", action="store_true", help="print JSON")
     helping = add_client("help", help_method, "Show a method's signature and description.")
     helping.add_argument("method", metavar="METHOD")
     helping.add_argument("--json", action="store_true", help="print JSON")
     pinging = add_client("ping", ping, "Ask whether it answers, and how fast.")
-    pinging.add_argument("-c", "--count", type=int, metavar="N", default=4, help="so often; 0: until Ctrl-C (4)")
+    pinging.add_argument("-c", "--count", type=_count, metavar="N", default=4, help="so often; 0: until Ctrl-C (4)")
     pinging.add_argument("-i", "--interval", type=_seconds, metavar="SECONDS", default=1.0, help="between two (1)")
     return commands
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return value
+    with contextlib.suppress(ValueError):
+        value = float(text)
+        if 0 <= value < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+
+
+def _count(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        value = int(text)
+        if value >= 0:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is no number from 0 on")
 
 
 # -- Serving
 
 
 def serve(options: argparse.Namespace) -> int:
-    service = load(options.target)
+    try:
+        service = load(options.target)
+    except Unusable:
+        raise
+    except Exception as error:
+        traceback.print_exc()  # of the code that is to be served: it says where
+        raise Unusable(f"{options.target} can't be served: its code failed with {type(error).__name__}") from None
     stop = flower.signals(signal.SIGINT, signal.SIGTERM)
     try:
         with rpc.serve(options.on, service, **credentials(options)) as server:
@@ -206,7 +226,7 @@ def _hurry(stop: Any, patience: flower.move_on) -> None:
 def load(target: str) -> Any:
     """The object that ``module:object`` names; a class is called to make one."""
     name, colon, path = target.partition(":")
-    if not name or (colon and not path):
+    if not name or name.startswith(".") or (colon and not path):
         raise Unusable(f"not an object to serve: {target!r}; it looks like module:object, or module")
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # the entry point's script lies elsewhere
@@ -214,7 +234,7 @@ def load(target: str) -> Any:
         found: Any = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or not (name + ".").startswith(error.name + "."):
-            raise  # something that it imports is missing: show where
+            raise  # something that it imports is missing
         raise Unusable(f"no module {name!r} in {os.getcwd()} or where Python looks for modules") from None
     for part in path.split(".") if path else []:
         try:
@@ -255,8 +275,25 @@ def call(options: argparse.Namespace) -> int:
 def notify(options: argparse.Namespace) -> int:
     args, kwargs = arguments(options)
     with _connected(options) as peer:
-        peer.notify(options.method, *args, **kwargs)
+        answers = _answers(peer, options.timeout)  # so it has let us in
+        peer.using(timeout=options.timeout).notify(options.method, *args, **kwargs)
+        if answers:
+            with contextlib.suppress(OSError):  # it may leave, being told to
+                _answers(peer, options.timeout)  # so it has read this: some drop what they have not as we hang up
     return OK
+
+
+def _answers(peer: rpc.Peer, timeout: float | None) -> bool:
+    """Whether it answers. It need not; but not to do so within the ``--timeout`` is an error."""
+    try:
+        peer.ping(ANSWER if timeout is None else timeout)
+    except RemoteError:  # not known to it: that is an answer, too
+        pass
+    except Timeout:
+        if timeout is not None:
+            raise
+        return False
+    return True
 
 
 def stream(options: argparse.Namespace) -> int:
@@ -413,7 +450,7 @@ def arguments(options: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
 def _value(word: str) -> Any:
     try:
         return json.loads(word, parse_constant=str)  # NaN and Infinity are words
-    except ValueError:
+    except (ValueError, RecursionError):
         return word
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ import flower
 from flower import cli, rpc
 from flower.net import Listen
 from tests.net.certificates import certificates
-from tests.net.support import HOME, NEVER
+from tests.net.support import HOME, NEVER, until
 from tests.rpc.support import Raw, settle
 from tests.test_examples import ended, environment
 
@@ -110,6 +111,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("cli")
     (made / "aservice.py").write_text(SERVICE)
     (made / "broken.py").write_text("import no_such_module_at_all\n")
+    (made / "fileless.py").write_text("class Service:\n    def __init__(self):\n        open('/no/such/file')\n")
     return made
 
 
@@ -207,6 +209,7 @@ def in_process(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, st
         (["same", "1.5"], "1.5\n"),
         (["same", "NaN"], "NaN\n"),
         (["same", "let x = 5"], "let x = 5\n"),
+        pytest.param(["same", "[" * 100_000], "[" * 100_000 + "\n", id="deep"),
         (["same", "--strings", "5"], "5\n"),
         (["same", "--strings", "x=5", "--json"], '"x=5"\n'),
         (["same", '{"a": [1, null]}', "--json"], '{"a": [1, null]}\n'),
@@ -271,6 +274,15 @@ def test_no_usage(capsys: pytest.CaptureFixture[str]) -> None:
         code, out, err = in_process(capsys, *words)
         assert (code, out) == (2, "")
         assert "usage: flower" in err
+    for option, given, text in (
+        ("--timeout", "-1", "'-1' is no number of seconds"),
+        ("--timeout", "soon", "'soon' is no number of seconds"),
+        ("--count", "-1", "'-1' is no number from 0 on"),
+        ("--count", "x", "'x' is no number from 0 on"),
+    ):
+        code, _, err = in_process(capsys, "ping", "tcp://a:1", option, given)
+        assert code == 2
+        assert text in err
     code, out, err = in_process(capsys, "--help")
     assert (code, err) == (0, "")
     assert "Exit codes" in out
@@ -312,6 +324,43 @@ def test_a_token_is_not_taken_in_time(capsys: pytest.CaptureFixture[str]) -> Non
         code, out, err = in_process(capsys, "call", url, "add", "--timeout", "0.05", "--token", "secret")
     assert (code, out) == (4, "")
     assert "no answer to our hello within 0.05 s" in err
+    settle()
+
+
+def test_a_notification_goes_to_who_has_let_us_in(capsys: pytest.CaptureFixture[str]) -> None:
+    heard: list[int] = []
+    with rpc.serve(f"tcp://{HOME}:0", {"hear": heard.append}, token="secret") as server:
+        code, _, err = in_process(capsys, "notify", server.url, "hear", "1")
+        assert code == 3
+        assert "the peer refused us" in err
+        assert in_process(capsys, "notify", server.url, "hear", "2", "--token", "secret") == (0, "", "")
+        until(lambda: heard == [2])
+    with socket.create_server((HOME, 0)) as silent:
+        url = f"tcp://{HOME}:{silent.getsockname()[1]}"
+        with flower.timeout(NEVER / 6):
+            code, _, err = in_process(capsys, "notify", url, "hear", "n=1", "--timeout", "0.05")
+        assert code == 4
+        assert "no answer within 0.05 s" in err
+    settle()
+
+
+def test_a_notification_has_been_read_before_we_hang_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """Neovim drops it else, now and then."""
+    came: list[str] = []
+
+    def answer(listener: Any) -> None:
+        with listener.receive(NEVER) as conn:
+            raw = Raw(conn)
+            while (message := raw.receive()) is not None:
+                came.append(message[-2])
+                if message[0] == 0:
+                    raw.send([1, message[1], "unknown", None])
+
+    with Listen((HOME, 0)) as listener:
+        answering = flower.go(answer, listener)
+        assert in_process(capsys, "notify", f"tcp://{HOME}:{listener.addr()[1]}", "hear", "1") == (0, "", "")
+        answering.join()
+    assert came == ["$/hello", "$/ping", "hear", "$/ping"]
     settle()
 
 
@@ -376,6 +425,7 @@ def test_what_can_be_served(folder: Path, capsys: pytest.CaptureFixture[str], ta
         (["aservice:nothing"], "aservice has no 'nothing'"),
         (["aservice:calc.nothing"], "aservice has no 'calc.nothing'"),
         (["aservice:"], "not an object to serve: 'aservice:'"),
+        (["./aservice"], "not an object to serve: './aservice'"),
         (["aservice:calc", "--on", "here"], "not a server's address: 'here'"),
     ],
 )
@@ -387,11 +437,22 @@ def test_what_cant_be_served(folder: Path, words: list[str], text: str) -> None:
     assert "Traceback" not in err
 
 
-def test_a_module_that_fails_to_import_says_where(folder: Path) -> None:
-    code, _, err = run("serve", "broken:x", folder=folder)
-    assert code == 1
-    assert "broken.py" in err
-    assert "no_such_module_at_all" in err
+@pytest.mark.parametrize(
+    ("target", "where", "what"),
+    [("broken:x", "broken.py", "no_such_module_at_all"), ("fileless:Service", "fileless.py", "/no/such/file")],
+)
+def test_code_that_fails_as_it_is_loaded_says_where(folder: Path, target: str, where: str, what: str) -> None:
+    code, _, err = run("serve", target, folder=folder)
+    assert code == 2
+    assert where in err
+    assert what in err
+    assert f"flower: {target} can't be served: its code failed with " in err
+
+
+def test_a_file_that_cant_be_read_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = in_process(capsys, "call", f"tls://{HOME}:1", "add", "--ca", "/no/such/file")
+    assert code == 3
+    assert err == "flower: the authorities' file can't be read: No such file or directory: /no/such/file\n"
 
 
 def test_an_address_that_is_taken(folder: Path) -> None:

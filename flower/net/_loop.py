@@ -142,6 +142,7 @@ class LoopPoller(Turns):
             self._signals.close()
         if self._sockets is not None:
             self._sockets.close()
+        self._due = True  # for good: there is nobody left to wake
         self.loop.close()
 
     # -- For the rest of flower.net

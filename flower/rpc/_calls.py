@@ -113,6 +113,8 @@ class Calls:
         except Timeout as error:
             if msgid is not None:
                 self._give_up(msgid, error)
+            elif line.left(deadline) != 0.0:
+                raise  # of our hello, and not of the call
             raise Timeout(_unanswered(line.name, method, timeout)) from None
         except BaseException as error:
             if msgid is not None:
@@ -130,7 +132,12 @@ class Calls:
         """Call, and give the channel on which the answer comes. Its receiver's close cancels the call."""
         deadline, timeout = self._deadline(timeout)
         reply = self._new_reply(method)
-        msgid = self._send(reply, method, args, kwargs, deadline, meta)
+        try:
+            msgid = self._send(reply, method, args, kwargs, deadline, meta)
+        except Timeout:
+            if self._line.left(deadline) != 0.0:
+                raise  # of our hello, and not of the call
+            raise Timeout(f"{self._line.name}: {method} could not be sent{_within(timeout)}") from None
         started = _Started(self, msgid, method, timeout)
         reply._feeder = started
         if msgid not in self.pending:  # it is over since it has left, before this tasklet had a turn again
@@ -182,6 +189,9 @@ class Calls:
                 data = line.wire.notify(name, params)
             except NotPlain as error:
                 session.await_answer(error)
+                continue
+            if line.early and len(data) > EARLY:
+                session.await_settled()
                 continue
             fresh = line.take_fresh(data) if line.fresh else None
             try:
@@ -254,14 +264,16 @@ class Calls:
                     params = [method, list(args), dict(kwargs) if kwargs else {}, told]
             try:
                 msgid, data = line.wire.call(name, params)
-                break
             except NotPlain as error:
                 session.await_answer(error, deadline)
+                continue
+            if not line.early or len(data) <= EARLY:
+                break
+            line.wire.take_back(msgid)
+            session.await_settled(line.left(deadline))  # and pack it again: it may be longer than the peer takes
         self.pending[msgid] = reply
         fresh = line.take_fresh(data) if line.fresh else None
         try:
-            if line.early and len(data) > EARLY:
-                session.await_settled(line.left(deadline))
             if serving.backlog > ENOUGH or serving.unsent > ENOUGH:
                 serving.go_on()  # the answer may be behind what holds the reader back
             line.put(data, line.left(deadline))

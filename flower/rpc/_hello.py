@@ -76,8 +76,9 @@ class Settings:
       or a dict, which becomes the context's ``identity``, or else False. It may not block. ``handshake_timeout``:
       seconds that a peer has to come in; where we connect, that calls wait for an answer to our hello if they can't do
       without.
-    - ``heartbeat``: seconds of silence after which a peer is asked for a sign of life, and after as many again without
-      one the connection is given up; None: only the kernel watches, which does not notice a program that is stopped.
+    - ``heartbeat``: seconds between two looks at the connection. A peer of which nothing has come since the look
+      before is asked for a sign of life, and given up where there is none at the next: two to three times as many
+      seconds after its last. None: only the kernel watches, which does not notice a program that is stopped.
     - ``plain``: no hello; the peer is taken for a plain MessagePack-RPC peer. ``metadata``: a dict of plain data,
       which the peer sees, of less than 16 KiB with what else is in a hello. ``node``: our name; the host's and the
       process id if none is given. ``tracebacks``: whether peers are told the tracebacks of our methods' errors.
@@ -108,10 +109,18 @@ class Settings:
                 raise ValueError(f"{name} is at least {least.get(name, 0)} and at most 2**31, not {value}")
         if self.token is not None and not 1 <= len(as_token(self.token)) <= MAX_TOKEN:  # an empty one lets all in
             raise ValueError(f"a token has at least 1 byte and at most {MAX_TOKEN}")
-        if not self.handshake_timeout > 0:
-            raise ValueError(f"handshake_timeout is a number of seconds above 0, not {self.handshake_timeout!r}")
-        if self.heartbeat is not None and not self.heartbeat > 0:
-            raise ValueError(f"heartbeat is a number of seconds above 0, or None, not {self.heartbeat!r}")
+        for name in ("handshake_timeout", "heartbeat"):
+            value = getattr(self, name)
+            if value is None and name == "heartbeat":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name} is a number of seconds, not {value!r}")
+            if not value > 0:
+                raise ValueError(f"{name} is a number of seconds above 0, not {value!r}")
+        if not isinstance(self.node, str) or not isinstance(self.metadata, Mapping):
+            raise TypeError(f"node is a str and metadata a dict, not {self.node!r} and {self.metadata!r}")
+        if self.verify is not None and not callable(self.verify):
+            raise TypeError(f"verify is a function of a token and a hello, not {self.verify!r}")
         if self.metadata or self.node:  # else it fits; what does not would cost us each connection
             try:
                 Wire(LOCKED_MESSAGE).call(HELLO, [self.announce(with_token=True)])
@@ -259,6 +268,6 @@ class Handshake:
         if settings.verify is not None:
             found = settings.verify(token, hello)
             self.identity = found if isinstance(found, Mapping) else None
-            return found is not None and found is not False
+            return found is True or isinstance(found, Mapping)
         wanted = as_token(settings.token or b"")
         return hmac.compare_digest(wanted, b"" if token is None else token)  # in constant time

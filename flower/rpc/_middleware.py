@@ -15,9 +15,10 @@ class Call:
 
     ``method`` is its name, ``args`` and ``kwargs`` are its arguments, ``timeout`` the seconds that it may take at
     a peer, or None, ``meta`` a dict that is sent along (see `Peer.using`), or None. A layer may assign to each of them
-    before it proceeds. ``way`` says how it was made: ``"serve"``
-    where it is served here; ``"call"``, ``"start"``, ``"stream"`` or ``"notify"`` where a peer is called, and
-    proceeding gives what the `Peer`'s method of that name gives.
+    before it proceeds. ``way`` says how it was made: ``"call"``, ``"start"``, ``"stream"`` or ``"notify"`` where a
+    peer is called, and proceeding gives what the `Peer`'s method of that name gives; ``"serve"`` where it is served
+    here. Of that one, only the arguments can be changed: the method has been chosen, and its ``timeout`` and ``meta``
+    are None (`context` has the caller's).
 
     >>> def log(call, proceed):
     ...     began = time.monotonic()

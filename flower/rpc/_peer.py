@@ -146,10 +146,7 @@ class Peer:
         >>> peer.using(timeout=5.0).call("wait", timeout=3)
         >>> peer.using(meta={"tp": traceparent}).stream("events")
         """
-        if meta and "dl" in meta:
-            raise ValueError(
-                "'dl' in meta is the protocol's own, the milliseconds that a call has left: give a timeout"
-            )
+        _check_meta(meta)
         return Caller(self, timeout, dict(meta) if meta else None)
 
     def _make(self, call: Call) -> Any:
@@ -168,7 +165,10 @@ class Peer:
 
     @property
     def closed(self) -> bool:
-        """Whether the connection is closed, by either side, or lost; with ``reconnect``, whether by this side."""
+        """Whether the connection is closed, by either side, or lost; of several, each one.
+
+        With ``reconnect``, whether it is closed by this side, or no place takes our token any more.
+        """
         return self._session.fault is not None
 
     def remote_addr(self) -> Any:
@@ -276,10 +276,11 @@ def connect(
 
     Several URLs are connections to the same service at several places: each call goes to the one with the fewest
     calls under way. With ``reconnect``, a connection that is lost, or that could not be made, is made again,
-    after a pause that grows from 50 ms to 5 s with each failure; a call waits up to 30 s for a connection. Calls
-    that were under way on a lost connection fail with Disconnected, since they may have run: only those that
-    provably did not (nothing of them had left, or the peer refused them as overloaded or about to stop) are made
-    again, elsewhere. Of `Peer.start` and `Peer.notify`, which don't wait, only what has not left at all.
+    after a pause that grows from 50 ms to 5 s with each failure; a call waits up to 30 s for a connection. A place that
+    does not take our ``token`` is not tried again. Calls that were under way on a lost connection fail with
+    Disconnected, since they may have run: only those that provably did not (nothing of them had left, or the peer
+    refused them as overloaded or about to stop) are made again, elsewhere. Of `Peer.start` and `Peer.notify`, which
+    don't wait, only what has not left at all.
 
     Blocks until a connection stands, and with a ``token`` until the peer has taken it. Without ``timeout``, each URL
     is tried once; with it, and ``reconnect``, until ``timeout`` seconds have passed.
@@ -360,7 +361,13 @@ def _performer(session: Session | Pool) -> Proceed:
     return lambda call: _perform(session, call)
 
 
+def _check_meta(meta: Mapping[str, Any] | None) -> None:
+    if meta and "dl" in meta:
+        raise ValueError("'dl' in meta is the protocol's own, the milliseconds that a call has left: give a timeout")
+
+
 def _perform(session: Session | Pool, call: Call) -> Any:
+    _check_meta(call.meta)  # a layer may have put it there
     if call.way == "notify":
         with nullcontext() if call.timeout is None else move_on(call.timeout) as scope:
             session.notify(call.method, call.args, call.kwargs, meta=call.meta)

@@ -64,7 +64,7 @@ class Pool:
 
     def __init__(self, links: list[Link], *, reconnect: bool, daemon: bool) -> None:
         self.name = "peer " + ", ".join(link.url for link in links)
-        self.fault: BaseException | None = None
+        self._closed = False
         self._thread = get_ident()
         self._scheduler = current_scheduler()
         self._links = links
@@ -155,15 +155,16 @@ class Pool:
         Raises Disconnected, which says that the call did not run.
         """
         while True:
-            if self.fault is not None:
-                raise _not_run(str(self.fault))
+            fault = self.fault
+            if fault is not None:
+                raise fault
             session = self._choose(tried)
             if session is not None:
                 return session
             if tried:
                 return None
             if all(link.finished for link in self._links):
-                raise _not_run(f"{self.name}: all connections are lost{self._reasons()}")
+                raise self._not_connected("all connections are lost")
             try:
                 self._news.receive(max(0.0, until - _now()))
             except Timeout:
@@ -174,6 +175,10 @@ class Pool:
         failures = [(link.url, link.failure) for link in self._links if link.failure is not None]
         return "".join(f"; {url}: {getattr(failure, 'strerror', None) or failure}" for url, failure in failures)
 
+    def _not_connected(self, what: str) -> Disconnected:
+        refused = all(isinstance(link.failure, AuthError) for link in self._links)
+        return _not_run(f"{self.name}: {what}{self._reasons()}", AuthError if refused else Disconnected)
+
     def wait(self, timeout: float | None) -> None:
         """Wait for a first connection: ``timeout`` seconds long; without one, until each address has failed once."""
         until = None if timeout is None else _now() + timeout
@@ -182,9 +187,7 @@ class Pool:
                 if all(link.finished or (until is None and link.attempts) for link in self._links):
                     if len(self._links) == 1 and isinstance(self._links[0].failure, OSError):
                         raise self._links[0].failure
-                    refused = all(isinstance(link.failure, AuthError) for link in self._links)
-                    text = f"{self.name}: not connected{self._reasons()}"
-                    raise _not_run(text, AuthError if refused else Disconnected)
+                    raise self._not_connected("not connected")
                 try:
                     self._news.receive(None if until is None else max(0.0, until - _now()))
                 except Timeout:
@@ -244,6 +247,15 @@ class Pool:
                     raise
 
     @property
+    def fault(self) -> Disconnected | None:
+        """What keeps calls from being made, for good: it is closed here, or all is lost and not made again."""
+        if self._closed:
+            return _not_run(f"{self.name}: closed here")
+        if not self._sessions and all(link.finished for link in self._links):
+            return self._not_connected("all connections are lost")
+        return None
+
+    @property
     def outstanding(self) -> int:
         return sum(session.outstanding for session in self._sessions)
 
@@ -264,8 +276,7 @@ class Pool:
 
     def close(self) -> None:
         """Close all; never blocks."""
-        if self.fault is None:
-            self.fault = Disconnected(f"{self.name}: closed here")
+        self._closed = True
         for link in self._links:
             link.finished = True
             link.scope.cancel()

@@ -40,8 +40,9 @@ class Server:
 
     @property
     def peers(self) -> tuple[Peer, ...]:
-        """Who is connected now: each can be called. They stay the server's; closing one disconnects it."""
-        return tuple(Peer._of(session) for session in self._sessions if session.fault is None)
+        """Who is connected, and was let in: each can be called. They stay the server's; closing one disconnects it."""
+        sessions = (s for s in self._sessions if s.fault is None and not s.is_locked)
+        return tuple(Peer._of(session) for session in sessions)
 
     def close(self, grace: float = 0) -> None:
         """Stop listening, and close every connection.

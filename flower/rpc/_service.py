@@ -107,7 +107,8 @@ class Method:
     @property
     def doc(self) -> str:
         """Its docstring, for a peer that asks; "" without one."""
-        return (inspect.getdoc(self.function) or "")[:MAX_DOC]
+        doc = (inspect.getdoc(self.function) or "")[:MAX_DOC]
+        return doc.encode("utf-8", "backslashreplace").decode()  # one half of a surrogate pair goes over no wire
 
     def __repr__(self) -> str:
         return f"<Method {self.name} of {self.function!r}>"

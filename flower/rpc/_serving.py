@@ -499,9 +499,11 @@ class Serving:
         try:
             function: Any = session.exports[method]
             if type(function) is Method:
-                cython.cast(Method, function).call(args, kwargs)
+                result = cython.cast(Method, function).call(args, kwargs)
             else:
-                function(*args, **(kwargs or {}))
+                result = function(*args, **(kwargs or {}))
+            if type(result) is GeneratorType:
+                raise TypeError("it streams, and has not run: of a notification, nobody takes the values")
         except ENDS:
             raise
         except BaseException as error:

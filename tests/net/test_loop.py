@@ -594,6 +594,32 @@ def test_a_callback_that_exits_ends_what_main_waits_for() -> None:
     rounds(3)  # it is raised once
 
 
+def test_who_wakes_somebody_when_the_program_has_ended_does_it_for_nobody() -> None:
+    program = """
+        import atexit
+        late = []
+        @atexit.register
+        def _():
+            for act in late:
+                act()
+            print("end")
+        import flower
+        from flower import rpc
+        with rpc.serve("tcp://127.0.0.1:0", {}) as server:
+            peer = rpc.connect(server.url, reconnect=True)
+        while peer._session._sessions:
+            flower.time.sleep(0.001)
+        scope = flower.move_on()
+        def wait():
+            with scope:
+                flower.channel().receive()
+        flower.go(wait)
+        flower.schedule()
+        late += [scope.cancel, peer.close]
+    """
+    assert output(program) == "end\n"
+
+
 EXITS_ELSEWHERE = """
     import asyncio, os, signal, flower
     from flower.net import Listen

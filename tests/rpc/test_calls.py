@@ -235,6 +235,14 @@ def test_a_failing_notification_is_logged(caplog: pytest.LogCaptureFixture) -> N
     assert "the notification fail failed" in caplog.text
 
 
+def test_a_notification_of_a_generator_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.ERROR, "flower.rpc"), served({"count": lambda: (yield 1)}) as (_, peer):
+        peer.notify("count")
+        until(lambda: caplog.records)
+    assert "the notification count failed" in caplog.text
+    assert "it streams, and has not run" in caplog.text
+
+
 def test_the_proxy() -> None:
     with served() as (_, peer):
         assert peer.proxy.add(1, 2) == 3

@@ -108,6 +108,22 @@ def test_settings_that_cant_be(wrong: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"node": 5}, "node is a str"),
+        ({"metadata": [1]}, "metadata a dict"),
+        ({"verify": True}, "verify is a function"),
+        ({"handshake_timeout": "5"}, "handshake_timeout is a number of seconds, not '5'"),
+        ({"handshake_timeout": None}, "handshake_timeout is a number of seconds, not None"),
+        ({"heartbeat": True}, "heartbeat is a number of seconds, not True"),
+    ],
+)
+def test_settings_of_the_wrong_kind(wrong: dict[str, Any], text: str) -> None:
+    with pytest.raises(TypeError, match=text):
+        rpc.serve(URL, Calc(), **wrong)
+
+
+@pytest.mark.parametrize(
     ("settings", "error", "text"),
     [
         ({"metadata": {"x": "y" * 20_000}}, ValueError, "a message of 20.* bytes; 16384 is the most"),
@@ -238,6 +254,18 @@ def test_nothing_is_served_before_the_token() -> None:
     assert calc.log == []
 
 
+def test_who_has_not_been_let_in_is_none_of_the_servers_peers() -> None:
+    with rpc.serve(URL, Calc(), token="secret") as server, raw_client(server) as raw:
+        raw.send([0, 1, "echo", ["hi"]])
+        assert raw.receive()[1] == 1  # so it has been accepted
+        assert server.peers == ()
+        raw.send([0, 2, "$/hello", [{"v": 1, "auth": "secret"}]])
+        assert raw.receive()[:3] == [1, 2, None]
+        (peer,) = server.peers
+        peer.notify("news")
+        assert raw.receive()[1] == "news"
+
+
 def test_verify_decides_and_says_who_it_is() -> None:
     class Who:
         def who(self) -> Any:
@@ -253,6 +281,19 @@ def test_verify_decides_and_says_who_it_is() -> None:
             assert peer.call("who") == {"user": "ada"}
         with rpc.connect(server.url) as peer, pytest.raises(AuthError):
             peer.call("who")
+
+
+@pytest.mark.parametrize("given", [True, {}, {"user": "ada"}, False, None, b"", 0, "", [], {1}])
+def test_verify_lets_in_with_true_or_a_dict_alone(given: Any) -> None:
+    """Of ``token and compare_digest(token, ...)`` comes, for an empty token, that."""
+    callee = Handshake(Settings(verify=lambda token, hello: given), dialed=False)
+    if given is True or isinstance(given, dict):
+        callee.greeted([{"v": 1}])
+        assert callee.state is FLOWER
+    else:
+        with pytest.raises(AuthError):
+            callee.greeted([{"v": 1}])
+        assert callee.state is REFUSED
 
 
 def test_an_error_of_verify_costs_that_peer_its_connection_alone(caplog: pytest.LogCaptureFixture) -> None:
@@ -336,6 +377,20 @@ def test_who_shows_a_token_waits_no_longer_than_the_timeout() -> None:
     settle()
 
 
+@pytest.mark.parametrize("way", ["call", "start", "stream", "notify"])
+def test_who_waits_for_an_answer_to_hello_in_vain_learns_it(way: str) -> None:
+    with Listen(("127.0.0.1", 0)) as listener:
+        host, port = listener.addr()
+        with rpc.connect(f"tcp://{host}:{port}", handshake_timeout=0.01) as peer, listener.receive(NEVER):
+            with pytest.raises(Timeout, match=r"no answer to our hello within 0.01 s"):
+                getattr(peer.using(timeout=NEVER), way)("add", a=1)
+        with rpc.connect(f"tcp://{host}:{port}") as peer, listener.receive(NEVER):
+            what = "add could not be sent" if way in ("start", "notify") else "add gave no answer"
+            with pytest.raises(Timeout, match=f"{what} within 0.01 s"):
+                getattr(peer.using(timeout=0.01), way)("add", a=1)
+    settle()
+
+
 def test_nothing_of_flowers_leaves_before_the_answer_to_hello() -> None:
     """The peer reads it as one of Flower's from that answer on, and not a message before."""
     blob = "x" * 3_000_000
@@ -388,6 +443,15 @@ def test_we_keep_to_the_peers_limits() -> None:
         with pytest.raises(ValueError, match="2000 is the most"):
             peer.call("echo", "x" * 3000)
         assert peer.call("echo", "x" * 1000) == "x" * 1000
+
+
+@pytest.mark.parametrize("way", ["call", "start", "stream", "notify"])
+def test_we_keep_to_them_from_the_first_message_on(way: str) -> None:
+    with rpc.serve(URL, Calc(), max_message=100_000) as server, rpc.connect(server.url) as peer:
+        with pytest.raises(ValueError, match="100000 is the most"):
+            getattr(peer, way)("note", "x" * 200_000)
+        assert peer.call("add", 1, 2) == 3  # on the same connection
+    settle()
 
 
 # -- Keyword arguments, metadata, errors
@@ -444,6 +508,18 @@ def test_calls_with_a_parameter_named_timeout_and_with_metadata(layers: Any) -> 
         assert "Caller of <Peer" in repr(caller)
         with pytest.raises(ValueError, match="'dl' in meta is the protocol's own"):
             peer.using(meta={"dl": 5})
+    settle()
+
+
+def test_no_layer_gives_a_call_the_protocols_own_metadata() -> None:
+    def layer(call: Any, proceed: Any) -> Any:
+        call.meta = {"dl": 5}
+        return proceed(call)
+
+    with rpc.serve(URL, Calc()) as server, rpc.connect(server.url, middleware=[layer]) as peer:
+        for do in (peer.call, peer.start, peer.stream, peer.notify):
+            with pytest.raises(ValueError, match="'dl' in meta is the protocol's own"):
+                do("add", 1, 2)
     settle()
 
 

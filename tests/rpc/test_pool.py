@@ -200,6 +200,41 @@ def test_who_is_refused_does_not_come_back() -> None:
             assert peer.call("add", 1, 2) == 3
 
 
+def test_a_peer_is_closed_when_its_last_connection_is() -> None:
+    service = Counter()
+    with rpc.serve(URL, Counter()) as one, rpc.serve(URL, service) as other:
+        with rpc.connect([one.url, other.url]) as peer:
+            until(lambda: len(peer._session._sessions) == 2)
+            one.close()
+            until(lambda: len(peer._session._sessions) == 1)
+            assert not peer.closed
+            waiting = peer.start("wait", 1)
+            until(lambda: any(session.inflight for session in other._sessions))
+            closing = flower.go(other.close, NEVER)
+            until(lambda: all(link.finished for link in peer._session._links))
+            assert not peer.closed  # a call is still answered
+            service.gate.send(None, NEVER)
+            assert waiting.receive(NEVER) == 1
+            closing.join(NEVER)
+            until(lambda: peer.closed)
+            assert "closed" in repr(peer)
+            with pytest.raises(Disconnected, match="all connections are lost"):
+                peer.call("add", 1, 2)
+    settle()
+
+
+def test_who_is_refused_later_learns_why() -> None:
+    with rpc.serve(URL, Counter(), token="old") as server:
+        peer = rpc.connect([server.url, server.url], reconnect=True, token="old")
+    with peer, rpc.serve(server.url, Counter(), token="new"):
+        until(lambda: all(link.finished for link in peer._session._links))
+        for do in (peer.call, peer.start, peer.stream, peer.notify):
+            with pytest.raises(AuthError, match=f"all connections are lost; {server.url}: .*refused us") as caught:
+                do("add", 1, 2)
+            assert caught.value.not_run
+    settle()
+
+
 @pytest.mark.slow
 def test_the_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_pool, "FIRST_PAUSE", 0.02)

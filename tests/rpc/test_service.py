@@ -418,6 +418,14 @@ def test_a_method_is_described() -> None:
     assert exports({"f": f})["f"].signature == "(...)"
 
 
+def test_a_docstring_that_no_wire_carries_is_told_all_the_same() -> None:
+    def odd() -> None:
+        "\ud800 is half a character"
+
+    with served({"odd": odd, "len": len}) as (_, peer):
+        assert peer.call("$/list")["odd"]["doc"] == r"\ud800 is half a character"
+
+
 # -- Middleware of a service
 
 
