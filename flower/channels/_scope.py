@@ -241,14 +241,16 @@ class group:
 
     def _child_ended(self, t: Any, error: BaseException | None) -> bool:
         """A member has ended. Called by the scheduler; may not block. Says whether its error is seen to."""
-        scope = self._members.pop(t)
+        scope = self._members[t]
         kind = type(error)
         own = issubclass(kind, Cancelled) and error.scope is scope  # type: ignore[union-attr]
         for_main = issubclass(kind, KeyboardInterrupt) or (error is not None and was_passed_on(error))
-        if not self._open:  # it was not waited for
-            return own
-        if error is not None and not (own or for_main or issubclass(kind, TaskletExit)):
+        awaited = self._open
+        if awaited and error is not None and not (own or for_main or issubclass(kind, TaskletExit)):
             self._errors.append(error)
+        del self._members[t]  # now that its error is noted: the owner may be in another thread, and go on
+        if not awaited:
+            return own
         if (for_main or self._errors) and not self._scope.cancelled:
             self.cancel()
         if not self._members:

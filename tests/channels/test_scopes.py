@@ -358,3 +358,34 @@ def test_a_member_that_another_thread_starts_as_the_group_is_cancelled_is_cancel
             left.set()
     assert not tasklets[0].alive
     thread.join()
+
+
+@pytest.mark.compiled  # uncompiled, nobody else can wait while a tasklet ends
+def test_a_group_is_not_left_before_the_error_of_a_member_in_another_thread_is_noted() -> None:
+    ending, left = threading.Event(), threading.Event()
+    owner = flower.getcurrent()
+
+    class Asked(Exception):
+        def __getattr__(self, name: str) -> Any:  # called as the group looks at the error
+            ending.set()
+            while not (owner.blocked or left.is_set()):
+                time.sleep(0.001)
+            raise AttributeError(name)
+
+    def fail() -> None:
+        raise Asked
+
+    def start() -> None:
+        g.go(fail)
+        with suppress(Asked):
+            flower.run()
+
+    with pytest.raises(Asked):
+        try:
+            with flower.group() as g:
+                thread = threading.Thread(target=start)
+                thread.start()
+                assert ending.wait(NEVER)
+        finally:
+            left.set()
+            thread.join()
