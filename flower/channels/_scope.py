@@ -17,7 +17,7 @@ from math import inf as NEVER
 from flower._typing import TYPE_CHECKING, Any, Literal
 from flower.channels._channel import channel
 from flower.channels._deadlock import refusal
-from flower.channels._failures import was_passed_on, was_refused
+from flower.channels._failures import raise_as_it_is, was_passed_on, was_refused
 from flower.channels._scheduler import cancel, current_scheduler
 from flower.channels._task import PAUSED, check_timeout
 from flower.channels._tasklet import tasklet
@@ -309,7 +309,7 @@ class group:
             if not errors:
                 return swallow
             if len(errors) == 1:
-                raise errors[0]
+                raise_as_it_is(errors.pop())  # and not in the context of the body's cancellation
         elif isinstance(error, (TaskletExit, KeyboardInterrupt, Cancelled)):
             for other in errors:
                 current_scheduler().report(other, None)

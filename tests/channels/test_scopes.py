@@ -389,3 +389,16 @@ def test_a_group_is_not_left_before_the_error_of_a_member_in_another_thread_is_n
         finally:
             left.set()
             thread.join()
+
+
+def test_the_error_of_a_member_has_its_own_context_and_not_the_cancellation_of_the_body() -> None:
+    def fail() -> None:
+        try:
+            raise KeyError("first")
+        except KeyError:
+            raise ValueError("then")
+
+    with pytest.raises(ValueError) as raised, flower.group() as g:
+        g.go(fail)
+        channel().receive()
+    assert isinstance(raised.value.__context__, KeyError)
