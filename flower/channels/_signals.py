@@ -9,6 +9,7 @@ import threading
 
 from flower._typing import Any
 from flower.channels._channel import channel
+from flower.channels._lifecycle import take_over_interrupts
 from flower.channels._scheduler import current_scheduler
 
 # Signals that nobody has received yet; more than this many are dropped, as the kernel does.
@@ -24,6 +25,7 @@ class _SignalChannel(channel[int]):
     def __init__(self, signums: list[int]) -> None:
         super().__init__(MOST_PENDING, label="signals " + " ".join(signal.Signals(n).name for n in signums))
         self._external = True
+        take_over_interrupts()  # or Python's own handler of Ctrl-C would be the one of before, and come back
         self._scheduler = current_scheduler()
         self._scheduler.watches += 1
         self._signums: list[int] = []
