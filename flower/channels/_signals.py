@@ -31,10 +31,9 @@ class _SignalChannel(channel[int]):
         self._signums: list[int] = []
         try:
             for signum in signums:
-                if signum not in _watches:
+                if signum not in _watches or not _is_ours(signum):
                     _handlers_before[signum] = signal.signal(signum, self._arrived)
-                    _watches[signum] = []
-                _watches[signum].append(self)
+                _watches.setdefault(signum, []).append(self)
                 self._signums.append(signum)
         except BaseException:
             self._end()
@@ -70,12 +69,17 @@ class _SignalChannel(channel[int]):
         return super()._abandon(reason)
 
 
+def _is_ours(signum: int) -> bool:
+    """Whether the signal's handler is that of a watch: the program may have installed another since."""
+    return getattr(signal.getsignal(signum), "__func__", None) is _SignalChannel._arrived
+
+
 def _restore() -> None:
     """Bring back the handlers of before, of signals that nobody watches any more. One that came since stays."""
     for signum in [signum for signum, watches in _watches.items() if not watches]:
         del _watches[signum]
         handler = _handlers_before.pop(signum)
-        if getattr(signal.getsignal(signum), "__func__", None) is _SignalChannel._arrived:
+        if _is_ours(signum):
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
 
 

@@ -337,6 +337,25 @@ def test_a_handler_that_came_after_the_watch_stays(usr1: Any, elsewhere: bool) -
     assert signal.getsignal(signal.SIGUSR1) is later
 
 
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_watch_that_comes_after_another_handler_has_its_signal(usr1: Any, closed: bool) -> None:
+    def later(number: int, frame: Any) -> None:
+        pass
+
+    first = flower.signals(signal.SIGUSR1)
+    if closed:
+        closing = threading.Thread(target=first.close)  # the handler of before is back when this thread waits
+        closing.start()
+        closing.join()
+    signal.signal(signal.SIGUSR1, later)
+    second = flower.signals(signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert second.receive(timeout=10) == signal.SIGUSR1
+    first.close()
+    second.close()
+    assert signal.getsignal(signal.SIGUSR1) is later
+
+
 def test_a_watch_opened_and_closed_again_holds_nothing(usr1: Any) -> None:
     watch = flower.signals(signal.SIGUSR1)
     watch.close()
