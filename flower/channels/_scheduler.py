@@ -357,6 +357,8 @@ class Scheduler:
                 cold.unraisable(failure, self.on_switch)
             except RecursionError:  # the callback has used up the stack; the switch must go on
                 pass
+        if not is_here(self):  # it has forked, and this is the child
+            cold.leave_fork(here().main)
         return 0
 
     # -- for the modules of Flower that are not compiled
