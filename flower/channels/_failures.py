@@ -58,11 +58,9 @@ def settle(s: Any, t: Any, func: Any) -> None:
     if error is not None and type(t.label) is str and not t.label:
         t.label = _attribute(func, "__qualname__")  # reports name it when the function is gone
     owner = t.owner
-    collected = t.joiners is not None
     if error is not None:
         t.traceback = _traceback_of(error)
-    if collected:
-        tell_joiners(t)
+    collected = t.joiners is not None and tell_joiners(t)
     if owner is not None:
         t.owner = None
         collected = owner._child_ended(t, error) or collected

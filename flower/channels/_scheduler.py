@@ -108,13 +108,18 @@ def fail(t: Task, error: object) -> bool:
     return True
 
 
-def tell_joiners(t: Task) -> None:
-    """Wake those who wait for the task's end with how it ended: by the time they run, it may have another life."""
+def tell_joiners(t: Task) -> bool:
+    """Wake those who wait for the task's end with how it ended: by the time they run, it may have another life.
+
+    Says whether there were any: who has joined before, and given up, is none.
+    """
     joiners, t.joiners = t.joiners, None
-    for waiter in members(joiners):
+    waiting = members(joiners)
+    for waiter in waiting:
         joiner = cython.cast(Task, waiter)
         joiner.value = (t.failure, t.traceback, t.value)
         fail(joiner, None)
+    return bool(waiting)
 
 
 def cancel(t: Task, scope: object, error: object) -> bool:
