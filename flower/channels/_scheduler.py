@@ -113,13 +113,14 @@ def tell_joiners(t: Task) -> bool:
 
     Says whether there were any: who has joined before, and given up, is none.
     """
+    outcome = (t.failure, t.traceback, t.value)  # first: to allocate may run finalizers, and let a joiner give up
     joiners, t.joiners = t.joiners, None
-    waiting = members(joiners)
-    for waiter in waiting:
-        joiner = cython.cast(Task, waiter)
-        joiner.value = (t.failure, t.traceback, t.value)
+    told = joiners.count > 0
+    while joiners.count:
+        joiner = cython.cast(Task, joiners.first)
+        joiner.value = outcome
         fail(joiner, None)
-    return bool(waiting)
+    return told
 
 
 def cancel(t: Task, scope: object, error: object) -> bool:
