@@ -305,7 +305,7 @@ class group:
     def _conclude(self, error: BaseException | None, swallow: bool) -> bool:
         """Raise what is to be raised; True if the body's exception ends here."""
         errors, self._errors = self._errors, []
-        if error is None:
+        if error is None or (errors and isinstance(error, GeneratorExit)):  # which is none, and has done its part
             if not errors:
                 return swallow
             if len(errors) == 1:

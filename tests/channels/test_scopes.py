@@ -402,3 +402,24 @@ def test_the_error_of_a_member_has_its_own_context_and_not_the_cancellation_of_t
         g.go(fail)
         channel().receive()
     assert isinstance(raised.value.__context__, KeyError)
+
+
+def test_the_errors_of_members_are_raised_alone_where_a_generator_with_their_group_is_closed() -> None:
+    def fail() -> None:
+        raise LookupError
+
+    def generator(members: int) -> Iterator[None]:
+        with flower.group() as g:
+            for _ in range(members):
+                g.go(fail)
+            yield
+
+    for members, error in [(1, LookupError), (2, ExceptionGroup)]:
+        opened = generator(members)
+        next(opened)
+        settle()
+        with pytest.raises(error):
+            opened.close()  # type: ignore[attr-defined]
+    opened = generator(0)
+    next(opened)
+    opened.close()  # type: ignore[attr-defined]
