@@ -40,7 +40,7 @@ class _SignalChannel(channel[int]):
             raise
 
     def _arrived(self, signum: int, frame: Any) -> None:
-        for watch in _watches.get(signum, ()):
+        for watch in list(_watches.get(signum, ())):  # another thread may close one meanwhile
             watch._scheduler.post(functools.partial(watch._deliver, signum))
 
     def _deliver(self, signum: int) -> None:

@@ -391,6 +391,24 @@ def test_a_handler_that_came_after_the_watch_stays(usr1: Any, elsewhere: bool) -
     assert signal.getsignal(signal.SIGUSR1) is later
 
 
+def test_a_watch_that_another_thread_closes_as_its_signal_arrives_takes_it_from_no_other() -> None:
+    code = """
+        import signal, threading, flower
+        first, second = flower.signals(signal.SIGALRM), flower.signals(signal.SIGALRM)
+        poller = flower.get_scheduler().poller
+        ready = poller.ready
+        def closes():
+            thread = threading.Thread(target=first.close)
+            thread.start()
+            thread.join()
+            ready()
+        poller.ready = closes  # called as the first of them is told
+        signal.setitimer(signal.ITIMER_REAL, 0.002)
+        print(second.receive(timeout=10) == signal.SIGALRM)
+    """
+    assert output(code) == "True\n"
+
+
 @pytest.mark.parametrize("closed", [False, True])
 def test_a_watch_that_comes_after_another_handler_has_its_signal(usr1: Any, closed: bool) -> None:
     def later(number: int, frame: Any) -> None:
