@@ -222,8 +222,8 @@ FAULTS = [
     Fault(
         "those who join are not woken",
         "_scheduler",
-        "    for waiter in members(joiners):\n",
-        "    for waiter in members(joiners)[1:]:\n",
+        "    while joiners.count:\n        joiner =",
+        "    while joiners.count > 1:\n        joiner =",
     ),
     Fault(
         "an operation that need not wait looks at its timeout first",

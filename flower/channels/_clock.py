@@ -41,10 +41,18 @@ else:
     from flower.channels._tasklet import start_in
     from flower.channels._uncompiled import _guard as _turn
     from flower.channels._uncompiled import copy_context, track, untrack, zeroed
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_turn._at_fork_reinit)
 
 _weak: Any = weakref.ref
+
+
+def _after_fork() -> None:
+    """In the child: another thread of the parent may have held it."""
+    if not _turn._is_owned():
+        _turn._at_fork_reinit()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _check_seconds(seconds: Any, what: str) -> float:

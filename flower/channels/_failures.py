@@ -58,11 +58,9 @@ def settle(s: Any, t: Any, func: Any) -> None:
     if error is not None and type(t.label) is str and not t.label:
         t.label = _attribute(func, "__qualname__")  # reports name it when the function is gone
     owner = t.owner
-    collected = t.joiners is not None
     if error is not None:
         t.traceback = _traceback_of(error)
-    if collected:
-        tell_joiners(t)
+    collected = t.joiners is not None and tell_joiners(t)
     if owner is not None:
         t.owner = None
         collected = owner._child_ended(t, error) or collected
@@ -100,6 +98,7 @@ def was_passed_on(error: BaseException) -> bool:
 _traceback_of, _cause_of, _context_of = (
     vars(BaseException)[name].__get__ for name in ("__traceback__", "__cause__", "__context__")
 )
+_set_context: Any = vars(BaseException)["__context__"].__set__
 
 
 def _attribute(thing: Any, name: str) -> Any:
@@ -189,6 +188,16 @@ def collect(t: Any, error: BaseException | None, traceback: Any, value: Any) -> 
     try:
         raise BaseException.with_traceback(error, traceback)
     finally:
+        del error
+
+
+def raise_as_it_is(error: BaseException) -> None:
+    """Raise the error with the context that it has, whatever is being handled here."""
+    context = _context_of(error)
+    try:
+        raise error
+    finally:
+        _set_context(error, context)
         del error
 
 

@@ -81,6 +81,9 @@ def live(s: Scheduler) -> object:
             raise
         except BaseException as error:  # no call here: another handler could raise in it, and end the hub
             raised.append(error)
+    if here() is not s:  # a signal handler has forked, and raised this in the child
+        here().main.failure = raised.pop()
+        _scheduler.cold.leave_fork(here().main)
     s.poller.close()
     s.current = None
     if s.bury:
@@ -118,6 +121,8 @@ def turn(s: Scheduler) -> float:
         if seconds != 0.0 or s.budget == 0:
             break
         s.budget = SWITCHES_PER_TURN
+    if s.closing and here() is not s:  # what the hub called has forked, and this is the child
+        _scheduler.cold.leave_fork(here().main)
     if seconds > 0.0 and len(s.idle) > IDLE_CARRIERS and s.started < CROWD:
         seconds = trim(s, seconds)
     s.polling = True
@@ -332,6 +337,14 @@ def end(s: Scheduler, bury: bool) -> None:
         drop_ready(s)  # what the last of the tasks have started
         s.main.carrier = None  # greenlet frees a thread's main greenlet with the thread, whoever refers to it
         s.hub = None
+
+
+def disown(s: Scheduler) -> None:
+    """In a forked child: of the parent's tasks none runs here, and none of its timers goes off."""
+    s.closing = True
+    if s.polling:  # it is the hub that has called who forked: the next turn ends the process
+        s.rouse()
+    drop_alarms(s)
 
 
 def drop_alarms(s: Scheduler) -> None:

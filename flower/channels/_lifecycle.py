@@ -169,7 +169,10 @@ def _in_flower(frame: FrameType | None) -> bool:
 
 
 def in_child() -> None:
-    """After a fork: the forking tasklet is the child's main, with an empty scheduler and a poller of its own."""
+    """After a fork: the forking tasklet is the child's main, with an empty scheduler and a poller of its own.
+
+    In a callback it is that alone: the child ends with it.
+    """
     if not COMPILED:
         from flower.channels import _uncompiled
 
@@ -190,15 +193,14 @@ def in_child() -> None:
     if forker is None:
         forker = _scheduler.task_class.__new__(_scheduler.task_class)
     forker.joiners = forker.owner = None
-    old.closing = True
-    _hub.drop_alarms(old)  # of the parent's timers, none goes off here
+    _hub.disown(old)
     new = Scheduler(forker)
     _scheduler.set_current_scheduler(new)
     adopt_thread(new)
 
 
 def leave_fork(t: Any) -> None:
-    """In a child, the tasklet that forked has ended, and it was the child's main: the process ends."""
+    """In a child, the tasklet or callback that forked has ended, and it was the child's main: the process ends."""
     status = 0
     error = t.failure
     if isinstance(error, SystemExit) and not isinstance(error, TaskletExit):

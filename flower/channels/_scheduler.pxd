@@ -19,8 +19,8 @@ cdef extern from *:
 @cython.locals(s=Scheduler)
 cpdef int wake(Task t) except -1
 cpdef bint fail(Task t, object error) except -1
-@cython.locals(joiner=Task, joiners=WaitQueue)
-cpdef object tell_joiners(Task t)
+@cython.locals(joiner=Task, joiners=WaitQueue, told=bint)
+cpdef bint tell_joiners(Task t) except -1
 cpdef bint cancel(Task t, object scope, object error) except -1
 cdef int check_switch(Scheduler s) except -1
 

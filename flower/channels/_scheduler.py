@@ -108,13 +108,19 @@ def fail(t: Task, error: object) -> bool:
     return True
 
 
-def tell_joiners(t: Task) -> None:
-    """Wake those who wait for the task's end with how it ended: by the time they run, it may have another life."""
+def tell_joiners(t: Task) -> bool:
+    """Wake those who wait for the task's end with how it ended: by the time they run, it may have another life.
+
+    Says whether there were any: who has joined before, and given up, is none.
+    """
+    outcome = (t.failure, t.traceback, t.value)  # first: to allocate may run finalizers, and let a joiner give up
     joiners, t.joiners = t.joiners, None
-    for waiter in members(joiners):
-        joiner = cython.cast(Task, waiter)
-        joiner.value = (t.failure, t.traceback, t.value)
+    told = joiners.count > 0
+    while joiners.count:
+        joiner = cython.cast(Task, joiners.first)
+        joiner.value = outcome
         fail(joiner, None)
+    return told
 
 
 def cancel(t: Task, scope: object, error: object) -> bool:
@@ -357,6 +363,8 @@ class Scheduler:
                 cold.unraisable(failure, self.on_switch)
             except RecursionError:  # the callback has used up the stack; the switch must go on
                 pass
+        if not is_here(self):  # it has forked, and this is the child
+            cold.leave_fork(here().main)
         return 0
 
     # -- for the modules of Flower that are not compiled

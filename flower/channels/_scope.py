@@ -17,7 +17,7 @@ from math import inf as NEVER
 from flower._typing import TYPE_CHECKING, Any, Literal
 from flower.channels._channel import channel
 from flower.channels._deadlock import refusal
-from flower.channels._failures import was_passed_on, was_refused
+from flower.channels._failures import raise_as_it_is, was_passed_on, was_refused
 from flower.channels._scheduler import cancel, current_scheduler
 from flower.channels._task import PAUSED, check_timeout
 from flower.channels._tasklet import tasklet
@@ -241,14 +241,16 @@ class group:
 
     def _child_ended(self, t: Any, error: BaseException | None) -> bool:
         """A member has ended. Called by the scheduler; may not block. Says whether its error is seen to."""
-        scope = self._members.pop(t)
+        scope = self._members[t]
         kind = type(error)
         own = issubclass(kind, Cancelled) and error.scope is scope  # type: ignore[union-attr]
         for_main = issubclass(kind, KeyboardInterrupt) or (error is not None and was_passed_on(error))
-        if not self._open:  # it was not waited for
-            return own
-        if error is not None and not (own or for_main or issubclass(kind, TaskletExit)):
+        awaited = self._open
+        if awaited and error is not None and not (own or for_main or issubclass(kind, TaskletExit)):
             self._errors.append(error)
+        del self._members[t]  # now that its error is noted: the owner may be in another thread, and go on
+        if not awaited:
+            return own
         if (for_main or self._errors) and not self._scope.cancelled:
             self.cancel()
         if not self._members:
@@ -303,11 +305,11 @@ class group:
     def _conclude(self, error: BaseException | None, swallow: bool) -> bool:
         """Raise what is to be raised; True if the body's exception ends here."""
         errors, self._errors = self._errors, []
-        if error is None:
+        if error is None or (errors and isinstance(error, GeneratorExit)):  # which is none, and has done its part
             if not errors:
                 return swallow
             if len(errors) == 1:
-                raise errors[0]
+                raise_as_it_is(errors.pop())  # and not in the context of the body's cancellation
         elif isinstance(error, (TaskletExit, KeyboardInterrupt, Cancelled)):
             for other in errors:
                 current_scheduler().report(other, None)

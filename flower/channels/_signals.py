@@ -9,6 +9,7 @@ import threading
 
 from flower._typing import Any
 from flower.channels._channel import channel
+from flower.channels._lifecycle import take_over_interrupts
 from flower.channels._scheduler import current_scheduler
 
 # Signals that nobody has received yet; more than this many are dropped, as the kernel does.
@@ -24,22 +25,22 @@ class _SignalChannel(channel[int]):
     def __init__(self, signums: list[int]) -> None:
         super().__init__(MOST_PENDING, label="signals " + " ".join(signal.Signals(n).name for n in signums))
         self._external = True
+        take_over_interrupts()  # or Python's own handler of Ctrl-C would be the one of before, and come back
         self._scheduler = current_scheduler()
         self._scheduler.watches += 1
         self._signums: list[int] = []
         try:
             for signum in signums:
-                if signum not in _watches:
+                if signum not in _watches or not _is_ours(signum):
                     _handlers_before[signum] = signal.signal(signum, self._arrived)
-                    _watches[signum] = []
-                _watches[signum].append(self)
+                _watches.setdefault(signum, []).append(self)
                 self._signums.append(signum)
         except BaseException:
             self._end()
             raise
 
     def _arrived(self, signum: int, frame: Any) -> None:
-        for watch in _watches.get(signum, ()):
+        for watch in list(_watches.get(signum, ())):  # another thread may close one meanwhile
             watch._scheduler.post(functools.partial(watch._deliver, signum))
 
     def _deliver(self, signum: int) -> None:
@@ -68,12 +69,17 @@ class _SignalChannel(channel[int]):
         return super()._abandon(reason)
 
 
+def _is_ours(signum: int) -> bool:
+    """Whether the signal's handler is that of a watch: the program may have installed another since."""
+    return getattr(signal.getsignal(signum), "__func__", None) is _SignalChannel._arrived
+
+
 def _restore() -> None:
     """Bring back the handlers of before, of signals that nobody watches any more. One that came since stays."""
     for signum in [signum for signum, watches in _watches.items() if not watches]:
         del _watches[signum]
         handler = _handlers_before.pop(signum)
-        if getattr(signal.getsignal(signum), "__func__", None) is _SignalChannel._arrived:
+        if _is_ours(signum):
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
 
 

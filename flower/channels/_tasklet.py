@@ -162,7 +162,7 @@ class tasklet(Task):
     def run(self) -> None:
         """Run the tasklet now; the queue goes on from its place, so that the caller's turn comes last.
 
-        Raises RuntimeError when it is blocked, dead, or of another thread.
+        Raises what was thrown into the caller meanwhile; RuntimeError when it is blocked, dead, or of another thread.
         """
         self.take_turn(READY)
 
@@ -179,6 +179,8 @@ class tasklet(Task):
         if me is self:
             return 0
         check_switch(s)
+        if me.alert:
+            _scheduler.cold.alerted(s, me, False)
         self.insert()
         if self.state != READY:  # to insert it may have let it run, or end
             return 0

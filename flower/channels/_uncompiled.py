@@ -65,7 +65,8 @@ def switch_to(carrier: Any) -> None:
 
 def reset_after_fork() -> None:
     """In the child: another thread of the parent may have held the guard."""
-    _guard._at_fork_reinit()
+    if not _guard._is_owned():
+        _guard._at_fork_reinit()
 
 
 # -- as in _greenlet.pxd

@@ -416,3 +416,25 @@ def test_the_handler_is_looked_at_for_the_first_of_many_tasklets() -> None:
         flower.run()
     """
     assert output(code) == "1 flower.channels._lifecycle\n"
+
+
+def test_an_interrupt_is_passed_on_to_main_after_a_watch_that_came_before_all_tasklets() -> None:
+    code = """
+        import os, signal, flower
+        watch = flower.signals(signal.SIGINT)
+        flower.run(int)
+        watch.close()
+
+        def interrupted():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                print("in the tasklet")
+
+        flower.go(interrupted)
+        try:
+            flower.run()
+        except KeyboardInterrupt:
+            print("and in main")
+    """
+    assert output(code) == "in the tasklet\nand in main\n"

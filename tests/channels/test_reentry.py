@@ -56,6 +56,60 @@ def test_a_finalizer_sends_on_the_channel_whose_buffer_is_growing() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.compiled  # uncompiled, no other thread can do anything while a tasklet ends
+def test_a_joiner_that_gives_up_as_a_finalizer_runs_is_not_told_in_its_next_wait() -> None:
+    code = """
+        import contextlib, gc, threading, time, flower
+        gc.disable()
+        ch, joining, armed, joiners, log = flower.channel(), threading.Event(), [], [], []
+        def joins():
+            try:
+                t.join()
+            except KeyError:
+                ch.send("value")
+                log.append("sent to nobody")
+        def other():
+            joiners.extend(flower.go(joins) for _ in range(5))
+            flower.schedule()
+            joining.set()
+            for joiner in joiners:
+                with contextlib.suppress(flower.ChannelClosed):
+                    joiner.join()
+        class Dropped:
+            def __init__(self):
+                self.itself = self
+            def __del__(self):
+                if not armed:
+                    return
+                if t.alive or joiners[0].blocked or joiners[-1].blocked != -1:
+                    Dropped()
+                    return
+                armed.clear()  # some have been told
+                joiners[-1].raise_exception(KeyError)
+                while joiners[-1].blocked != 1:
+                    time.sleep(0.001)
+        def ends():
+            joining.wait()
+            hoard.extend([(i, i, i) for i in range(5000)])  # a new tuple is an allocation then, which may collect
+            armed.append(True)
+            Dropped()
+            gc.set_threshold(1, 1000, 1000)
+            gc.enable()
+        hoard = []
+        t = flower.go(ends)
+        thread = threading.Thread(target=other)
+        thread.start()
+        flower.run()
+        gc.disable()
+        armed.clear()
+        ch.receiver.close()  # for one who does send
+        thread.join()
+        print(log)
+    """
+    assert output(code, limit=20) == "[]\n"
+
+
+@pytest.mark.slow
 def test_a_finalizer_that_blocks_while_a_tasklet_starts_costs_no_tasklet() -> None:
     code = """
         import gc, sys, flower
@@ -334,6 +388,43 @@ def test_a_handler_that_came_after_the_watch_stays(usr1: Any, elsewhere: bool) -
     flower.time.sleep(0.001)
     assert signal.getsignal(signal.SIGUSR1) is later
     flower.signals(signal.SIGUSR1).close()
+    assert signal.getsignal(signal.SIGUSR1) is later
+
+
+def test_a_watch_that_another_thread_closes_as_its_signal_arrives_takes_it_from_no_other() -> None:
+    code = """
+        import signal, threading, flower
+        first, second = flower.signals(signal.SIGALRM), flower.signals(signal.SIGALRM)
+        poller = flower.get_scheduler().poller
+        ready = poller.ready
+        def closes():
+            thread = threading.Thread(target=first.close)
+            thread.start()
+            thread.join()
+            ready()
+        poller.ready = closes  # called as the first of them is told
+        signal.setitimer(signal.ITIMER_REAL, 0.002)
+        print(second.receive(timeout=10) == signal.SIGALRM)
+    """
+    assert output(code) == "True\n"
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_watch_that_comes_after_another_handler_has_its_signal(usr1: Any, closed: bool) -> None:
+    def later(number: int, frame: Any) -> None:
+        pass
+
+    first = flower.signals(signal.SIGUSR1)
+    if closed:
+        closing = threading.Thread(target=first.close)  # the handler of before is back when this thread waits
+        closing.start()
+        closing.join()
+    signal.signal(signal.SIGUSR1, later)
+    second = flower.signals(signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert second.receive(timeout=10) == signal.SIGUSR1
+    first.close()
+    second.close()
     assert signal.getsignal(signal.SIGUSR1) is later
 
 

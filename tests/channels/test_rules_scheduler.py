@@ -340,6 +340,65 @@ def test_the_forking_tasklet_is_the_childs_main() -> None:
     assert output(code) == "7 True\n"
 
 
+FORK_IN = {
+    "an error handler": "flower.set_error_handler(lambda t, error: forks()); flower.go(fails)",
+    "a schedule callback": "flower.set_schedule_callback(lambda before, after: forks()); flower.go(int)",
+    "a finalizer": "flower.go(lambda finalized: None, Finalized())",
+    "a signal handler": "strikes(lambda number, frame: forks())",
+    "a signal handler that exits": "strikes(exits)",
+}
+
+
+@pytest.mark.parametrize("where", FORK_IN)
+def test_a_child_that_is_forked_in_a_callback_ends_with_it(where: str) -> None:
+    """It is no tasklet that has forked, and the parent's run in the parent alone."""
+    code = f"""
+        import os, signal, sys, flower
+        parent, children = os.getpid(), []
+        def forks():
+            if not children:
+                children.append(os.fork())
+        def exits(number, frame):
+            forks()
+            if os.getpid() != parent:
+                sys.exit(7)
+        def strikes(handler):
+            signal.signal(signal.SIGALRM, handler)
+            signal.setitimer(signal.ITIMER_REAL, 0.002)
+        class Finalized:
+            def __del__(self):
+                forks()
+        def fails():
+            raise ValueError
+        {FORK_IN[where]}
+        try:
+            print("received", flower.channel().receive(timeout=0.05))
+        except flower.Timeout:
+            print("Timeout", flush=True)
+        if os.getpid() == parent:
+            print(os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]))
+    """
+    assert output(code, limit=20) == f"Timeout\n{7 if where.endswith('exits') else 0}\n"
+
+
+def test_a_fork_in_a_channel_callback_is_the_tasklet_s() -> None:
+    code = """
+        import os, flower
+        children = []
+        def forks(*_):
+            flower.set_channel_callback(None)
+            children.append(os.fork())
+        flower.set_channel_callback(forks)
+        ch = flower.channel(1)
+        ch.send("sent")
+        value = ch.receive()
+        if children[0] == 0:
+            os._exit(7 if value == "sent" else 1)
+        print(value, os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]))
+    """
+    assert output(code) == "sent 7\n"
+
+
 # -- The error handler
 
 

@@ -9,7 +9,7 @@ import pytest
 import flower
 from flower import ChannelClosed, Deadlock, channel, go, schedule, select
 
-from .support import CAPACITIES, drain, in_thread, output, python, settle
+from .support import CAPACITIES, SOON, drain, in_thread, output, python, settle
 
 over_capacities = pytest.mark.parametrize("capacity", CAPACITIES)
 
@@ -206,6 +206,23 @@ def test_an_error_that_a_join_takes_is_not_raised_in_main() -> None:
     j.run()
     settle()
     assert j.join() == "joined"
+
+
+def test_an_error_that_a_join_no_longer_waits_for_is_raised_in_main() -> None:
+    ch = channel()
+
+    def fails() -> None:
+        ch.receive()
+        raise LookupError("of nobody")
+
+    t = go(fails)
+    with pytest.raises(flower.Timeout):
+        t.join(timeout=SOON)
+    ch.send(None)
+    with pytest.raises(LookupError, match="of nobody"):
+        flower.run()
+    with pytest.raises(LookupError, match="of nobody"):
+        t.join()
 
 
 def test_an_error_that_is_joined_before_it_came_up_in_main_is_not_raised_there() -> None:

@@ -517,3 +517,23 @@ def test_who_joins_gets_what_the_life_came_to_that_he_waited_for(fails: bool) ->
             assert joiner.join() == "first"
     assert t.paused
     t.kill()
+
+
+@pytest.mark.parametrize(
+    "give_way", [lambda other: other.run(), lambda other: other.switch(), lambda other: schedule()]
+)
+def test_a_kill_that_came_after_a_value_takes_effect_where_the_tasklet_gives_way(give_way: Any) -> None:
+    ch = channel()
+    ch.preference = 0
+    other = flower.tasklet(lambda: None).bind(args=())
+
+    def receives() -> None:
+        ch.receive()
+        give_way(other)
+
+    t = spawn_parked(receives)
+    ch.send("value")
+    t.kill(pending=True)
+    with pytest.raises(TaskletKilled):
+        t.join()
+    other.kill()

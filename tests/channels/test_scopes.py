@@ -358,3 +358,68 @@ def test_a_member_that_another_thread_starts_as_the_group_is_cancelled_is_cancel
             left.set()
     assert not tasklets[0].alive
     thread.join()
+
+
+@pytest.mark.compiled  # uncompiled, nobody else can wait while a tasklet ends
+def test_a_group_is_not_left_before_the_error_of_a_member_in_another_thread_is_noted() -> None:
+    ending, left = threading.Event(), threading.Event()
+    owner = flower.getcurrent()
+
+    class Asked(Exception):
+        def __getattr__(self, name: str) -> Any:  # called as the group looks at the error
+            ending.set()
+            while not (owner.blocked or left.is_set()):
+                time.sleep(0.001)
+            raise AttributeError(name)
+
+    def fail() -> None:
+        raise Asked
+
+    def start() -> None:
+        g.go(fail)
+        with suppress(Asked):
+            flower.run()
+
+    with pytest.raises(Asked):
+        try:
+            with flower.group() as g:
+                thread = threading.Thread(target=start)
+                thread.start()
+                assert ending.wait(NEVER)
+        finally:
+            left.set()
+            thread.join()
+
+
+def test_the_error_of_a_member_has_its_own_context_and_not_the_cancellation_of_the_body() -> None:
+    def fail() -> None:
+        try:
+            raise KeyError("first")
+        except KeyError:
+            raise ValueError("then")
+
+    with pytest.raises(ValueError) as raised, flower.group() as g:
+        g.go(fail)
+        channel().receive()
+    assert isinstance(raised.value.__context__, KeyError)
+
+
+def test_the_errors_of_members_are_raised_alone_where_a_generator_with_their_group_is_closed() -> None:
+    def fail() -> None:
+        raise LookupError
+
+    def generator(members: int) -> Iterator[None]:
+        with flower.group() as g:
+            for _ in range(members):
+                g.go(fail)
+            yield
+
+    for members, error in [(1, LookupError), (2, ExceptionGroup)]:
+        opened = generator(members)
+        next(opened)
+        settle()
+        with pytest.raises(error):
+            opened.close()  # type: ignore[attr-defined]
+    opened = generator(0)
+    next(opened)
+    opened.close()  # type: ignore[attr-defined]

@@ -873,6 +873,30 @@ def test_a_fork_leaves_the_parents_connections_alone(leave: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_fork_in_a_callback_leaves_the_parents_connections_alone() -> None:
+    code = """
+        import os, warnings, flower
+        from flower.net import Dial, Listen
+        warnings.simplefilter("ignore")
+        listener = Listen(("127.0.0.1", 0))
+        near = Dial("tcp", listener.addr())
+        far = listener.receive()
+        children = []
+        flower.set_error_handler(lambda t, error: children.append(os.fork()))
+        def fails():
+            raise ValueError
+        flower.go(fails)
+        flower.time.sleep(0.001)
+        assert children[0], "main goes on in the child"
+        print(os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]))
+        near.send(b"after")
+        print(far.receive(10))
+        near.close(); far.close(); listener.close()
+    """
+    assert output(code) == "0\nb'after'\n"
+
+
+@pytest.mark.slow
 def test_a_child_does_not_take_the_parents_signals() -> None:
     assert (
         output(
