@@ -324,9 +324,12 @@ class Outbound(Source):
 
     def _last_word(self, kind: str, params: list[Any], reason: Any = None, error: Any = None) -> None:
         self.over = True
-        session = self.session
-        session.outbox.put(self, self.streams.telling(kind, params), None)
-        session.outbox.offer(self)
+        if self.queue:
+            outbox = self.session.outbox
+            outbox.put(self, self.streams.telling(kind, params), None)
+            outbox.offer(self)
+        else:  # as a control frame, of which a peer that does not read gets no more than it is held back for
+            self.streams.post(kind, params)
         self.streams.outbound.pop(self.id, None)
         if self.here and (self.kept or kind == RESET):
             self.streams.note_end(self.id, params[1])

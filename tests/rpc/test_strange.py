@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import errno
 import gc
+import itertools
 import logging
 import os
 import threading
@@ -20,6 +21,7 @@ from flower import channel, rpc
 from flower.errors import ChannelBroken, ChannelClosed, Disconnected, RemoteError, Timeout
 from flower.rpc import Settings
 from tests.net.support import NEVER, rounds, until
+from tests.rpc import link
 from tests.rpc.support import PLAIN, URL, Calc, Raw, pair, raw_client, served, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -253,6 +255,22 @@ def test_an_end_of_a_channel_that_is_far_too_long() -> None:
         bloated = msgpack.packb([2, 1, 64, 1 << 18, {}, [[]] * 1_000_000])
         raw.send([0, 2, "echo", [msgpack.ExtType(70, bloated)]])
         assert raw.receive() is None
+
+
+def test_a_peer_that_gives_ends_and_does_not_read_what_becomes_of_them_is_held_back() -> None:
+    a, b = link.linked({}, {})
+    link.deliver_all(a, b)
+    for number in itertools.count(1, 2):  # each is dropped, since nobody takes it, and the peer is told so
+        a.conn.sent += msgpack.packb([2, "nobody", [end_of(1, number, 0, 0)]])
+        a.conn.deliver(1 << 30)
+        link.settle()
+        if b.serving.proceed.balance < 0:
+            break
+        assert number < 20_000
+    assert len(b.streams) < 3
+    b.close()
+    a.conn.cut(None)
+    link.settle()
 
 
 def test_unfinished_values_have_a_bound_together() -> None:
