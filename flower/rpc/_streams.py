@@ -155,7 +155,7 @@ class Streams:
         if isinstance(outlet, Outbound) and outlet.streams is self and not outlet.here:
             if not (outlet._take_now() or outlet.over or len(ch) or ch.balance > 0):
                 self.session.outbox.hurry(outlet)
-                fresh.append((lambda: self._came_home(outlet), _nothing))
+                fresh.append((lambda: self._came_home(outlet, ch), _nothing))
                 return [HOME, outlet.id, 0, 0, {}]
         forwards = isinstance(ch._outlet, Outbound)
         number = self._new_id()
@@ -248,7 +248,8 @@ class Streams:
         outbound.over = True
         self.stay(ch, outbound.leave())
 
-    def _came_home(self, outbound: Outbound) -> None:
+    def _came_home(self, outbound: Outbound, _: channel[Any]) -> None:
+        """Until now the channel was held, by whoever is to call this: it is not dropped on its way."""
         outbound.home = True
 
     def _moved(self, inbound: Inbound, ch: channel[Any]) -> None:

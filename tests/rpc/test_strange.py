@@ -395,6 +395,28 @@ def test_a_sending_end_that_has_come_home_may_be_dropped_there() -> None:
             ch.receive(0.01)
 
 
+def test_a_sending_end_that_waits_to_go_home_may_be_dropped_there() -> None:
+    kept: dict[str, Any] = {}
+    a, b = link.linked({}, {"keep": lambda **ends: kept.update(ends)})
+    first: channel[Any] = channel(1)
+    second: channel[Any] = channel(10)
+    t = flower.go(a.call, "keep", (), {"first": first.sender, "second": second.sender})
+    link.deliver_all(a, b)
+    assert not t.alive
+    kept["second"].send(bytes(link.ROOM))
+    link.settle()
+    kept["second"].send(kept.pop("first"))  # it waits until there is room
+    gc.collect()
+    link.deliver_all(a, b)
+    assert second.receive() == bytes(link.ROOM)
+    assert second.receive() == first.sender
+    assert first.try_receive("no failure") == "no failure"
+    kept.clear()
+    for session in (a, b):
+        session.close()
+    link.settle()
+
+
 def test_the_reason_of_a_stop_goes_over_three_nodes() -> None:
     with rpc.serve(URL, Far()) as far, rpc.connect(far.url) as beyond:
         with served({"send_on": lambda values: beyond.call("send_on", values)}) as (_, peer):
