@@ -95,6 +95,7 @@ class Streams:
         self._next = 1 if dialed else 2
         self._ended: dict[int, Any] = {}  # channels of ours that ended: how many values were sent, or what failed
         self.partial = 0  # bytes of values that have not come whole
+        self.kept = 0  # bytes of values that may come home
 
     def __len__(self) -> int:
         return len(self.inbound) + len(self.outbound)
