@@ -49,6 +49,8 @@ cdef class Outbound(Source):
     cdef _go_on(self)
     cpdef on_credit(self, Py_ssize_t items, Py_ssize_t size, Py_ssize_t taken)
     @cython.locals(ch=channel)
+    cpdef _end_if_drained(self)
+    @cython.locals(ch=channel)
     cpdef choke(self)
     cpdef relieve(self)
     cpdef list leave(self)

@@ -286,9 +286,12 @@ class Outbound(Source):
     # -- The end
 
     def _end_if_drained(self) -> None:
-        ch = self.ref()
+        ch: Any = self.ref()
         if ch is not None and ch.closed and self._started and not (self._later or self.over or self._taking):
-            self._last_word(END, [self.id, self.sent])
+            if isinstance(ch.reason, BaseException):  # it was over with a failure before its end was passed
+                self.fail(describe_abort(ch.reason, self.session.settings.tracebacks))
+            else:
+                self._last_word(END, [self.id, self.sent])
 
     def fail(self, told: Any) -> None:
         """The sender has failed: the receiver gets the error after what was sent. Senders that wait are refused."""

@@ -256,7 +256,6 @@ class Streams:
     def _moved(self, inbound: Inbound, ch: channel[Any]) -> None:
         """Our receiving end has gone home. What still comes for it is dropped: the other side has kept it."""
         inbound._settle()
-        ch._feeder = None
         ch._abandon("it was passed back")
 
     def commit(self, fresh: list[Fresh]) -> None:

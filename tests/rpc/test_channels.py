@@ -470,6 +470,8 @@ def test_4_a_receiving_end_comes_home_with_what_nobody_took() -> None:
         assert list(home) == [1, 2, 3, 4, 5]
         with pytest.raises(ChannelClosed):
             service.kept.receive()
+        with pytest.raises(ValueError, match="passed on already"):
+            session.call("give_back")
         quiet(session, other)
 
 

@@ -18,7 +18,7 @@ import pytest
 
 import flower
 from flower import channel, rpc
-from flower.errors import ChannelBroken, ChannelClosed, Disconnected, RemoteError, Timeout
+from flower.errors import ChannelBroken, ChannelClosed, Disconnected, RemoteAbort, RemoteError, Timeout
 from flower.rpc import Settings
 from tests.net.support import NEVER, rounds, until
 from tests.rpc import link
@@ -260,14 +260,15 @@ def test_an_end_of_a_channel_that_is_far_too_long() -> None:
 def test_a_peer_that_gives_ends_and_does_not_read_what_becomes_of_them_is_held_back() -> None:
     a, b = link.linked({}, {})
     link.deliver_all(a, b)
-    for number in itertools.count(1, 2):  # each is dropped, since nobody takes it, and the peer is told so
-        a.conn.sent += msgpack.packb([2, "nobody", [end_of(1, number, 0, 0)]])
+    for number in itertools.count(1, 100):  # they are dropped, since nobody takes them, and the peer is told so
+        for each in range(number, number + 100, 2):
+            a.conn.sent += msgpack.packb([2, "nobody", [end_of(1, each, 0, 0)]])
         a.conn.deliver(1 << 30)
         link.settle()
         if b.serving.proceed.balance < 0:
             break
         assert number < 20_000
-    assert len(b.streams) < 3
+    assert len(b.streams) < 100
     b.close()
     a.conn.cut(None)
     link.settle()
@@ -1326,6 +1327,32 @@ def test_a_channel_that_ends_as_its_receiving_end_comes_home_says_what_is_lost()
         answer = peer.start("back")
         ch.close()
         assert list(answer.receive(NEVER)) == []
+
+
+def test_an_end_that_comes_home_too_late_and_is_passed_on_tells_what_is_lost() -> None:
+    kept: list[Any] = []
+    near = link.linked({"keep": kept.append}, {"keep": kept.append})
+    far = link.linked({}, {"keep": kept.append})
+    link.deliver_all(*near, *far)
+
+    def give(session: Any, end: Any) -> None:
+        flower.go(session.call, "keep", (end,))
+        link.settle()
+
+    ch: channel[str] = channel(5)
+    give(near[0], ch.receiver)
+    link.deliver_all(*near)
+    give(near[1], kept.pop())
+    ch.send("as it is on its way home")
+    ch.close()
+    link.deliver_all(*near)
+    give(far[0], kept.pop())
+    link.deliver_all(*far)
+    with pytest.raises(RemoteAbort, match="1 values are lost"):
+        kept.pop().receive()
+    for session in (*near, *far):
+        session.close()
+    link.settle()
 
 
 def test_who_waits_here_for_a_channel_that_comes_home_gets_what_it_brings() -> None:
