@@ -1567,7 +1567,7 @@ def test_what_is_given_up_and_answered_later_is_forgotten() -> None:
                 request = raw.receive()
                 raw.send([1, request[1], None, n])
             until(lambda: peer._session.outstanding == 0)
-            assert not peer._session.calls._given_up
+            assert not peer._session.calls.given_up
             raw.conn.close()
     settle()
 
