@@ -245,6 +245,7 @@ def test_of_what_a_channel_failed_with_little_is_kept_for_an_end_on_its_way_home
         assert len(repr(caught.value.error)) < 2000  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("taken", [0, 69])
 def test_of_what_a_peer_takes_and_never_says_so_not_all_is_kept(taken: int) -> None:
     """It may bring its end home, with whatever it has not taken: that would be all that was ever sent to it."""

@@ -8,6 +8,7 @@ import errno
 import gc
 import itertools
 import logging
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -211,6 +212,25 @@ def test_many_channels_with_credit_take_no_memory_without_end() -> None:
         greedy.kill()
         raw.conn.abort()
         until(lambda: not server._sessions)
+
+
+def test_small_values_that_wait_are_counted_with_what_they_take() -> None:
+    kept: list[Any] = []
+    a, b = link.linked({}, {"keep": kept.append}, Settings(channel_items=1 << 30, channel_bytes=1 << 30))
+    ch: channel[int] = channel(math.inf)
+    flower.go(a.call, "keep", (ch.sender,))
+    link.deliver_all(a, b)
+    sender = kept.pop()
+    sent = 0
+    while sender.try_send(1):
+        sent += 1
+        assert sent < 1 << 15
+    sender.close()
+    link.deliver_all(a, b)
+    assert len(list(ch)) == sent
+    for session in (a, b):
+        session.close()
+    link.settle()
 
 
 @pytest.mark.slow
