@@ -145,8 +145,9 @@ class Streams:
             raise TypeError("this peer does not know channels")
         export = self._export_sender if isinstance(value, Sender) else self._export_receiver
         packed = export(value, fresh)
-        if len(self) > theirs.max_channels:
-            raise ValueError(f"{theirs.max_channels} channels are open through {self.session.name}, which is the most")
+        most = min(theirs.max_channels, self.session.settings.max_channels)
+        if len(self) > most:
+            raise ValueError(f"{most} channels are open through {self.session.name}, which is the most")
         data: bytes = msgpack.packb(packed)
         return data
 

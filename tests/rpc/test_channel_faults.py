@@ -275,6 +275,22 @@ def test_of_what_a_peer_takes_and_never_says_so_not_all_is_kept(taken: int) -> N
             raw.conn.close()
 
 
+def test_no_more_ends_are_given_than_may_be_open_here_however_many_the_peer_takes() -> None:
+    """It is for the peer to say that it has closed them, and that one never does."""
+    with greeted() as (_, raw, session):
+        errors: list[Any] = []
+        for _ in range(SETTINGS.max_channels + 1):
+            raw.send([0, 7, "want", []])
+            while (message := raw.receive())[0] != 1:
+                assert message[1] == "$/stop"  # of the one before, which nobody has any more
+            errors.append(message[2])
+        error = errors.pop()
+        assert errors == [None] * SETTINGS.max_channels
+        assert error["t"] == "builtins.ValueError"
+        assert "10 channels are open" in error["m"]
+        assert len(session.streams) == 10
+
+
 def test_news_of_a_channel_that_has_ended_are_nothing() -> None:
     with greeted() as (keeper, raw, _):
         given(raw)
