@@ -16,7 +16,7 @@ cdef class Calls:
     cdef readonly dict pending
     cdef readonly Py_ssize_t made
     cdef public Py_ssize_t most
-    cdef readonly dict _given_up
+    cdef readonly dict given_up
 
     @cython.locals(reply=channel, spare=list)
     cpdef call(self, object method, object args=*, object kwargs=*, object timeout=*, object meta=*)

@@ -63,7 +63,7 @@ class Calls:
         self.pending: dict[int, channel[Any]] = {}
         self.made = 0
         self.most = MAX_ID  # calls at a time that the peer takes
-        self._given_up: dict[int, str] = {}  # while it was not known whether the peer can be told
+        self.given_up: dict[int, str] = {}  # those of the pending ones that nobody waits for, and why
 
     def call(
         self,
@@ -221,8 +221,8 @@ class Calls:
         elif type(result) is Unmade:
             result = bomb(TypeError(f"{self._session.name}: the answer holds {result.error}"))
         del self.pending[msgid]
-        if self._given_up:
-            self._given_up.pop(msgid, None)
+        if self.given_up:
+            self.given_up.pop(msgid, None)
         if reply._feeder is not None:
             reply._feeder.answered(reply, result)
         else:
@@ -231,6 +231,7 @@ class Calls:
     def fail(self) -> None:
         """The connection is over: whoever waits learns it now."""
         pending, self.pending = self.pending, {}
+        self.given_up.clear()
         for reply in pending.values():
             failure = bomb(self._session.disconnected())
             if reply._feeder is not None:
@@ -327,15 +328,13 @@ class Calls:
         session = self._session
         if msgid in self.pending and session.fault is None:
             why = "deadline" if isinstance(error, TimeoutError) else "cancelled"
+            self.given_up[msgid] = why
             if session.theirs is not None:
                 session.outbox.post(session.wire.notify(CANCEL, [msgid, why]))
-            elif session.peer_is is None:
-                self._given_up[msgid] = why
 
     def settled(self) -> None:
         """It is a Flower peer: what was given up before it said so, it may stop."""
-        given_up, self._given_up = self._given_up, {}
-        for msgid, why in given_up.items():
+        for msgid, why in list(self.given_up.items()):
             if msgid in self.pending:
                 self._session.outbox.post(self._session.wire.notify(CANCEL, [msgid, why]))
 

@@ -42,7 +42,7 @@ cdef class Inbound:
     @cython.locals(ch=channel, first=bint, over=bint)
     cdef on_data(self, list params, Py_ssize_t size)
     @cython.locals(more=Py_ssize_t)
-    cdef _widen(self, channel ch)
+    cdef _widen(self)
     @cython.locals(ch=channel)
     cpdef deliver(self, object value)
     @cython.locals(ch=channel)

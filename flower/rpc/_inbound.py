@@ -167,13 +167,13 @@ class Inbound:
         if self._used_up and self._base:
             ch = self.ref()
             if ch is not None and ch.balance < 0:  # it waits for what came too late for want of credit
-                self._widen(ch)
+                self._widen()
         if self.received >= self.granted or self._bytes >= self.granted_bytes:
             self._used_up = True
         self.deliver(value)
         self.look()
 
-    def _widen(self, ch: channel[Any]) -> None:
+    def _widen(self) -> None:
         """Give twice as much, from the next time on."""
         more: int = min(self.window, self.streams.spare)
         if more:
@@ -181,7 +181,6 @@ class Inbound:
             self.streams.spare -= more
             self.window += more
             self._bytes_window = min(2 * self._bytes_window, MORE_BYTES * self.session.settings.channel_bytes)
-            ch._low = self.window // 2 + 1
 
     def narrow(self) -> None:
         """The channel has ended: others may have what it had beyond the settings' credit."""
@@ -271,11 +270,13 @@ class Inbound:
                 before, self._looked = self._looked, self.session.scheduler.now()
                 soon = 0.0 < self._looked - before < SOON  # (a virtual clock that stands still says nothing)
                 if soon and self._soon:
-                    self._widen(ch)
+                    self._widen()
                     soon = False  # the next is due to that
                 self._soon = soon
-        if not self.here and self._bytes >= self.granted_bytes:  # still: a long value has gone beyond it
-            ch._low = max(1, len(ch))  # nothing more comes before this: look again as soon as one is taken
+        if not (self.here or self.stopped):  # look again when half is taken
+            ch._low = self.window // 2 + 1
+            if self._bytes >= self.granted_bytes:  # still: a long value has gone beyond it, and nothing more comes
+                ch._low = max(1, len(ch))  # as soon as one is taken
 
     def on_low(self) -> None:
         """The user has taken much of what was here. In any thread."""

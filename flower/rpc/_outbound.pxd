@@ -6,7 +6,7 @@ from flower.channels._elsewhere cimport pump, put_back
 from flower.rpc._line cimport Line, get_ident
 from flower.rpc._outbox cimport Source
 
-cdef Py_ssize_t FRAME_HEAD, LONG
+cdef Py_ssize_t FRAME_HEAD, LONG, MOST_KEPT, ALWAYS_KEPT, VALUE_COST
 
 cdef class Outbound(Source):
     cdef object __weakref__
@@ -27,6 +27,7 @@ cdef class Outbound(Source):
     cdef Py_ssize_t _taking
     cdef public bint home
     cdef object kept
+    cdef Py_ssize_t _kept_bytes
     cdef readonly list followers
     cdef object _later
 
@@ -34,6 +35,9 @@ cdef class Outbound(Source):
     cpdef take(self, object value)
     @cython.locals(data=bytes)
     cdef _take(self, Line session, object value)
+    cdef _keep(self, object value, Py_ssize_t size)
+    @cython.locals(size=Py_ssize_t)
+    cdef _forget(self)
     @cython.locals(session=Line)
     cdef _cut(self, bytes data, object fresh)
     cdef bytes _frame(self, bytes head, object value, bytes tail)
@@ -44,6 +48,8 @@ cdef class Outbound(Source):
     @cython.locals(ch=channel)
     cdef _go_on(self)
     cpdef on_credit(self, Py_ssize_t items, Py_ssize_t size, Py_ssize_t taken)
+    @cython.locals(ch=channel)
+    cpdef _end_if_drained(self)
     @cython.locals(ch=channel)
     cpdef choke(self)
     cpdef relieve(self)

@@ -65,6 +65,12 @@ ENDS = (TaskletExit, GreenletExit, KeyboardInterrupt)
 # Bytes of a value that is worth to be packed without the general packer, and to leave at once, while it is in the
 # caches, rather than in a batch.
 LONG = 4 * 1024
+# Bytes of values that all the channels of a connection keep in case that they come home, and those that one of them has
+# kept whatever the others do: more than the settings let be under way, unless they are other ones than ours.
+MOST_KEPT = 64 * 1024 * 1024
+ALWAYS_KEPT = 2 * 1024 * 1024
+# Bytes that a value takes beside those of its message, about.
+VALUE_COST = 128
 
 
 class Follower(Protocol):
@@ -95,7 +101,8 @@ class Outbound(Source):
         self.max_items = self.max_bytes = 0
         self.sent = self.sent_bytes = self.taken = 0
         self.over = False
-        self.kept: deque[Any] = deque()  # of a user's own channel: what was sent and is not known to be taken
+        self.kept: deque[Any] = deque()  # of a user's own channel: what was sent and is not known to be taken, ...
+        self._kept_bytes = 0  # ... with its bytes, and all of these
         self.followers: list[Follower] = []  # who puts values into this channel as its credit allows
         self._later: deque[Any] = deque()
         ch._credit = 0
@@ -154,9 +161,22 @@ class Outbound(Source):
             if len(data) < LONG or fresh is not None or not session.outbox.send_now(data):
                 session.outbox.put(self, data, fresh)
         if self.here:
-            self.kept.append(value)
+            self._keep(value, len(data) + VALUE_COST)
         if self.queue and not self.listed:
             session.outbox.offer(self)
+
+    def _keep(self, value: Any, size: int) -> None:
+        """It may come home. Of what a peer takes without end, and never says so, the oldest is forgotten."""
+        while self._kept_bytes > ALWAYS_KEPT and self.streams.kept > MOST_KEPT:
+            self._forget()
+        self.kept.append((value, size))
+        self._kept_bytes += size
+        self.streams.kept += size
+
+    def _forget(self) -> None:
+        size = self.kept.popleft()[1]
+        self._kept_bytes -= size
+        self.streams.kept -= size
 
     def on_close(self) -> None:
         """The channel was closed. What it holds, and what blocked senders offer, still goes."""
@@ -256,9 +276,8 @@ class Outbound(Source):
             raise ValueError("credit that shrinks")
         if not self.taken <= taken <= self.sent:
             raise ValueError(f"{taken} values are taken, of {self.sent} that were sent")
-        if self.here:
-            for _ in range(taken - self.taken):
-                self.kept.popleft()
+        while len(self.kept) > self.sent - taken:
+            self._forget()
         self.taken = taken
         self.max_items, self.max_bytes = items, size
         if not self.over:
@@ -267,9 +286,12 @@ class Outbound(Source):
     # -- The end
 
     def _end_if_drained(self) -> None:
-        ch = self.ref()
+        ch: Any = self.ref()
         if ch is not None and ch.closed and self._started and not (self._later or self.over or self._taking):
-            self._last_word(END, [self.id, self.sent])
+            if isinstance(ch.reason, BaseException):  # it was over with a failure before its end was passed
+                self.fail(describe_abort(ch.reason, self.session.settings.tracebacks))
+            else:
+                self._last_word(END, [self.id, self.sent])
 
     def fail(self, told: Any) -> None:
         """The sender has failed: the receiver gets the error after what was sent. Senders that wait are refused."""
@@ -299,13 +321,21 @@ class Outbound(Source):
         ch = self.ref()
         if ch is None or self.over or not self.taken <= taken <= self.sent:
             raise ValueError("an end that comes home and is none")
-        for _ in range(taken - self.taken):
-            self.kept.popleft()
-        values = list(self.kept) + list(self._later)
+        while len(self.kept) > self.sent - taken:
+            self._forget()
+        are_whole = len(self.kept) == self.sent - taken
+        values = [value for value, _ in self.kept] + list(self._later)
         followers = self.leave()
-        self.kept.clear()
+        while self.kept:
+            self._forget()
         self._last_word(END, [self.id, self.sent])
-        put_back(ch, values)
+        if are_whole:
+            put_back(ch, values)
+        else:
+            lost = self.sent - taken + len(self._later) + len(ch)
+            ch._abandon(
+                ChannelBroken(f"{self.session.name}: {lost} values are lost, which were too many to keep", lost)
+            )
         self.streams.stay(ch, followers)
         return ch
 
@@ -324,12 +354,17 @@ class Outbound(Source):
 
     def _last_word(self, kind: str, params: list[Any], reason: Any = None, error: Any = None) -> None:
         self.over = True
-        session = self.session
-        session.outbox.put(self, self.streams.telling(kind, params), None)
-        session.outbox.offer(self)
+        if self.queue:
+            outbox = self.session.outbox
+            outbox.put(self, self.streams.telling(kind, params), None)
+            outbox.offer(self)
+        else:  # as a control frame, of which a peer that does not read gets no more than it is held back for
+            self.streams.post(kind, params)
         self.streams.outbound.pop(self.id, None)
         if self.here and (self.kept or kind == RESET):
             self.streams.note_end(self.id, params[1])
+        while self.kept:
+            self._forget()
         self._let_go(reason, error)
 
     def leave(self) -> list[Follower]:

@@ -2,7 +2,7 @@
 cimport cython
 from flower.net._conn cimport Conn
 
-cdef Py_ssize_t BATCH, MOST_QUEUED
+cdef Py_ssize_t BATCH, MOST_QUEUED, FRAME_COST
 
 cdef class Source:
     cdef public object queue

@@ -9,7 +9,8 @@ chooses then, so that a control frame that came meanwhile goes before values tha
 
 Invariants: a source is in ``sources`` at most once, and is while its ``queue`` has frames. ``writing`` is true
 while the tasklet lives. ``queued`` is the bytes in the sources' queues, and those that `hurry` has sent and that may
-still wait in the connection (``_hurried``). While that is too much no channel has credit, and who had is in ``choked``.
+still wait in the connection (``_hurried``), FRAME_COST added for each frame. While that is too much no channel has
+credit, and who had is in ``choked``.
 All the pieces of a value are in its source's queue at once. ``unfinished`` is the number of sources that are ``within``
 a value: there is a way on for all of them, and the others wait in ``sources``.
 """
@@ -28,6 +29,8 @@ from flower.net._conn import Conn
 BATCH = 64 * 1024
 # Bytes of values that wait here: above that a channel that has sent takes no more, whatever credit the peer has given.
 MOST_QUEUED = 4 * 1024 * 1024
+# Bytes that a frame takes beside its own, with a share of what its channel takes, which may send no other.
+FRAME_COST = 256
 # Values in pieces that are on the way at a time, of all channels. The receiver has to hold what of them has come.
 UNFINISHED = 4
 # In place of the ends in a frame: it is a piece of a value, and not the last one.
@@ -89,8 +92,9 @@ class Outbox:
     def put(self, source: Source, data: bytes, fresh: Any) -> None:
         """Let the source have one frame more; `offer` is next."""
         source.queue.append((data, fresh))
-        self.queued += len(data)
-        if self.queued >= MOST_QUEUED > self.queued - len(data) and self.on_full is not None:
+        before = self.queued
+        self.queued += len(data) + FRAME_COST
+        if self.queued >= MOST_QUEUED > before and self.on_full is not None:
             self.on_full()
 
     def is_full(self, source: Source) -> bool:
@@ -106,9 +110,9 @@ class Outbox:
         while queue:
             data, fresh = queue.popleft()
             if self._direct is not None and self._direct._stream.offer(data, True):
-                self._hurried += len(data)
+                self._hurried += len(data) + FRAME_COST
             else:
-                self.queued -= len(data)
+                self.queued -= len(data) + FRAME_COST
                 self.post(data)
             if fresh is not None and fresh is not PIECE:
                 self._commit(fresh)
@@ -216,7 +220,7 @@ class Outbox:
                     source.within = False
                     self.unfinished -= 1
                 queue.popleft()
-                self.queued -= len(data)
+                self.queued -= len(data) + FRAME_COST
                 pieces.append(data)
                 mine += len(data)
                 if fresh is not None:

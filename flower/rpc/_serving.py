@@ -531,7 +531,7 @@ class Serving:
         """Read no more until less waits, or until we wait for an answer, which may be behind it."""
         session = self.session
         while (self.backlog > ENOUGH or self.waiting > ENOUGH) and session.fault is None:
-            if session.calls.pending:
+            if len(session.calls.pending) > len(session.calls.given_up):
                 if self.backlog > self.most:
                     raise Flood(f"{session.name}: it sends notifications faster than they are served")
                 if self.waiting > self.most:

@@ -15,6 +15,7 @@ cdef class Streams:
     cdef int _parity
     cdef object _next
     cdef public Py_ssize_t partial
+    cdef public Py_ssize_t kept
     cdef dict _ended
 
     cpdef post(self, object kind, list params)

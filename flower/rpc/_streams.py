@@ -95,6 +95,7 @@ class Streams:
         self._next = 1 if dialed else 2
         self._ended: dict[int, Any] = {}  # channels of ours that ended: how many values were sent, or what failed
         self.partial = 0  # bytes of values that have not come whole
+        self.kept = 0  # bytes of values that may come home
 
     def __len__(self) -> int:
         return len(self.inbound) + len(self.outbound)
@@ -144,8 +145,9 @@ class Streams:
             raise TypeError("this peer does not know channels")
         export = self._export_sender if isinstance(value, Sender) else self._export_receiver
         packed = export(value, fresh)
-        if len(self) > theirs.max_channels:
-            raise ValueError(f"{theirs.max_channels} channels are open through {self.session.name}, which is the most")
+        most = min(theirs.max_channels, self.session.settings.max_channels)
+        if len(self) > most:
+            raise ValueError(f"{most} channels are open through {self.session.name}, which is the most")
         data: bytes = msgpack.packb(packed)
         return data
 
@@ -155,7 +157,7 @@ class Streams:
         if isinstance(outlet, Outbound) and outlet.streams is self and not outlet.here:
             if not (outlet._take_now() or outlet.over or len(ch) or ch.balance > 0):
                 self.session.outbox.hurry(outlet)
-                fresh.append((lambda: self._came_home(outlet), _nothing))
+                fresh.append((lambda: self._came_home(outlet, ch), _nothing))
                 return [HOME, outlet.id, 0, 0, {}]
         forwards = isinstance(ch._outlet, Outbound)
         number = self._new_id()
@@ -248,13 +250,13 @@ class Streams:
         outbound.over = True
         self.stay(ch, outbound.leave())
 
-    def _came_home(self, outbound: Outbound) -> None:
+    def _came_home(self, outbound: Outbound, _: channel[Any]) -> None:
+        """Until now the channel was held, by whoever is to call this: it is not dropped on its way."""
         outbound.home = True
 
     def _moved(self, inbound: Inbound, ch: channel[Any]) -> None:
         """Our receiving end has gone home. What still comes for it is dropped: the other side has kept it."""
         inbound._settle()
-        ch._feeder = None
         ch._abandon("it was passed back")
 
     def commit(self, fresh: list[Fresh]) -> None:

@@ -98,7 +98,7 @@ def register(
         elif issubclass(cls, enum.Enum):
             to, of = (lambda member: member.value), cls
         elif issubclass(cls, BaseException):
-            to, of = (lambda error: list(error.args)), (lambda args: cls(*args))
+            to, of = (lambda error: list(error.args)), (lambda args: cls(*_array(args)))
     if to is None or of is None:
         raise TypeError(f"{cls.__name__} is no dataclass and no enum: say how it is sent, with to= and of=")
     known = _Registered(name or cls.__qualname__, to, of)
@@ -161,6 +161,13 @@ def _pack_int(value: int) -> bytes:
     return value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True)
 
 
+def _array(contents: Any) -> list[Any]:
+    """The contents, as members. Of a text each character would be one, which takes forty times its bytes."""
+    if type(contents) is not list:
+        raise TypeError(f"what has members is made of an array, not {type(contents).__name__}")
+    return contents
+
+
 def _apart(values: list[Any]) -> list[Any]:
     """The values, as members of a set: not many may have one hash, since that makes a set take quadratic time.
 
@@ -190,9 +197,9 @@ _PACK: dict[type, tuple[bytes, Callable[[Any], Any]]] = {
     complex: (b"z", lambda value: [value.real, value.imag]),
 }
 _MAKE: dict[bytes, Callable[[Any], Any]] = {
-    b"t": tuple,
-    b"s": lambda values: set(_apart(values)),
-    b"f": lambda values: frozenset(_apart(values)),
+    b"t": lambda values: tuple(_array(values)),
+    b"s": lambda values: set(_apart(_array(values))),
+    b"f": lambda values: frozenset(_apart(_array(values))),
     b"i": lambda data: int.from_bytes(data, "big", signed=True),
     b"D": Decimal,
     b"U": lambda data: uuid.UUID(bytes=data),
@@ -200,7 +207,7 @@ _MAKE: dict[bytes, Callable[[Any], Any]] = {
     b"a": datetime.date.fromisoformat,
     b"c": datetime.time.fromisoformat,
     b"l": lambda count: count * _MICROSECOND,
-    b"z": lambda parts: complex(*parts),
+    b"z": lambda parts: complex(*_array(parts)),
     b"r": lambda contents: _by_name[contents[0]].of(contents[1]),
 }
 # Subclasses that nobody registered go as what they are built on, as with json: an enum of strings as its value, too.

@@ -245,6 +245,52 @@ def test_of_what_a_channel_failed_with_little_is_kept_for_an_end_on_its_way_home
         assert len(repr(caught.value.error)) < 2000  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("taken", [0, 69])
+def test_of_what_a_peer_takes_and_never_says_so_not_all_is_kept(taken: int) -> None:
+    """It may bring its end home, with whatever it has not taken: that would be all that was ever sent to it."""
+    with greeted() as (keeper, raw, session):
+        number = given(raw)[1]
+        raw.send([2, "$/w", [number, 1 << 52, 1 << 52, 0]])
+        ch, keeper.kept = keeper.kept, None
+        fill = flower.go(lambda: [ch.send(bytes([i]) * 1_000_000, NEVER) for i in range(70)])
+        values = 0
+        while values < 70:
+            values += raw.receive()[2][-1] is False  # its last piece
+        assert not fill.alive
+        assert session.streams.kept < 67 << 20
+        raw.send([0, 7, "keep", [end(3, number, taken)]])
+        answer = raw.receive()
+        while answer[0] != 1:
+            answer = raw.receive()
+        assert answer[1:] == [7, None, None]
+        assert session.streams.kept == 0
+        if taken:
+            assert keeper.kept.receive(NEVER) == bytes([69]) * 1_000_000
+        else:
+            for use in (keeper.kept.receive, lambda: ch.send(1, NEVER)):
+                with pytest.raises(ChannelBroken, match="70 values are lost") as caught:
+                    use()
+                assert caught.value.undelivered == 70
+            raw.conn.close()
+
+
+def test_no_more_ends_are_given_than_may_be_open_here_however_many_the_peer_takes() -> None:
+    """It is for the peer to say that it has closed them, and that one never does."""
+    with greeted() as (_, raw, session):
+        errors: list[Any] = []
+        for _ in range(SETTINGS.max_channels + 1):
+            raw.send([0, 7, "want", []])
+            while (message := raw.receive())[0] != 1:
+                assert message[1] == "$/stop"  # of the one before, which nobody has any more
+            errors.append(message[2])
+        error = errors.pop()
+        assert errors == [None] * SETTINGS.max_channels
+        assert error["t"] == "builtins.ValueError"
+        assert "10 channels are open" in error["m"]
+        assert len(session.streams) == 10
+
+
 def test_news_of_a_channel_that_has_ended_are_nothing() -> None:
     with greeted() as (keeper, raw, _):
         given(raw)

@@ -470,6 +470,8 @@ def test_4_a_receiving_end_comes_home_with_what_nobody_took() -> None:
         assert list(home) == [1, 2, 3, 4, 5]
         with pytest.raises(ChannelClosed):
             service.kept.receive()
+        with pytest.raises(ValueError, match="passed on already"):
+            session.call("give_back")
         quiet(session, other)
 
 
@@ -840,6 +842,25 @@ def test_a_long_value_that_uses_up_the_credit_of_its_own_grant() -> None:
             step.send(None, NEVER)
         values.close()
         until(lambda: got[-1] == -1)
+
+
+def test_short_values_that_come_behind_long_ones() -> None:
+    """While these were beyond the credit, credit was looked at only as one more of many was taken: no longer."""
+    with streaming() as (service, session, _):
+        values: channel[bytes] = channel(math.inf)
+        session.call("keep", (values.receiver,))
+        sizes = [200_000, *45 * [1], 70_000, *200 * [1]]
+        for size in sizes:
+            values.send(bytes(size))
+        values.close()
+        got, service.kept = service.kept, None
+        until(lambda: len(got._channel) == 47)  # the bytes are used up
+        first = got.receive()
+        until(lambda: len(got._channel) == 64)  # and now the items
+        found = [first]
+        with flower.timeout(NEVER):
+            found.extend(got)
+        assert [len(value) for value in found] == sizes
 
 
 def test_what_was_not_sent_is_counted_in_values() -> None:

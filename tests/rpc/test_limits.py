@@ -15,7 +15,7 @@ import pytest
 
 import flower
 from flower import rpc
-from flower.errors import Overloaded, ProtocolError, RemoteError
+from flower.errors import Overloaded, ProtocolError, RemoteError, Timeout
 from flower.rpc import _serving
 from flower.rpc._hello import Settings
 from flower.rpc._session import DEFAULTS
@@ -229,6 +229,19 @@ def test_behind_a_backlog_answers_still_arrive() -> None:
         assert t.join(NEVER) == "answer"
         calc.gate.send(None, NEVER)
         until(lambda: len(calc.log) == 120)
+
+
+def test_an_answer_that_nobody_waits_for_is_no_reason_to_read_on() -> None:
+    """A call that had timed out, and was never answered, let the peer send until it was cut off."""
+    calc = Calc()
+    with raw_server(calc) as (peer, raw):
+        with pytest.raises(Timeout):
+            peer.call("question", timeout=0)
+        assert raw.receive()[2] == "question"
+        raw.send([2, "wait", []], *[[2, "note", ["x" * 10_000]]] * 60)
+        until(lambda: peer._session.serving.proceed.balance == -1)
+        calc.gate.send(None, NEVER)
+        until(lambda: len(calc.log) == 60)
 
 
 @pytest.mark.parametrize("end", ["close", "half", "garbage"])

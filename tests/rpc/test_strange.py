@@ -6,7 +6,9 @@ import dataclasses
 import datetime
 import errno
 import gc
+import itertools
 import logging
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -17,9 +19,10 @@ import pytest
 
 import flower
 from flower import channel, rpc
-from flower.errors import ChannelBroken, ChannelClosed, Disconnected, RemoteError, Timeout
+from flower.errors import ChannelBroken, ChannelClosed, Disconnected, RemoteAbort, RemoteError, Timeout
 from flower.rpc import Settings
 from tests.net.support import NEVER, rounds, until
+from tests.rpc import link
 from tests.rpc.support import PLAIN, URL, Calc, Raw, pair, raw_client, served, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -211,6 +214,25 @@ def test_many_channels_with_credit_take_no_memory_without_end() -> None:
         until(lambda: not server._sessions)
 
 
+def test_small_values_that_wait_are_counted_with_what_they_take() -> None:
+    kept: list[Any] = []
+    a, b = link.linked({}, {"keep": kept.append}, Settings(channel_items=1 << 30, channel_bytes=1 << 30))
+    ch: channel[int] = channel(math.inf)
+    flower.go(a.call, "keep", (ch.sender,))
+    link.deliver_all(a, b)
+    sender = kept.pop()
+    sent = 0
+    while sender.try_send(1):
+        sent += 1
+        assert sent < 1 << 15
+    sender.close()
+    link.deliver_all(a, b)
+    assert len(list(ch)) == sent
+    for session in (a, b):
+        session.close()
+    link.settle()
+
+
 @pytest.mark.slow
 def test_values_of_ends_that_go_home_take_no_memory_without_end() -> None:
     sent = 0
@@ -253,6 +275,23 @@ def test_an_end_of_a_channel_that_is_far_too_long() -> None:
         bloated = msgpack.packb([2, 1, 64, 1 << 18, {}, [[]] * 1_000_000])
         raw.send([0, 2, "echo", [msgpack.ExtType(70, bloated)]])
         assert raw.receive() is None
+
+
+def test_a_peer_that_gives_ends_and_does_not_read_what_becomes_of_them_is_held_back() -> None:
+    a, b = link.linked({}, {})
+    link.deliver_all(a, b)
+    for number in itertools.count(1, 100):  # they are dropped, since nobody takes them, and the peer is told so
+        for each in range(number, number + 100, 2):
+            a.conn.sent += msgpack.packb([2, "nobody", [end_of(1, each, 0, 0)]])
+        a.conn.deliver(1 << 30)
+        link.settle()
+        if b.serving.proceed.balance < 0:
+            break
+        assert number < 20_000
+    assert len(b.streams) < 100
+    b.close()
+    a.conn.cut(None)
+    link.settle()
 
 
 def test_unfinished_values_have_a_bound_together() -> None:
@@ -375,6 +414,28 @@ def test_a_sending_end_that_has_come_home_may_be_dropped_there() -> None:
         assert ch.receive(NEVER) == "x"
         with pytest.raises(Timeout):
             ch.receive(0.01)
+
+
+def test_a_sending_end_that_waits_to_go_home_may_be_dropped_there() -> None:
+    kept: dict[str, Any] = {}
+    a, b = link.linked({}, {"keep": lambda **ends: kept.update(ends)})
+    first: channel[Any] = channel(1)
+    second: channel[Any] = channel(10)
+    t = flower.go(a.call, "keep", (), {"first": first.sender, "second": second.sender})
+    link.deliver_all(a, b)
+    assert not t.alive
+    kept["second"].send(bytes(link.ROOM))
+    link.settle()
+    kept["second"].send(kept.pop("first"))  # it waits until there is room
+    gc.collect()
+    link.deliver_all(a, b)
+    assert second.receive() == bytes(link.ROOM)
+    assert second.receive() == first.sender
+    assert first.try_receive("no failure") == "no failure"
+    kept.clear()
+    for session in (a, b):
+        session.close()
+    link.settle()
 
 
 def test_the_reason_of_a_stop_goes_over_three_nodes() -> None:
@@ -1288,6 +1349,32 @@ def test_a_channel_that_ends_as_its_receiving_end_comes_home_says_what_is_lost()
         assert list(answer.receive(NEVER)) == []
 
 
+def test_an_end_that_comes_home_too_late_and_is_passed_on_tells_what_is_lost() -> None:
+    kept: list[Any] = []
+    near = link.linked({"keep": kept.append}, {"keep": kept.append})
+    far = link.linked({}, {"keep": kept.append})
+    link.deliver_all(*near, *far)
+
+    def give(session: Any, end: Any) -> None:
+        flower.go(session.call, "keep", (end,))
+        link.settle()
+
+    ch: channel[str] = channel(5)
+    give(near[0], ch.receiver)
+    link.deliver_all(*near)
+    give(near[1], kept.pop())
+    ch.send("as it is on its way home")
+    ch.close()
+    link.deliver_all(*near)
+    give(far[0], kept.pop())
+    link.deliver_all(*far)
+    with pytest.raises(RemoteAbort, match="1 values are lost"):
+        kept.pop().receive()
+    for session in (*near, *far):
+        session.close()
+    link.settle()
+
+
 def test_who_waits_here_for_a_channel_that_comes_home_gets_what_it_brings() -> None:
     kept: list[Any] = []
     with served({"give": kept.append, "back": kept.pop}) as (_, peer):
@@ -1500,7 +1587,7 @@ def test_what_is_given_up_and_answered_later_is_forgotten() -> None:
                 request = raw.receive()
                 raw.send([1, request[1], None, n])
             until(lambda: peer._session.outstanding == 0)
-            assert not peer._session.calls._given_up
+            assert not peer._session.calls.given_up
             raw.conn.close()
     settle()
 

@@ -236,6 +236,14 @@ def test_the_contents_of_ext_types_count_too() -> None:
     assert "No valid" in str(event) or "no valid" in str(event)
 
 
+@pytest.mark.parametrize("tag", [b"t", b"s", b"f", b"z", b"r"])
+def test_no_members_are_made_of_the_characters_of_a_text(tag: bytes) -> None:
+    """A message of 16 MiB would take 740 MB."""
+    rpc.register(Odd)
+    text = "\u0400\u0401"
+    assert "made of an array, not str" in unmade(tag + msgpack.packb(["Odd", text] if tag == b"r" else text))
+
+
 @pytest.mark.parametrize("depth", [MAX_EXT_DEPTH, MAX_EXT_DEPTH + 1])
 def test_ext_types_in_ext_types(depth: int) -> None:
     value: Any = ()
