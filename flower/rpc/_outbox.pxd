@@ -21,6 +21,7 @@ cdef class Outbox:
     cdef bint _daemon
     cdef public object sources
     cdef readonly Py_ssize_t bytes
+    cdef readonly Py_ssize_t words
     cdef public Py_ssize_t queued
     cdef Py_ssize_t _hurried
     cdef readonly dict choked
@@ -30,7 +31,7 @@ cdef class Outbox:
     cdef public object on_sent
     cdef public object on_full
 
-    cpdef post(self, bytes data)
+    cpdef post(self, bytes data, bint is_word=*)
     cpdef bint send_now(self, bytes data) except -1
     cpdef put(self, Source source, bytes data, object fresh)
     cpdef hurry(self, Source source)

@@ -61,10 +61,11 @@ class Outbox:
         self._direct: Conn | None = conn if type(conn) is Conn else None  # the same, which takes what it has room for
         self._commit = commit  # told of the ends that have left
         self._sent: deque[Any] = deque()  # ends in the batch that has left just now
-        self._control: deque[bytes] = deque()
+        self._control: deque[tuple[bytes, bool]] = deque()
         self._daemon = True
         self.sources: deque[Source] = deque()
-        self.bytes = 0  # of control frames
+        self.bytes = 0  # of control frames,
+        self.words = 0  # and of those among them that are about channels
         self.queued = 0  # bytes of values
         self._hurried = 0
         self.choked: dict[Source, None] = {}
@@ -78,11 +79,13 @@ class Outbox:
         """Nothing leaves before that."""
         self._daemon = daemon
 
-    def post(self, data: bytes) -> None:
+    def post(self, data: bytes, is_word: bool = False) -> None:
         """Send a control frame as soon as there is room. In the connection's own thread."""
         if not self.closed and not self.send_now(data):
-            self._control.append(data)
+            self._control.append((data, is_word))
             self.bytes += len(data)
+            if is_word:
+                self.words += len(data)
             self._wake()
 
     def send_now(self, data: bytes) -> bool:
@@ -138,7 +141,7 @@ class Outbox:
         """Nothing more leaves."""
         self.closed = True
         self._control.clear()
-        self.bytes = 0
+        self.bytes = self.words = 0
         self.choked.clear()
         self.sources.clear()
         self._sent.clear()
@@ -199,8 +202,10 @@ class Outbox:
         pieces: list[bytes] = []
         size = 0
         while self._control and size < BATCH:
-            data = self._control.popleft()
+            data, is_word = self._control.popleft()
             self.bytes -= len(data)
+            if is_word:
+                self.words -= len(data)
             pieces.append(data)
             size += len(data)
         while self.sources and size < BATCH:

@@ -7,6 +7,7 @@ from flower.channels._task cimport Task
 from flower.channels._tasklet cimport start_in
 from flower.rpc._context cimport Context, new_context
 from flower.rpc._line cimport Line
+from flower.rpc._outbox cimport Outbox
 from flower.rpc._service cimport Method
 from flower.rpc._wire cimport Unmade
 
@@ -18,7 +19,7 @@ cdef class Serving:
     cdef readonly Py_ssize_t inflight
     cdef Py_ssize_t unbegun
     cdef readonly Py_ssize_t asked
-    cdef Py_ssize_t most
+    cdef public Py_ssize_t most
     cdef public Py_ssize_t unsent
     cdef readonly object notices
     cdef public Py_ssize_t backlog
@@ -32,6 +33,7 @@ cdef class Serving:
 
     @cython.locals(session=Line, limit=Py_ssize_t)
     cdef on_request(self, list event)
+    @cython.locals(outbox=Outbox, answers=Py_ssize_t)
     cdef bint is_behind(self) except -1
     @cython.locals(session=Line, cost=Py_ssize_t, context=Context, t=Task)
     cdef bint begin(self, list event) except -1

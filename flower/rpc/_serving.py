@@ -5,7 +5,8 @@
 What is held for a peer is bounded in bytes: the requests that are being served, the notifications that wait
 to be served, and the answers that wait until the peer reads. Past ENOUGH bytes of the last two, the reader
 reads no more (TCP then stops the peer) and no further method is begun. While we wait for an answer of the
-peer's, which may come behind all that, the reader goes on up to ``most``, and then the connection is cut.
+peer's, which may come behind all that, the reader goes on up to ``most``, and then the connection is cut. What is said
+of channels holds it up from ``most`` bytes on: two peers that close thousands at a time would wait for each other.
 
 Invariants
 
@@ -525,12 +526,14 @@ class Serving:
 
     def is_behind(self) -> bool:
         """Whether so much waits that the peer is to be held back."""
-        return self.backlog > ENOUGH or self.unsent + self.session.outbox.bytes > ENOUGH
+        outbox = self.session.outbox
+        answers = self.unsent + outbox.bytes - outbox.words
+        return self.backlog > ENOUGH or answers > ENOUGH or outbox.words > self.most
 
     def hold_back(self) -> None:
         """Read no more until less waits, or until we wait for an answer, which may be behind it."""
         session = self.session
-        while (self.backlog > ENOUGH or self.waiting > ENOUGH) and session.fault is None:
+        while self.is_behind() and session.fault is None:
             if len(session.calls.pending) > len(session.calls.given_up):
                 if self.backlog > self.most:
                     raise Flood(f"{session.name}: it sends notifications faster than they are served")

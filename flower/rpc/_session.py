@@ -47,7 +47,7 @@ from flower.rpc._hello import GREETING, HELLO, LOCKED, LOCKED_MESSAGE, BadHello,
 from flower.rpc._line import CANCEL, DATA, Line
 from flower.rpc._outbox import Outbox, Source
 from flower.rpc._pulse import Pulse
-from flower.rpc._serving import ENOUGH, MAX_DEADLINE, Flood, Serving, log, printable
+from flower.rpc._serving import MAX_DEADLINE, Flood, Serving, log, printable
 from flower.rpc._streams import Streams
 from flower.rpc._types import Codec
 from flower.rpc._wire import Wire
@@ -556,7 +556,7 @@ class Session(Line):
 
     def _sent(self) -> None:
         """The outbox holds less than before."""
-        if self.serving.waiting <= ENOUGH:
+        if not self.serving.is_behind():
             self.serving.go_on()
         if not self.outbox.writing:
             self.answered()

@@ -109,7 +109,7 @@ class Streams:
         """Send a control frame."""
         session = self.session
         if session.fault is None:
-            session.outbox.post(self.telling(kind, params))
+            session.outbox.post(self.telling(kind, params), True)
 
     def telling(self, kind: str, params: list[Any]) -> bytes:
         """A control frame. If the last of the params is an error, that is shortened for a peer that takes no more."""

@@ -12,6 +12,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -280,6 +281,7 @@ def test_an_end_of_a_channel_that_is_far_too_long() -> None:
 def test_a_peer_that_gives_ends_and_does_not_read_what_becomes_of_them_is_held_back() -> None:
     a, b = link.linked({}, {})
     link.deliver_all(a, b)
+    b.serving.most = 100_000
     for number in itertools.count(1, 100):  # they are dropped, since nobody takes them, and the peer is told so
         for each in range(number, number + 100, 2):
             a.conn.sent += msgpack.packb([2, "nobody", [end_of(1, each, 0, 0)]])
@@ -292,6 +294,24 @@ def test_a_peer_that_gives_ends_and_does_not_read_what_becomes_of_them_is_held_b
     b.close()
     a.conn.cut(None)
     link.settle()
+
+
+def test_two_peers_that_close_many_channels_at_a_time_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    """What both have to say of them is more than both sockets take, and neither reads before that is said."""
+
+    channels: list[channel[Any]] = [channel() for _ in range(4000)]
+    halves = (
+        {"first": lambda: [ch.receiver for ch in channels[:2000]]},
+        {"last": lambda: [ch.receiver for ch in channels[2000:]]},
+    )
+    with rpc.serve(f"unix:{tmp_path}/s", halves[0]) as server, rpc.connect(server.url, halves[1]) as peer:
+        theirs = peer.call("first")
+        (back,) = server.peers
+        ours = back.call("last")
+        for end in (*theirs, *ours):
+            end.close("r" * 1000)
+        assert peer._session.serving.waiting > 1_000_000
+        until(lambda: not (len(peer._session.streams) or len(back._session.streams)))
 
 
 def test_unfinished_values_have_a_bound_together() -> None:
