@@ -41,6 +41,7 @@ cdef class Stream(Link):
     cdef bint _shaking
     cdef public bint _paused
     cdef bint _sent
+    cdef bint _said_last
     cdef bint _listed
     cdef bint _busy
     cdef bint _prompt

@@ -101,7 +101,8 @@ class Stream(Link):
         self._held = 0
         self._paused = False
         self.outbox: channel[Any] | None = None  # made when it is first needed, as _emptied is
-        self._sent = False  # something was written
+        self._sent = False  # something was written,
+        self._said_last = False  # and nothing has come since: the peer may not have read it yet
         self._busy = self._prompt = self._answered = False
         self._emptied: channel[None] | None = None
         self._flushing = 0
@@ -123,6 +124,7 @@ class Stream(Link):
     def data_received(self, data: bytes) -> None:
         self._prompt = not self._busy
         self._answered = False
+        self._said_last = self._said_last and self.shut
         try:
             incoming, tap = self.incoming, self.tap
             if tap is not None and incoming.receivers.count and not self._scheduler.closing:
@@ -281,7 +283,7 @@ class Stream(Link):
             outbox._abandon(self.writing_fault())
 
     def _send(self, data: bytes) -> None:
-        self._sent = True
+        self._sent = self._said_last = True
         scheduler = self._scheduler
         writer = scheduler.current  # None: the hub
         in_main = writer is scheduler.main
@@ -535,13 +537,15 @@ class Stream(Link):
             if not self.at_eof:
                 self._try_bomb()
         self._end()
+        is_parting = self._linger is not None and self._said_last and not late
         if not transport.get_write_buffer_size():
-            transport.close()
+            if not is_parting:
+                transport.close()
         elif late and not self._holding:
             self._cut()
         elif not (self._holding or transport.is_closing()):
             transport.close()
-        return self._transport is not None and bool(transport.get_write_buffer_size())
+        return self._transport is not None and (is_parting or bool(transport.get_write_buffer_size()))
 
     def disown(self) -> Any:
         """In a forked child: the parent goes on with this connection; here it is over."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import signal
 import socket
-from contextlib import ExitStack
+import subprocess
+from contextlib import ExitStack, suppress
 
 import pytest
 
@@ -78,6 +79,30 @@ def test_a_server_that_is_killed_in_the_middle() -> None:
             assert len(conn.read_exactly(1_000_000, timeout=NEVER)) == 1_000_000
             server.kill(signal.SIGKILL)
             read_all(conn)
+
+
+def test_what_a_program_has_closed_before_its_end_is_not_cut_by_what_the_peer_sends() -> None:
+    code = """
+        import sys
+        from flower.net import Dial
+        conn = Dial("tcp", ("127.0.0.1", int(sys.argv[1])))
+        conn.write(b"x" * 1_000_000)
+        conn.flush()
+        conn.close()
+        print("closed")
+    """
+    with socket.create_server((HOME, 0)) as server, Program(code, str(server.getsockname()[1])) as client:
+        sock, _ = server.accept()
+        with sock:
+            assert client.line() == "closed"
+            with suppress(subprocess.TimeoutExpired):  # were it to end at once, it would do so in this time
+                client.process.wait(0.2)
+            sock.sendall(b"the kernel would answer with a reset")
+            got = 0
+            while data := sock.recv(65_536):
+                got += len(data)
+        assert got == 1_000_000
+        client.end()
 
 
 def memory() -> int:

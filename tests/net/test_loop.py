@@ -212,6 +212,8 @@ def test_each_thread_has_a_loop_of_its_own() -> None:
             with Dial("tcp", listener.addr()) as conn:
                 conn.write("x")
                 got = conn.read(timeout=NEVER)
+                conn.close_write()
+                assert conn.read(timeout=NEVER) == b""
             return got, id(current_scheduler().poller)
 
         clients = [in_thread(client) for _ in range(3)]
@@ -485,7 +487,7 @@ def test_what_was_written_leaves_though_the_program_ends() -> None:
     with listening() as listener, Program(code, str(listener.addr()[1])) as program:
         with listener.receive(NEVER) as conn:
             assert sum(len(chunk) for chunk in conn) == 3_000_000
-        assert program.end() == ""
+        assert in_thread(program.end)() == ""  # the loop goes on, and closes the connection
 
 
 def test_a_program_may_end_with_everything_open() -> None:
