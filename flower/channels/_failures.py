@@ -234,7 +234,7 @@ def take_error(t: Any) -> BaseException:
 def refuse_to_block(s: Any) -> None:
     """Raise the RuntimeError of a blocking call where none is possible."""
     if s.closing:
-        raise TaskletExit
+        raise TaskletExit("this thread is at its end: nothing is waited for any more")
     if s.current is None:
         raise refusal("blocking is not possible here: this is a callback of the I/O tasklet, which must go on", None)
     raise refusal("blocking is not possible here: this is a callback, or a switch trap is set", s.current)

@@ -348,6 +348,39 @@ def test_the_interpreter_exits_with_finalizers_that_use_channels() -> None:
     assert lines == ["end", "atexit 1"]
 
 
+@pytest.mark.parametrize(
+    "wait",
+    [
+        "flower.channel().receive()",
+        "flower.channel().receive(timeout=10)",
+        "flower.time.sleep(10)",
+        "flower.go(print, 'nothing more is run').join()",
+        "waiting.send('to nobody')",
+    ],
+)
+def test_after_the_end_of_the_program_a_wait_says_so(wait: str) -> None:
+    code = f"""
+        import atexit
+        def late():
+            try:
+                print("waited", {wait})
+            except BaseException as error:
+                print(repr(error))
+        atexit.register(late)  # before the import of flower: so it is called after flower has ended
+        import flower, flower.time
+        waiting = flower.channel()
+        def receive():
+            print("received", waiting.receive(), waiting.receive())
+        flower.go(receive)
+        flower.schedule()
+        print("end")
+    """
+    if "waiting" in wait:  # who waits is there still, and takes it, but never runs
+        assert output(code) == "end\nwaited None\n"
+    else:
+        assert output(code) == "end\nTaskletExit('this thread is at its end: nothing is waited for any more')\n"
+
+
 def test_the_interpreter_exits_while_other_threads_are_blocked() -> None:
     code = """
         import threading, flower, flower.time
