@@ -153,14 +153,19 @@ def on_sigint(signum: int, frame: FrameType | None) -> None:
 
 
 def _in_flower(frame: FrameType | None) -> bool:
-    """Whether the frame is Flower's own, or what the core has called. Users' code begins in `call`."""
-    outer = frame
+    """Whether the frame is Flower's own, what Flower has called of the standard library, or what the core has called.
+
+    Users' code begins in `call`.
+    """
+    inner = outer = frame
     while outer is not None:
         name = outer.f_globals.get("__name__", "")
-        if name.startswith("flower.") and outer is frame:
+        if name.startswith("flower.") and outer is inner:
             return True
         if name.startswith("flower.channels."):
             return outer.f_code.co_name != "call"
+        if outer is inner and name.partition(".")[0] in sys.stdlib_module_names:  # it may have a program half started
+            inner = outer.f_back
         outer = outer.f_back
     return False
 

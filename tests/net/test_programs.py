@@ -504,3 +504,21 @@ def test_ctrl_c_ends_the_program() -> None:
             print(program.status)
         """
     assert output(code) == "-15\n"
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_a_program_is_started_ends_it() -> None:
+    code = """
+        import os, signal, flower
+        from flower import process
+        flower.go(int).join()
+        try:
+            with process.start(["sleep", "5"], preexec_fn=lambda: os.kill(os.getppid(), signal.SIGINT)) as program:
+                program.wait()
+        except KeyboardInterrupt:
+            try:
+                os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                print("no child is left")
+        """
+    assert output(code) == "no child is left\n"
