@@ -143,7 +143,7 @@ def on_sigint(signum: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt at once in users' code; elsewhere hold it until main's park."""
     s = _scheduler.current_scheduler()
     current = s.current
-    if current is not None and not s.traps and not _in_flower(frame):
+    if current is not None and not s.traps and not _in_flower(frame, current.func):
         error = KeyboardInterrupt()
         if current is not s.main:
             _scheduler.cold.pass_on(error)
@@ -152,12 +152,15 @@ def on_sigint(signum: int, frame: FrameType | None) -> None:
     s.interrupt_main()
 
 
-def _in_flower(frame: FrameType | None) -> bool:
+def _in_flower(frame: FrameType | None, func: Any) -> bool:
     """Whether the frame is Flower's own, what Flower has called of the standard library, or what the core has called.
 
-    Users' code begins in `call`.
+    Users' code begins in `call`. Compiled code has no frame: without any, the tasklet's function says whose it is.
     """
-    inner = outer = frame
+    if frame is None:
+        return type(getattr(func, "__self__", None)).__module__.startswith("flower.")
+    inner: FrameType | None = frame
+    outer: FrameType | None = frame
     while outer is not None:
         name = outer.f_globals.get("__name__", "")
         if name.startswith("flower.") and outer is inner:

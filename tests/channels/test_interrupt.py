@@ -247,6 +247,30 @@ def test_no_interrupt_is_lost_whenever_it_comes(what: str) -> None:
     assert output(HAIL.replace("{what}", what)) == "100\n"
 
 
+@pytest.mark.parametrize(
+    ("starts", "told"),
+    [
+        ("ch.send_sequence, map(signal.raise_signal, [signal.SIGINT])", "main 1"),  # the core's own: it goes on
+        pytest.param("signal.raise_signal, signal.SIGINT", "main KeyboardInterrupt()", marks=pytest.mark.compiled),
+    ],
+)
+def test_ctrl_c_in_a_tasklet_that_has_no_frame(starts: str, told: str) -> None:
+    code = f"""
+        import signal, flower, flower.time
+        ch = flower.channel(5)
+        t = flower.go({starts})
+        try:
+            flower.time.sleep(10)
+        except KeyboardInterrupt:
+            print("main", end=" ")
+        try:
+            print(t.join())
+        except KeyboardInterrupt as error:
+            print(repr(error))
+    """
+    assert output(code) == told + "\n"
+
+
 def test_an_interrupted_wait_leaves_nothing_on_the_channel() -> None:
     code = """
         ch = flower.channel()
