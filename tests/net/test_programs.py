@@ -417,6 +417,23 @@ def test_whoever_waits_in_another_thread_learns_of_the_end_of_its_own() -> None:
     program._child.popen.wait()
 
 
+@pytest.mark.slow
+def test_a_thread_that_ends_while_a_program_runs_tells_of_no_error() -> None:
+    code = """
+        import threading, warnings, flower
+        from flower import process
+        warnings.simplefilter("ignore")
+        def ends():
+            flower.go(lambda: process.run(['sleep', '10']))
+            flower.time.sleep(0.05)
+        thread = threading.Thread(target=ends)
+        thread.start()
+        thread.join()
+        print("the thread has ended")
+        """
+    assert output(code) == "the thread has ended\n"
+
+
 @pytest.mark.usefixtures("notice")
 def test_run_waits_for_a_program() -> None:
     program = start(["sleep", "0.02"])
