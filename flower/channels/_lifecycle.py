@@ -147,7 +147,7 @@ def on_sigint(signum: int, frame: FrameType | None) -> None:
         error = KeyboardInterrupt()
         if current is not s.main:
             _scheduler.cold.pass_on(error)
-            s.interrupt_main()
+            s.interrupt_main(error)
         raise error
     s.interrupt_main()
 

@@ -247,6 +247,57 @@ def test_no_interrupt_is_lost_whenever_it_comes(what: str) -> None:
     assert output(HAIL.replace("{what}", what)) == "100\n"
 
 
+ONCE = {
+    "a join": "flower.go(interrupted).join()",
+    "run": "flower.run(interrupted)",
+    "a group": "with flower.group() as g: g.go(interrupted)",
+    "a group with others": "with flower.group() as g: g.go(interrupted); g.go(flower.time.sleep, 30)",
+    "a group that another one waits for": "with flower.group() as g: g.go(lambda: flower.go(interrupted).join())",
+}
+
+
+@pytest.mark.parametrize("where", ONCE)
+@pytest.mark.parametrize("what", ["signal.raise_signal(signal.SIGINT)", "raise KeyboardInterrupt"])
+def test_ctrl_c_in_a_tasklet_ends_what_main_waits_for_once(where: str, what: str) -> None:
+    code = f"""
+        import signal, flower, flower.time
+        def interrupted():
+            {what}
+        flower.go(int).join()
+        try:
+            {ONCE[where]}
+            print("as if nothing had been", end=" ")
+        except KeyboardInterrupt:
+            print("interrupted", end=" ")
+        flower.time.sleep(0)
+        print("once")
+    """
+    assert output(code) == "interrupted once\n"
+
+
+@pytest.mark.parametrize("what", ["signal.raise_signal(signal.SIGINT)", "raise KeyboardInterrupt"])
+def test_ctrl_c_that_another_tasklet_joins_still_reaches_main(what: str) -> None:
+    code = f"""
+        import signal, flower, flower.time
+        def interrupted():
+            {what}
+        def joins():
+            try:
+                t.join()
+            except KeyboardInterrupt:
+                done.send("joined")
+        done = flower.channel(1)
+        t = flower.go(interrupted)
+        flower.go(joins)
+        try:
+            print(done.receive(), end=" ")
+            flower.time.sleep(0)
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    assert output(code).endswith("interrupted\n")
+
+
 @pytest.mark.parametrize(
     ("starts", "told"),
     [
