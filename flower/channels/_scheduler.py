@@ -636,7 +636,12 @@ def here() -> Scheduler:
     """The scheduler of this thread, made on first use."""
     s = get_here()
     if s is None:
-        s = Scheduler(task_class.__new__(task_class))
+        made = Scheduler(task_class.__new__(task_class))
+        s = get_here()
+        if s is not None:  # to make it has run finalizers, and they have made one
+            made.main.carrier = None
+            return s
+        s = made
         set_here(s)
         cold.adopt_thread(s)
     return s
