@@ -220,9 +220,10 @@ class Process:
         try:
             with shield():
                 self.stop()
-        except BaseException:
+        except BaseException as failure:
             self.kill()
-            raise
+            if not isinstance(failure, ChildProcessError):  # else its thread is at its end: what ends the block is told
+                raise
         finally:
             if self.stdin is not None:
                 self.stdin.abort()  # what it has started may have its input open, and is not waited for

@@ -101,10 +101,7 @@ def begin(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> channel[Any
     """Have a worker call the function; for `collect`. Where it is refused, the function will not run."""
     if not callable(func):
         raise TypeError(f"blocking needs a function to call, not {func!r}")
-    s = _scheduler.current_scheduler()
-    if s.closing:
-        _scheduler.cold.refuse_to_block(s)
-    s.check_wait()  # before the function runs
+    _scheduler.current_scheduler().check_wait()  # before the function runs
     context = contextvars.copy_context()
     answer: channel[Any] = channel(1, label=f"blocking {getattr(func, '__qualname__', func)}")
     answer._external = True

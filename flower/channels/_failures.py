@@ -67,6 +67,7 @@ def settle(s: Any, t: Any, func: Any) -> None:
     if error is None or issubclass(type(error), (TaskletExit, GreenletExit)) or was_passed_on(error):
         return
     if issubclass(type(error), KeyboardInterrupt):
+        pass_on(error)  # once, however many end with it
         s.raise_in_main(error)
     elif not collected:
         if _handler is not None or s.interposer is not None or _attribute(error, "_flower_conn"):
@@ -87,7 +88,8 @@ def note(error: BaseException, text: Callable[[], str]) -> bool:
 
 def pass_on(error: BaseException) -> None:
     """Main is told of the error by other means: that a tasklet ends with it as well is nobody's failure."""
-    error._flower_passed_on = True  # type: ignore[attr-defined]
+    with suppress(Exception):  # one that can't be changed
+        error._flower_passed_on = True  # type: ignore[attr-defined]
 
 
 def was_passed_on(error: BaseException) -> bool:
@@ -184,7 +186,8 @@ def collect(t: Any, error: BaseException | None, traceback: Any, value: Any) -> 
         error = copy_error(error)
     else:
         t.collected = True
-    t.sched.spare_main(error)
+    if not was_passed_on(error) or _scheduler.current_scheduler().current is t.sched.main:
+        t.sched.spare_main(error)
     try:
         raise BaseException.with_traceback(error, traceback)
     finally:
@@ -243,7 +246,7 @@ def take_error(t: Any) -> BaseException:
 def refuse_to_block(s: Any) -> None:
     """Raise the RuntimeError of a blocking call where none is possible."""
     if s.closing:
-        raise TaskletExit
+        raise TaskletExit("this thread is at its end: nothing is waited for any more")
     if s.current is None:
         raise refusal("blocking is not possible here: this is a callback of the I/O tasklet, which must go on", None)
     raise refusal("blocking is not possible here: this is a callback, or a switch trap is set", s.current)

@@ -84,10 +84,10 @@ def live(s: Scheduler) -> object:
     if here() is not s:  # a signal handler has forked, and raised this in the child
         here().main.failure = raised.pop()
         _scheduler.cold.leave_fork(here().main)
+    s.polling = False  # nobody is to be roused any more
     s.poller.close()
     s.current = None
     if s.bury:
-        s.traps = 1  # who is woken now can't park any more
         _scheduler.cold.bury(s)
         while s.idle:  # each returns from its last switch, and ends
             switch_to(s.idle.pop())
@@ -325,6 +325,7 @@ def end(s: Scheduler, bury: bool) -> None:
     """Make the hub leave its poller for good; with ``bury``, end the tasks that are left. For main's own code."""
     s.closing = True
     s.bury = bury
+    s.traps += 1  # who is woken from now on can't park any more, nor can main
     hub = s.hub
     if hub is None:
         s.poller.close()

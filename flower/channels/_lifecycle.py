@@ -143,24 +143,32 @@ def on_sigint(signum: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt at once in users' code; elsewhere hold it until main's park."""
     s = _scheduler.current_scheduler()
     current = s.current
-    if current is not None and not s.traps and not _in_flower(frame):
+    if current is not None and not s.traps and not _in_flower(frame, current.func):
         error = KeyboardInterrupt()
         if current is not s.main:
             _scheduler.cold.pass_on(error)
-            s.interrupt_main()
+            s.interrupt_main(error)
         raise error
     s.interrupt_main()
 
 
-def _in_flower(frame: FrameType | None) -> bool:
-    """Whether the frame is Flower's own, or what the core has called. Users' code begins in `call`."""
-    outer = frame
+def _in_flower(frame: FrameType | None, func: Any) -> bool:
+    """Whether the frame is Flower's own, what Flower has called of the standard library, or what the core has called.
+
+    Users' code begins in `call`. Compiled code has no frame: without any, the tasklet's function says whose it is.
+    """
+    if frame is None:
+        return type(getattr(func, "__self__", None)).__module__.startswith("flower.")
+    inner: FrameType | None = frame
+    outer: FrameType | None = frame
     while outer is not None:
         name = outer.f_globals.get("__name__", "")
-        if name.startswith("flower.") and outer is frame:
+        if name.startswith("flower.") and outer is inner:
             return True
         if name.startswith("flower.channels."):
             return outer.f_code.co_name != "call"
+        if outer is inner and name.partition(".")[0] in sys.stdlib_module_names:  # it may have a program half started
+            inner = outer.f_back
         outer = outer.f_back
     return False
 

@@ -437,15 +437,18 @@ class Scheduler:
         if self.polling:
             self.rouse()
 
-    def spare_main(self, error: BaseException) -> None:
-        """Somebody has collected an error that was yet to be raised in main."""
+    def spare_main(self, error: BaseException) -> bool:
+        """Somebody has collected an error; says whether it was yet to be raised in main."""
         main = self.main
         if any(other is error for other in self.main_errors):
             self.main_errors = [other for other in self.main_errors if other is not error]
             if not self.main_errors:
                 main.alert &= ~ERRORS
-        elif main.error is error and main.state == READY and not main.decided:
+            return True
+        if main.error is error and main.state == READY and not main.decided:
             main.error = None
+            return True
+        return False
 
     def post(self, callback: Callable[[], object]) -> None:
         """Have the hub call the function in its next turn; it may neither block nor raise.
@@ -458,9 +461,12 @@ class Scheduler:
         if self.polling:
             self.rouse()
 
-    def interrupt_main(self) -> None:
-        """Ctrl-C: KeyboardInterrupt is raised in the main task where it waits, or when it next parks."""
-        self.post(lambda: self.raise_in_main(KeyboardInterrupt()))
+    def interrupt_main(self, error: BaseException | None = None) -> None:
+        """Ctrl-C: KeyboardInterrupt is raised in the main task where it waits, or when it next parks.
+
+        ``error`` is the one that a tasklet has, too: who collects it there spares main.
+        """
+        self.post(lambda: self.raise_in_main(error or KeyboardInterrupt()))
 
     def report(self, error: BaseException, t: Task | None) -> None:
         """Hand an error that nobody collects to the error handler, on the hub."""
@@ -638,7 +644,12 @@ def here() -> Scheduler:
     """The scheduler of this thread, made on first use."""
     s = get_here()
     if s is None:
-        s = Scheduler(task_class.__new__(task_class))
+        made = Scheduler(task_class.__new__(task_class))
+        s = get_here()
+        if s is not None:  # to make it has run finalizers, and they have made one
+            made.main.carrier = None
+            return s
+        s = made
         set_here(s)
         cold.adopt_thread(s)
     return s

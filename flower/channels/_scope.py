@@ -208,6 +208,7 @@ class group:
         self._scope = Scope()
         self._members: dict[Any, Scope] = {}
         self._errors: list[BaseException] = []
+        self._for_main: BaseException | None = None  # of a member: main is told of it by other means
         self._ended: channel[None] = channel(1, label="the tasklets of a group")
         self._open = False
 
@@ -248,6 +249,8 @@ class group:
         awaited = self._open
         if awaited and error is not None and not (own or for_main or issubclass(kind, TaskletExit)):
             self._errors.append(error)
+        if awaited and for_main:
+            self._for_main = error
         del self._members[t]  # now that its error is noted: the owner may be in another thread, and go on
         if not awaited:
             return own
@@ -279,6 +282,11 @@ class group:
             except RuntimeError as disorder:
                 self._errors.append(disorder)
         own = isinstance(error, Cancelled) and error.scope is self._scope
+        for_main, self._for_main = self._for_main, None
+        if for_main is not None and (own or error is None):
+            scheduler = current_scheduler()
+            if scheduler.current is scheduler.main and scheduler.spare_main(for_main):
+                error, own = for_main, False
         return self._conclude(None if own else error, error is not None and own)
 
     def _await_members(self, error: BaseException) -> BaseException:

@@ -137,6 +137,11 @@ class LoopPoller(Turns):
         finally:
             self._close()
 
+    def drop(self) -> None:
+        """Release the loop, which has never run."""
+        _pollers.discard(self)
+        self._close()
+
     def _close(self) -> None:
         if self._signals is not None:
             self._signals.close()
@@ -287,8 +292,13 @@ def io_poller() -> LoopPoller:
             raise RuntimeError("this needs an event loop, and a World has none: its network and its time are simulated")
         if running is not None:
             raise RuntimeError(f"an event loop is already running in this thread ({running!r}): {_ADVICE}")
-        poller = LoopPoller()
-        scheduler.set_poller(poller)
+        made = LoopPoller()
+        poller = scheduler.poller
+        if isinstance(poller, LoopPoller):  # to make it has run finalizers, and they have made one
+            made.drop()
+        else:
+            poller = made
+            scheduler.set_poller(poller)
     elif running is not None:
         if running is poller.loop:
             raise RuntimeError("this would block the I/O tasklet: call it from a tasklet, not from a callback")

@@ -221,8 +221,10 @@ class Wire:
                 return unpack(data, codec.load, keyed)
             tools.feed(data)
             return tools.unpack()
-        except Exception as error:  # of several kinds: a timestamp that is none, the contents of an ext type
-            tools.renew()
+        except BaseException as error:  # of several kinds: a timestamp that is none, the contents of an ext type
+            tools.renew()  # the old one may hold half a message
+            if not isinstance(error, Exception):
+                raise
             raise _Broken(f"no valid MessagePack: {type(error).__name__}: {error}") from None
         finally:
             tools.busy = False

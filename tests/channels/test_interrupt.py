@@ -247,6 +247,81 @@ def test_no_interrupt_is_lost_whenever_it_comes(what: str) -> None:
     assert output(HAIL.replace("{what}", what)) == "100\n"
 
 
+ONCE = {
+    "a join": "flower.go(interrupted).join()",
+    "run": "flower.run(interrupted)",
+    "a group": "with flower.group() as g: g.go(interrupted)",
+    "a group with others": "with flower.group() as g: g.go(interrupted); g.go(flower.time.sleep, 30)",
+    "a group that another one waits for": "with flower.group() as g: g.go(lambda: flower.go(interrupted).join())",
+}
+
+
+@pytest.mark.parametrize("where", ONCE)
+@pytest.mark.parametrize("what", ["signal.raise_signal(signal.SIGINT)", "raise KeyboardInterrupt"])
+def test_ctrl_c_in_a_tasklet_ends_what_main_waits_for_once(where: str, what: str) -> None:
+    code = f"""
+        import signal, flower, flower.time
+        def interrupted():
+            {what}
+        flower.go(int).join()
+        try:
+            {ONCE[where]}
+            print("as if nothing had been", end=" ")
+        except KeyboardInterrupt:
+            print("interrupted", end=" ")
+        flower.time.sleep(0)
+        print("once")
+    """
+    assert output(code) == "interrupted once\n"
+
+
+@pytest.mark.parametrize("what", ["signal.raise_signal(signal.SIGINT)", "raise KeyboardInterrupt"])
+def test_ctrl_c_that_another_tasklet_joins_still_reaches_main(what: str) -> None:
+    code = f"""
+        import signal, flower, flower.time
+        def interrupted():
+            {what}
+        def joins():
+            try:
+                t.join()
+            except KeyboardInterrupt:
+                done.send("joined")
+        done = flower.channel(1)
+        t = flower.go(interrupted)
+        flower.go(joins)
+        try:
+            print(done.receive(), end=" ")
+            flower.time.sleep(0)
+        except KeyboardInterrupt:
+            print("interrupted")
+    """
+    assert output(code).endswith("interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("starts", "told"),
+    [
+        ("ch.send_sequence, map(signal.raise_signal, [signal.SIGINT])", "main 1"),  # the core's own: it goes on
+        pytest.param("signal.raise_signal, signal.SIGINT", "main KeyboardInterrupt()", marks=pytest.mark.compiled),
+    ],
+)
+def test_ctrl_c_in_a_tasklet_that_has_no_frame(starts: str, told: str) -> None:
+    code = f"""
+        import signal, flower, flower.time
+        ch = flower.channel(5)
+        t = flower.go({starts})
+        try:
+            flower.time.sleep(10)
+        except KeyboardInterrupt:
+            print("main", end=" ")
+        try:
+            print(t.join())
+        except KeyboardInterrupt as error:
+            print(repr(error))
+    """
+    assert output(code) == told + "\n"
+
+
 def test_an_interrupted_wait_leaves_nothing_on_the_channel() -> None:
     code = """
         ch = flower.channel()
@@ -346,6 +421,39 @@ def test_the_interpreter_exits_with_finalizers_that_use_channels() -> None:
     """
     lines = output(code).splitlines()
     assert lines == ["end", "atexit 1"]
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        "flower.channel().receive()",
+        "flower.channel().receive(timeout=10)",
+        "flower.time.sleep(10)",
+        "flower.go(print, 'nothing more is run').join()",
+        "waiting.send('to nobody')",
+    ],
+)
+def test_after_the_end_of_the_program_a_wait_says_so(wait: str) -> None:
+    code = f"""
+        import atexit
+        def late():
+            try:
+                print("waited", {wait})
+            except BaseException as error:
+                print(repr(error))
+        atexit.register(late)  # before the import of flower: so it is called after flower has ended
+        import flower, flower.time
+        waiting = flower.channel()
+        def receive():
+            print("received", waiting.receive(), waiting.receive())
+        flower.go(receive)
+        flower.schedule()
+        print("end")
+    """
+    if "waiting" in wait:  # who waits is there still, and takes it, but never runs
+        assert output(code) == "end\nwaited None\n"
+    else:
+        assert output(code) == "end\nTaskletExit('this thread is at its end: nothing is waited for any more')\n"
 
 
 def test_the_interpreter_exits_while_other_threads_are_blocked() -> None:

@@ -567,3 +567,37 @@ def test_an_interrupt_while_the_first_carrier_is_made_loses_no_tasklet() -> None
         t.join()
     """
     assert sorted(output(code).split()) == ["interrupted", "ran"]
+
+
+@pytest.mark.slow
+@pytest.mark.compiled  # uncompiled, it is threading.local that is made twice
+@pytest.mark.parametrize("use", ["flower.getcurrent()", "io_poller()"])
+def test_a_finalizer_that_runs_as_a_thread_s_scheduler_or_loop_is_made_makes_no_second_one(use: str) -> None:
+    code = f"""
+        import gc, threading, flower
+        from flower.net._loop import io_poller
+        class Garbage:
+            def __init__(self):
+                self.me = self
+            def __del__(self):
+                seen.append({use})
+        def body():
+            if {use!r} != "flower.getcurrent()":
+                flower.getcurrent()
+            Garbage()
+            gc.set_threshold(objects)  # until the collector runs
+            seen.append({use})
+            gc.set_threshold(100_000)
+            if any(each is not {use} for each in seen):
+                print("two at", objects)
+        gc.set_threshold(100_000)
+        io_poller()
+        for objects in range(1, 60, 3):
+            gc.collect()
+            seen = []
+            thread = threading.Thread(target=body)
+            thread.start()
+            thread.join()
+        print("end")
+    """
+    assert output(code) == "end\n"

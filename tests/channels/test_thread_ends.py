@@ -74,6 +74,27 @@ def test_clean_up_that_blocks_at_the_thread_s_end_leaves_no_ghost() -> None:
     assert output(code, limit=20) == "0 False\n"
 
 
+@pytest.mark.parametrize("network", ["", "from flower.net._loop import io_poller; io_poller()"])
+def test_clean_up_at_the_thread_s_end_may_send(network: str) -> None:
+    never, news, log = channel(), channel(2), []
+
+    def cleans_up() -> None:
+        try:
+            never.receive()
+        finally:
+            news.send("to one who waits")
+            log.append("went on")
+
+    def ends() -> None:
+        exec(network)
+        go(cleans_up)
+        go(news.receive)
+        schedule()
+
+    ends_early(ends)
+    assert log == ["went on"]
+
+
 @pytest.mark.slow
 def test_clean_up_that_sleeps_at_the_thread_s_end_does_not_hang() -> None:
     code = """

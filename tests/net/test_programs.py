@@ -418,6 +418,23 @@ def test_whoever_waits_in_another_thread_learns_of_the_end_of_its_own() -> None:
     program._child.popen.wait()
 
 
+@pytest.mark.slow
+def test_a_thread_that_ends_while_a_program_runs_tells_of_no_error() -> None:
+    code = """
+        import threading, warnings, flower
+        from flower import process
+        warnings.simplefilter("ignore")
+        def ends():
+            flower.go(lambda: process.run(['sleep', '10']))
+            flower.time.sleep(0.05)
+        thread = threading.Thread(target=ends)
+        thread.start()
+        thread.join()
+        print("the thread has ended")
+        """
+    assert output(code) == "the thread has ended\n"
+
+
 @pytest.mark.usefixtures("notice")
 def test_run_waits_for_a_program() -> None:
     program = start(["sleep", "0.02"])
@@ -505,3 +522,21 @@ def test_ctrl_c_ends_the_program() -> None:
             print(program.status)
         """
     assert output(code) == "-15\n"
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_a_program_is_started_ends_it() -> None:
+    code = """
+        import os, signal, flower
+        from flower import process
+        flower.go(int).join()
+        try:
+            with process.start(["sleep", "5"], preexec_fn=lambda: os.kill(os.getppid(), signal.SIGINT)) as program:
+                program.wait()
+        except KeyboardInterrupt:
+            try:
+                os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                print("no child is left")
+        """
+    assert output(code) == "no child is left\n"

@@ -191,6 +191,19 @@ def test_it_costs_the_call_alone() -> None:
 
 
 @pytest.mark.usefixtures("loop")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_object_whose_making_is_interrupted_leaves_nothing_for_the_next_message(error: type[BaseException]) -> None:
+    def of(data: bytes) -> str:
+        if data == b"bad":
+            raise error
+        return "made"
+
+    rpc.register(Blob, to=lambda blob: blob.data, of=of)
+    with pytest.raises(error):
+        through([Blob(b"bad"), {}, "the rest"])
+    assert through([Blob(b"good"), {}]) == ["made", {}]  # all wires of a thread share one decoder
+
+
 def test_registered_exceptions_are_raised_as_what_they_are() -> None:
     rpc.register(Odd)
 
