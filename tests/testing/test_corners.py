@@ -19,7 +19,7 @@ from hypothesis.stateful import run_state_machine_as_test
 import flower
 import flower.testing as ft
 from flower.testing._outside import world_here
-from tests.testing.support import found, holds, notes
+from tests.testing.support import found, holds, notes, schedule_of
 
 NUMBER: Any = st.integers(0, 100)
 STUBBORN = """
@@ -248,6 +248,27 @@ def test_pytest_outcomes_in_a_tasklet() -> None:
 
     with pytest.raises(pytest.fail.Exception, match="from inside"):
         ft.explore(max_examples=3, database=None)(test)()
+
+
+def test_a_failure_of_pytest_is_reported_as_others_are() -> None:
+    """What `pytest.raises` and `pytest.fail` raise is no Exception: its report has the schedule all the same."""
+
+    def test(w: ft.World) -> None:
+        ch = flower.channel[int](1)
+        w.go(ch.send, 1)
+        flower.schedule()
+        with pytest.raises(flower.Timeout):
+            ch.receive(timeout=1)
+
+    error = found(pytest.fail.Exception, test)
+    assert "receive on channel-1 -> 1" in notes(error)
+    with pytest.raises(pytest.fail.Exception):
+        ft.replay(ft.explore(test), schedule_of(error))
+
+    def skipped(w: ft.World) -> None:
+        pytest.skip("not here")
+
+    assert not notes(found(pytest.skip.Exception, skipped))
 
 
 def test_ctrl_c_ends_the_search() -> None:
