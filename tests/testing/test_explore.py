@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import random
@@ -11,13 +12,15 @@ import sys
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, consumes
 
 import flower
 import flower.testing as ft
 from tests.testing.support import found, holds, notes, out_of_turn, schedule_of
+
+NUMBER: Any = st.integers(0, 9)
 
 
 def lost_update(w: ft.World) -> None:
@@ -471,6 +474,10 @@ def test_hypothesis_decorators_that_explore_takes_the_place_of() -> None:
         ft.explore()(settings(max_examples=3)(lambda w: None))
     with pytest.raises(TypeError, match="takes the place of @settings: give it max_examples"):
         settings(max_examples=3)(ft.explore()(lambda w: None))()
+    with pytest.raises(TypeError, match="takes no @example"):
+        ft.explore()(example(n=3)(lambda w, n=NUMBER: None))
+    with pytest.raises(TypeError, match=r"takes no @example.* draw the value, as in n=st.just"):
+        example(n=3)(ft.explore()(lambda w, n=NUMBER: None))()
 
     @settings(max_examples=2, database=None)
     @given(n=st.integers())
@@ -517,6 +524,9 @@ def test_wrong_use_is_refused() -> None:
         ft.explore(strategy="random")
     with pytest.raises(TypeError, match="no option"):
         ft.explore(max_exmaples=3)
+    for no_function in (300, "walk", functools.partial(lost_update)):
+        with pytest.raises(TypeError, match=r"makes a test of a function, not of .*; its options are given by name"):
+            ft.explore(no_function)
     for test in (lambda: None, lambda *args: None, lambda **more: None, lambda w, /: None):
         with pytest.raises(TypeError, match="takes no World"):
             ft.explore()(test)
