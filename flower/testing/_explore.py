@@ -14,7 +14,7 @@ import os
 import types
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 from flower.testing._choices import KINDS, Choices, Replay, Strategy, fingerprint, literal
 from flower.testing._findings import Nondeterministic, ScheduleError
@@ -342,6 +342,32 @@ def check_options(strategy: Any, max_steps: Any, early_timers: Any, starvation: 
             raise ValueError(f"{name} is at least {least}, not {value}")
 
 
+@overload
+def explore(
+    test: Callable[..., object],
+    /,
+    *,
+    max_examples: int = ...,
+    strategy: str | Replay = ...,
+    max_steps: int = ...,
+    early_timers: int = ...,
+    starvation: int | None = ...,
+    seed: int | None = ...,
+    **more: Any,
+) -> Callable[..., None]: ...
+@overload
+def explore(
+    test: None = None,
+    /,
+    *,
+    max_examples: int = ...,
+    strategy: str | Replay = ...,
+    max_steps: int = ...,
+    early_timers: int = ...,
+    starvation: int | None = ...,
+    seed: int | None = ...,
+    **more: Any,
+) -> Callable[[Callable[..., object]], Callable[..., None]]: ...
 def explore(
     test: Any = None,
     /,

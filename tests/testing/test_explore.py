@@ -9,6 +9,7 @@ import random
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -20,7 +21,17 @@ import flower
 import flower.testing as ft
 from tests.testing.support import found, holds, notes, out_of_turn, schedule_of
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 NUMBER: Any = st.integers(0, 9)
+TYPED = """
+import flower.testing as ft
+
+@ft.explore(max_examples=3)
+def test(w: ft.World) -> None: ...
+
+@ft.explore
+def bare(w: ft.World, n: int = 3) -> None: ...
+"""
 
 
 def lost_update(w: ft.World) -> None:
@@ -517,6 +528,17 @@ def test_values_of_a_kind_with_odd_methods_can_be_drawn() -> None:
         assert w.draw(st.sampled_from(["repr", "eq"]).map(Odd)).how
 
     holds(test, max_examples=10)
+
+
+@pytest.mark.slow
+def test_a_typed_test_stays_typed(tmp_path: Path) -> None:
+    """mypy's strict mode takes no untyped decorator."""
+    pytest.importorskip("mypy")
+    (tmp_path / "test_typed.py").write_text(TYPED, "utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", tmp_path / "cache"]
+    env = {**os.environ, "MYPYPATH": str(ROOT)}
+    done = subprocess.run([*command, "test_typed.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_wrong_use_is_refused() -> None:
