@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import assume, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import initialize, run_state_machine_as_test
 
 import flower
 import flower.testing as ft
@@ -123,6 +123,33 @@ def test_a_machine_that_can_not_begin() -> None:
         run(Idle)
     with pytest.raises(ValueError, match="unknown strategy 'gaps'"):
         run(Misspelt)
+
+
+@pytest.mark.slow
+def test_a_machine_is_set_up_in_begin() -> None:
+    """Hypothesis runs ``initialize`` rules in any order, of which the world's own is one."""
+    drawn = set()
+
+    class Drawing(ft.machine):
+        def begin(self) -> None:
+            drawn.add(self.w.draw(st.integers(0, 9)))
+
+        @ft.machine.rule()
+        def nothing(self) -> None:
+            pass
+
+    class Early(Drawing):
+        @initialize()
+        def early(self) -> None:
+            self.w.go(print)
+
+    def run(kind: Any) -> None:
+        run_state_machine_as_test(kind, settings=settings(max_examples=20, database=None))
+
+    run(Drawing)
+    assert len(drawn) > 1
+    with pytest.raises(AttributeError, match=r"the World is not there yet.*: set up in begin\(\)"):
+        run(Early)
 
 
 def test_a_draw_in_a_callback_or_in_another_draw_is_refused() -> None:
