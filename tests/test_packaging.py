@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -17,6 +18,17 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 SHIPPED = ("flower", "setup.cfg", "setup.py", "pyproject.toml", "README.md", "UNLICENSE", "LICENSE")
+BESIDE = (
+    "benchmarks",
+    "docs",
+    "examples",
+    "tests",
+    "tools",
+    "CHANGELOG.md",
+    "CONTRIBUTING.md",
+    "MANIFEST.in",
+    "Makefile",
+)
 
 PROGRAM = """
 import flower
@@ -43,11 +55,11 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
-def copy_sources(target: Path) -> Path:
+def copy_sources(target: Path, *names: str) -> Path:
     """The checkout without anything built, so that the build has to make it all."""
     target.mkdir()
-    built = shutil.ignore_patterns("*.so", "*.pyd", "*.c", "__pycache__")
-    for name in SHIPPED:
+    built = shutil.ignore_patterns("*.so", "*.pyd", "*.c", "__pycache__", ".hypothesis")
+    for name in names or SHIPPED:
         source = ROOT / name
         if source.is_dir():
             shutil.copytree(source, target / name, ignore=built)
@@ -99,6 +111,18 @@ def test_it_runs_in_an_empty_environment_without_a_compiler(wheel: Path, tmp_pat
 
     total, compiled, _ = run(*program, cwd=tmp_path, FLOWER_PURE="1", **bare).split()
     assert (total, compiled) == ("10", "False")
+
+
+def test_a_source_distribution_is_whole(tmp_path: Path) -> None:
+    """Packagers run the tests, and build the documentation, of what they have unpacked."""
+    sources = copy_sources(tmp_path / "sources", *SHIPPED, *BESIDE)
+    (sources / "setup.py").write_text("import setuptools; setuptools.setup()", "utf-8")  # no compilation for this
+    run(sys.executable, "setup.py", "sdist", "-d", tmp_path, cwd=sources)
+    (made,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(made) as archive:
+        names = {Path(*Path(member.name).parts[1:]) for member in archive if member.isfile()}
+    expected = {path.relative_to(sources) for path in sources.rglob("*") if path.is_file()}
+    assert {path for path in expected if "egg-info" not in path.as_posix()} <= names
 
 
 def test_a_failed_compilation_fails_the_build(tmp_path: Path) -> None:
