@@ -60,6 +60,31 @@ def test_a_reader_that_trusts_one_read_is_found() -> None:
     found(AssertionError, test)
 
 
+def test_what_is_sent_at_the_end_of_an_advance_has_arrived() -> None:
+    """Also where it sets off a chain, of which each link is due at that moment."""
+    got: list[bytes] = []
+
+    def server() -> None:
+        with Listen(("server", 80)) as listener, listener.receive() as conn:
+            for data in conn:
+                conn.send(data)
+
+    def client() -> None:
+        with Dial("tcp", ("server", 80)) as conn:
+            for _ in range(3):
+                flower.time.sleep(1)
+                conn.send(b"beat")
+                got.append(conn.read())
+
+    with ft.virtual_clock() as w:
+        w.net.at("server").go(server)
+        w.net.at("client").go(client)
+        w.advance(0)
+        for beats in (1, 2, 3):
+            w.advance(1)
+            assert w.now == len(got) == beats
+
+
 def test_refused_unknown_and_busy() -> None:
     def test(w: ft.World) -> None:
         with pytest.raises(ConnectionRefusedError, match="can't connect to tcp server:80"):
