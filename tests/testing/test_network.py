@@ -221,7 +221,15 @@ def test_wrong_use_of_the_network_is_refused() -> None:
     def test(w: ft.World) -> None:
         with pytest.raises(ValueError, match="at least 0, not -1"):
             w.net.link("a", "b", -1)
-        for wrong in (w.net.partition, w.net.hold):
+        with pytest.raises(TypeError, match="a number of seconds, not '1'"):
+            w.net.link("a", "b", "1")  # type: ignore[arg-type]
+        w.net.partition("a", "b")
+        with pytest.raises(TypeError, match="the two hosts of a partition, or none"):
+            w.net.heal("c")
+        assert w.net.blocked("a", "b")
+        with pytest.raises(TypeError, match="a host is a name, not 3"):
+            w.net.crash(3)  # type: ignore[arg-type]
+        for wrong in (w.net.partition, w.net.hold, w.net.release):
             with pytest.raises(TypeError, match="a host is a name, not None"):
                 wrong("a", None)  # type: ignore[arg-type]
         with ft.connection_pair() as (near, _), pytest.raises(RuntimeError, match="a World has none"):
