@@ -3,8 +3,10 @@
 >>> import flower.io
 >>> with flower.io.open("notes.txt", "w") as file:
 ...     file.write("Remember the milk\\n")
->>> for line in flower.io.open("notes.txt"):
-...     print(line, end="")
+18
+>>> with flower.io.open("notes.txt") as file:
+...     for line in file:
+...         print(line, end="")
 Remember the milk
 """
 

@@ -1,6 +1,7 @@
 """The public names are exactly those that docs/api.rst documents."""
 
 import importlib
+import inspect
 import pkgutil
 import re
 from collections import defaultdict
@@ -42,6 +43,19 @@ def test_public_names_are_the_documented_ones(module: str) -> None:
 
 def test_only_public_modules_are_documented() -> None:
     assert set(documented()) <= set(PUBLIC)
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_help_shows_the_arguments_of_every_function(module: str) -> None:
+    """A compiled function with a default that is no literal shows none by itself: its docstring begins with them."""
+    loaded = importlib.import_module(module)
+    for name in loaded.__all__:
+        function = getattr(loaded, name)
+        if callable(function) and not isinstance(function, type):
+            try:
+                inspect.signature(function)
+            except ValueError:
+                assert inspect.getdoc(function).startswith(f"{name}("), name
 
 
 @pytest.mark.parametrize("module", PUBLIC)

@@ -5,14 +5,20 @@ A ```python block that is followed by a ```text block is a whole program, and th
 """
 
 import ast
+import doctest
 import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import flower.aio
+import flower.io
+import flower.process
+import flower.stackless
 from flower import rpc
 from flower.rpc._url import TLS_OPTIONS
 
@@ -49,6 +55,16 @@ def test_a_program_prints_what_the_text_says(code: str, output: str) -> None:
     )
     assert done.stderr == ""
     assert (done.stdout, done.returncode) == (output, 0)
+
+
+@pytest.mark.parametrize("module", [flower, flower.aio, flower.io, flower.process, flower.stackless])
+def test_the_example_of_a_module_is_right(module: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (example,) = doctest.DocTestFinder(recurse=False).find(module, module.__name__, globs={})
+    told: list[str] = []
+    assert doctest.DocTestRunner().run(example, out=told.append).attempted
+    assert not told, "".join(told)
+    flower.run()  # what is still under way
 
 
 def test_extracts_compile() -> None:

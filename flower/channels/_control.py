@@ -66,7 +66,9 @@ def run(main: Any = None, /, *args: Any, **kwargs: Any) -> Any:
 
 
 def schedule(retval: Any = _UNSET) -> Any:
-    """Let the others run: the current tasklet goes to the end of the queue. Returns ``retval``, or the tasklet.
+    """schedule(retval=...)
+
+    Let the others run: the current tasklet goes to the end of the queue. Returns ``retval``, or the tasklet.
 
     Raises what was thrown into the tasklet meanwhile; RuntimeError in a callback.
     """
@@ -80,7 +82,9 @@ def schedule(retval: Any = _UNSET) -> Any:
 
 
 def schedule_remove(retval: Any = _UNSET) -> Any:
-    """Leave the queue, and let the others run, until somebody inserts this tasklet again.
+    """schedule_remove(retval=...)
+
+    Leave the queue, and let the others run, until somebody inserts this tasklet again.
 
     Returns the tasklet's ``tempval``: ``retval`` (the tasklet, by default), unless the waker has set another.
 

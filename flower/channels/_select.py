@@ -76,7 +76,9 @@ def roll(sides: int) -> int:
 
 
 def select(*cases: Any, timeout: Any = None, default: Any = MISSING) -> Any:
-    """Wait until one of several channel operations can happen, and do that one.
+    """select(*cases, timeout=None, default=...)
+
+    Wait until one of several channel operations can happen, and do that one.
 
     A case is a channel (to receive from it) or a pair ``(channel, value)`` (to send the value). A channel's end, a
     connection or a listener stands for its channel. None instead of a channel is a case that is never ready.

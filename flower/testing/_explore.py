@@ -14,14 +14,19 @@ import os
 import types
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 from flower.testing._choices import KINDS, Choices, Replay, Strategy, fingerprint, literal
 from flower.testing._findings import Nondeterministic, ScheduleError
 from flower.testing._outside import world_here
 from flower.testing._world import World
 
-NO_SETTINGS = "explore() takes the place of @settings: give it max_examples=... and the like itself"
+REFUSED = {  # what decorators of Hypothesis's leave behind, and what is to be said of them
+    "_hypothesis_internal_settings_applied": "explore() takes the place of @settings: give it max_examples=... and the "
+    "like itself",
+    "hypothesis_explicit_examples": "explore() takes no @example, which says nothing of the schedule: draw the value, "
+    "as in n=st.just(3)",
+}
 DIGEST = "_hypothesis_internal_add_digest"  # tells tests of one name apart in Hypothesis's database
 MARKS = ("_hypothesis_internal_use_seed", "_hypothesis_internal_use_reproduce_failure")  # of Hypothesis's decorators
 
@@ -55,8 +60,7 @@ class Plan:
                 f"{self.program}: explore() takes the place of @given: give its strategies as defaults of parameters, "
                 "as in n=st.integers()"
             )
-        if hasattr(test, "_hypothesis_internal_settings_applied"):
-            raise TypeError(f"{self.program}: {NO_SETTINGS}")
+        self.refuse_decorators(test)
         self.face: Any = None  # what stands in the test's place
         parameters = inspect.signature(test).parameters
         strategies = {
@@ -80,6 +84,11 @@ class Plan:
         self.checked = 0
         self.recorded: tuple[Choices, dict[str, Any]] | None = None
 
+    def refuse_decorators(self, test: Any) -> None:
+        for mark, advice in REFUSED.items():
+            if hasattr(test, mark):
+                raise TypeError(f"{self.program}: {advice}")
+
     def signature(self) -> inspect.Signature:
         """What is left for pytest's fixtures."""
         signature = inspect.signature(self.test)
@@ -100,8 +109,7 @@ class Plan:
             return
         import hypothesis
 
-        if hasattr(self.face, "_hypothesis_internal_settings_applied"):
-            raise TypeError(f"{self.program}: {NO_SETTINGS}")
+        self.refuse_decorators(self.face)
         if hypothesis.currently_in_test_context():
             raise RuntimeError(
                 f"{self.program}: explore() inside of Hypothesis's @given: a search in each example of another one. "
@@ -334,6 +342,32 @@ def check_options(strategy: Any, max_steps: Any, early_timers: Any, starvation: 
             raise ValueError(f"{name} is at least {least}, not {value}")
 
 
+@overload
+def explore(
+    test: Callable[..., object],
+    /,
+    *,
+    max_examples: int = ...,
+    strategy: str | Replay = ...,
+    max_steps: int = ...,
+    early_timers: int = ...,
+    starvation: int | None = ...,
+    seed: int | None = ...,
+    **more: Any,
+) -> Callable[..., None]: ...
+@overload
+def explore(
+    test: None = None,
+    /,
+    *,
+    max_examples: int = ...,
+    strategy: str | Replay = ...,
+    max_steps: int = ...,
+    early_timers: int = ...,
+    starvation: int | None = ...,
+    seed: int | None = ...,
+    **more: Any,
+) -> Callable[[Callable[..., object]], Callable[..., None]]: ...
 def explore(
     test: Any = None,
     /,
@@ -379,6 +413,8 @@ def explore(
     }
 
     def decorate(test: Callable[..., Any]) -> Callable[..., None]:
+        if not hasattr(test, "__qualname__"):
+            raise TypeError(f"explore() makes a test of a function, not of {test!r}; its options are given by name")
         plan = Plan(test, options)
 
         @functools.wraps(test)

@@ -19,6 +19,7 @@ class machine(stateful.RuleBasedStateMachine):
     A rule is marked with ``machine.rule(...)``, whose arguments are those of Hypothesis's ``rule``. Its body runs as a
     tasklet; the next rule comes when that one, and all before, are blocked or done. ``self.blocked()`` tells which
     still are. Preconditions and invariants are Hypothesis's own. At the end the world is looked at as in `explore`.
+    Hypothesis runs ``initialize`` rules in any order, before there is a world, too: set up in `begin`.
 
     >>> class Pool(machine):
     ...     taken = Bundle("taken")
@@ -33,19 +34,32 @@ class machine(stateful.RuleBasedStateMachine):
     options: ClassVar[Mapping[str, Any]] = {}
     """The options of `schedules` for this machine's worlds."""
 
-    w: World
+    _world: World | None = None
+
+    @property
+    def w(self) -> World:
+        """The world."""
+        if self._world is None:
+            raise AttributeError(
+                "the World is not there yet, as Hypothesis runs initialize rules in any order: set up in begin(), "
+                "where self.w.draw(...) gives values"
+            )
+        return self._world
 
     @stateful.initialize(source=sources())
     def _begin(self, source: Source) -> None:
         check_options(**{"strategy": "auto", "max_steps": 1, "early_timers": 0, "starvation": None, **self.options})
         world = source.world(**self.options)
         world.open()
-        self.w = world
+        self._world = world
         self._rules: list[Any] = []
         self.begin()
 
     def begin(self) -> None:
-        """Called at the start of each example, in the world: set up here what the rules use."""
+        """Called at the start of each example, in the world: set up here what the rules use.
+
+        ``self.w.draw(strategy)`` gives values for that.
+        """
 
     @staticmethod
     def rule(*, target: Any = None, targets: Any = (), **strategies: Any) -> Callable[[Callable[..., object]], Any]:
@@ -81,13 +95,13 @@ class machine(stateful.RuleBasedStateMachine):
     def teardown(self) -> None:
         """Look at what is left, as at the end of `explore`."""
         error = sys.exc_info()[1]
-        if not hasattr(self, "w"):
+        if self._world is None:
             return
         if error is None:
             try:
                 self.end()
             except BaseException as raised:
                 error = raised
-        final = self.w.conclude(error)
+        final = self._world.conclude(error)
         if final is not None and final is not sys.exc_info()[1]:
             raise final

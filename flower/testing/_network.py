@@ -94,6 +94,8 @@ class Network:
     def link(self, a: str, b: str, latency: float) -> None:
         """Bytes take so many seconds between the two hosts, each way."""
         _check_hosts(a, b)
+        if isinstance(latency, bool) or not isinstance(latency, (int, float)):
+            raise TypeError(f"a latency is a number of seconds, not {latency!r}")
         if not 0 <= latency < math.inf:
             raise ValueError(f"a latency is a number of seconds, at least 0, not {latency!r}")
         self._latency[a, b] = self._latency[b, a] = float(latency)
@@ -108,9 +110,11 @@ class Network:
 
     def heal(self, a: str | None = None, b: str | None = None) -> None:
         """End the partition of the two hosts, or all partitions. What waits gets through, in order."""
-        if a is None or b is None:
+        if a is None and b is None:
             self._cut.clear()
             self._out.clear()
+        elif a is None or b is None:
+            raise TypeError("heal() takes the two hosts of a partition, or none for all partitions")
         else:
             self._cut -= {(a, b), (b, a)}
             self._out.pop((a, b), None)
@@ -126,6 +130,7 @@ class Network:
 
     def release(self, a: str, b: str) -> None:
         """Let what was held back get through."""
+        _check_hosts(a, b)
         self._held.discard((a, b))
         self._say(f"{a} -> {b}: released")
         self._pump()
@@ -135,6 +140,7 @@ class Network:
 
         The tasklet that calls this is killed last, if it is on the host; the test itself goes on.
         """
+        _check_hosts(host)
         self._say(f"{host}: crashes")
         self._crashes[host] = self._crashes.get(host, 0) + 1
         for key in [key for key in self._listeners if key[0] == host]:

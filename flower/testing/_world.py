@@ -172,12 +172,15 @@ class World:
         if seconds is None:
             raise TypeError("advance() needs a number of seconds")
         check_timeout(seconds)
-        self._in_force()
+        s = self._in_force()
         until = self._now + seconds
         self._limits.append(until)
         try:
             flower.time.sleep(seconds)
             self.settle()
+            while s.deadline() <= until:  # of what was started at the last moment, and is due in it, too
+                flower.time.idle()
+                self.settle()
         finally:
             self._limits.remove(until)
 

@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import assume, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import run_state_machine_as_test
+from hypothesis.stateful import initialize, run_state_machine_as_test
 
 import flower
 import flower.testing as ft
 from flower.testing._outside import world_here
-from tests.testing.support import found, holds, notes
+from tests.testing.support import found, holds, notes, schedule_of
 
 NUMBER: Any = st.integers(0, 100)
 STUBBORN = """
@@ -123,6 +123,33 @@ def test_a_machine_that_can_not_begin() -> None:
         run(Idle)
     with pytest.raises(ValueError, match="unknown strategy 'gaps'"):
         run(Misspelt)
+
+
+@pytest.mark.slow
+def test_a_machine_is_set_up_in_begin() -> None:
+    """Hypothesis runs ``initialize`` rules in any order, of which the world's own is one."""
+    drawn = set()
+
+    class Drawing(ft.machine):
+        def begin(self) -> None:
+            drawn.add(self.w.draw(st.integers(0, 9)))
+
+        @ft.machine.rule()
+        def nothing(self) -> None:
+            pass
+
+    class Early(Drawing):
+        @initialize()
+        def early(self) -> None:
+            self.w.go(print)
+
+    def run(kind: Any) -> None:
+        run_state_machine_as_test(kind, settings=settings(max_examples=20, database=None))
+
+    run(Drawing)
+    assert len(drawn) > 1
+    with pytest.raises(AttributeError, match=r"the World is not there yet.*: set up in begin\(\)"):
+        run(Early)
 
 
 def test_a_draw_in_a_callback_or_in_another_draw_is_refused() -> None:
@@ -248,6 +275,27 @@ def test_pytest_outcomes_in_a_tasklet() -> None:
 
     with pytest.raises(pytest.fail.Exception, match="from inside"):
         ft.explore(max_examples=3, database=None)(test)()
+
+
+def test_a_failure_of_pytest_is_reported_as_others_are() -> None:
+    """What `pytest.raises` and `pytest.fail` raise is no Exception: its report has the schedule all the same."""
+
+    def test(w: ft.World) -> None:
+        ch = flower.channel[int](1)
+        w.go(ch.send, 1)
+        flower.schedule()
+        with pytest.raises(flower.Timeout):
+            ch.receive(timeout=1)
+
+    error = found(pytest.fail.Exception, test)
+    assert "receive on channel-1 -> 1" in notes(error)
+    with pytest.raises(pytest.fail.Exception):
+        ft.replay(ft.explore(test), schedule_of(error))
+
+    def skipped(w: ft.World) -> None:
+        pytest.skip("not here")
+
+    assert not notes(found(pytest.skip.Exception, skipped))
 
 
 def test_ctrl_c_ends_the_search() -> None:

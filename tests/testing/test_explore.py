@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import random
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, consumes
 
 import flower
 import flower.testing as ft
 from tests.testing.support import found, holds, notes, out_of_turn, schedule_of
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NUMBER: Any = st.integers(0, 9)
+TYPED = """
+import flower.testing as ft
+
+@ft.explore(max_examples=3)
+def test(w: ft.World) -> None: ...
+
+@ft.explore
+def bare(w: ft.World, n: int = 3) -> None: ...
+"""
 
 
 def lost_update(w: ft.World) -> None:
@@ -471,6 +485,10 @@ def test_hypothesis_decorators_that_explore_takes_the_place_of() -> None:
         ft.explore()(settings(max_examples=3)(lambda w: None))
     with pytest.raises(TypeError, match="takes the place of @settings: give it max_examples"):
         settings(max_examples=3)(ft.explore()(lambda w: None))()
+    with pytest.raises(TypeError, match="takes no @example"):
+        ft.explore()(example(n=3)(lambda w, n=NUMBER: None))
+    with pytest.raises(TypeError, match=r"takes no @example.* draw the value, as in n=st.just"):
+        example(n=3)(ft.explore()(lambda w, n=NUMBER: None))()
 
     @settings(max_examples=2, database=None)
     @given(n=st.integers())
@@ -512,11 +530,25 @@ def test_values_of_a_kind_with_odd_methods_can_be_drawn() -> None:
     holds(test, max_examples=10)
 
 
+@pytest.mark.slow
+def test_a_typed_test_stays_typed(tmp_path: Path) -> None:
+    """mypy's strict mode takes no untyped decorator."""
+    pytest.importorskip("mypy")
+    (tmp_path / "test_typed.py").write_text(TYPED, "utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", tmp_path / "cache"]
+    env = {**os.environ, "MYPYPATH": str(ROOT)}
+    done = subprocess.run([*command, "test_typed.py"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_wrong_use_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown strategy 'random'"):
         ft.explore(strategy="random")
     with pytest.raises(TypeError, match="no option"):
         ft.explore(max_exmaples=3)
+    for no_function in (300, "walk", functools.partial(lost_update)):
+        with pytest.raises(TypeError, match=r"makes a test of a function, not of .*; its options are given by name"):
+            ft.explore(no_function)
     for test in (lambda: None, lambda *args: None, lambda **more: None, lambda w, /: None):
         with pytest.raises(TypeError, match="takes no World"):
             ft.explore()(test)

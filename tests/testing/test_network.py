@@ -60,6 +60,31 @@ def test_a_reader_that_trusts_one_read_is_found() -> None:
     found(AssertionError, test)
 
 
+def test_what_is_sent_at_the_end_of_an_advance_has_arrived() -> None:
+    """Also where it sets off a chain, of which each link is due at that moment."""
+    got: list[bytes] = []
+
+    def server() -> None:
+        with Listen(("server", 80)) as listener, listener.receive() as conn:
+            for data in conn:
+                conn.send(data)
+
+    def client() -> None:
+        with Dial("tcp", ("server", 80)) as conn:
+            for _ in range(3):
+                flower.time.sleep(1)
+                conn.send(b"beat")
+                got.append(conn.read())
+
+    with ft.virtual_clock() as w:
+        w.net.at("server").go(server)
+        w.net.at("client").go(client)
+        w.advance(0)
+        for beats in (1, 2, 3):
+            w.advance(1)
+            assert w.now == len(got) == beats
+
+
 def test_refused_unknown_and_busy() -> None:
     def test(w: ft.World) -> None:
         with pytest.raises(ConnectionRefusedError, match="can't connect to tcp server:80"):
@@ -196,7 +221,15 @@ def test_wrong_use_of_the_network_is_refused() -> None:
     def test(w: ft.World) -> None:
         with pytest.raises(ValueError, match="at least 0, not -1"):
             w.net.link("a", "b", -1)
-        for wrong in (w.net.partition, w.net.hold):
+        with pytest.raises(TypeError, match="a number of seconds, not '1'"):
+            w.net.link("a", "b", "1")  # type: ignore[arg-type]
+        w.net.partition("a", "b")
+        with pytest.raises(TypeError, match="the two hosts of a partition, or none"):
+            w.net.heal("c")
+        assert w.net.blocked("a", "b")
+        with pytest.raises(TypeError, match="a host is a name, not 3"):
+            w.net.crash(3)  # type: ignore[arg-type]
+        for wrong in (w.net.partition, w.net.hold, w.net.release):
             with pytest.raises(TypeError, match="a host is a name, not None"):
                 wrong("a", None)  # type: ignore[arg-type]
         with ft.connection_pair() as (near, _), pytest.raises(RuntimeError, match="a World has none"):
