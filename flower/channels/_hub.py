@@ -359,8 +359,8 @@ def drop_alarms(s: Scheduler) -> None:
 
 
 def unfinished(s: Scheduler) -> int:
-    """How many tasks have begun, or wait for their turn to, and have not ended."""
-    return s.started + len(unstarted(s))
+    """How many tasks that no daemon is have begun, or wait for their turn to, and have not ended."""
+    return len([t for t in begun(s) + unstarted(s) if not t.daemon])
 
 
 def unstarted(s: Scheduler) -> list[Any]:

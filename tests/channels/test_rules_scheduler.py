@@ -18,6 +18,7 @@ from flower import (
     channel,
     go,
     schedule,
+    tasklet,
 )
 
 from .support import NEVER, SOON, in_thread, output, settle
@@ -240,6 +241,19 @@ def test_thread_end_takes_its_waiters_off_their_channels() -> None:
     assert ran == []
     assert [w.category for w in caught] == [ResourceWarning]
     assert not ch.try_send("to nobody")
+
+
+def test_the_daemons_of_a_thread_that_ends_are_nobodys_mistake() -> None:
+    def work() -> None:
+        for _ in range(2):
+            tasklet(channel().receive, daemon=True)()
+            schedule()
+        tasklet(print, daemon=True)("unstarted")
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        in_thread(work)
+    assert caught == []
 
 
 def test_a_plain_thread_sends_and_receives_without_a_scheduler() -> None:
