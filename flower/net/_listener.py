@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flower.channels import channel, getcurrent, move_on, select, tasklet
+from flower.channels import channel, getcurrent, move_on, schedule, select, tasklet
 from flower.channels._failures import note
 from flower.channels._scheduler import current_scheduler
 from flower.channels._task import check_timeout
@@ -118,6 +118,7 @@ class Listener(Source):
         """
         seconds = check_timeout(grace)
         self.close()
+        schedule()  # a connection that `serve` was handed in this turn has its handler then, which is one of them
         return self._handlers.finish(seconds)
 
     def addr(self) -> Any:
