@@ -199,6 +199,8 @@ class Port:
                 self.sock.sendto(data, where)
         except (BlockingIOError, InterruptedError):
             return False
+        except OverflowError as error:  # the flow's number
+            raise ValueError(f"no udp address: {where!r}: {error}") from None
         except OSError as error:
             raise explain(error, "can't send to", "udp", where or self.remote or "nobody: no address given") from None
         return True
