@@ -489,6 +489,33 @@ def test_a_flood_of_requests_for_new_keys_is_cut() -> None:
     assert 0 < finish() < 1_000_000
 
 
+@pytest.mark.parametrize("paused", [False, True])
+def test_what_comes_after_the_end_is_not_read(paused: bool) -> None:
+    """It would fill the memory: nobody takes it."""
+    with listening(read_buffer=1 if paused else 65_536) as listener:
+        with Dial("tls", listener.addr(), ca=certificates().ca) as near, listener.receive(NEVER) as far:
+            near.send(b"the end")
+            near.close_write()
+            until(lambda: far._stream.at_eof)
+            assert far._stream._paused == paused
+            assert read_all(far) == b"the end"
+            far._stream._resume()  # as a reader in another thread has it called, who was quick
+            assert far.status == "writeonly"
+            raw = near._stream._sock
+            for sock, option in (raw, socket.SO_SNDBUF), (far._stream._sock, socket.SO_RCVBUF):
+                sock.setsockopt(socket.SOL_SOCKET, option, 65_536)
+            sent = refused = 0
+            while refused < 50:
+                try:
+                    sent += raw.send(b"x" * 65_536)
+                except BlockingIOError:
+                    refused += 1
+                rounds(1)
+                assert sent < 10_000_000
+            far.write("still open")
+            assert near.read(timeout=NEVER) == b"still open"
+
+
 def test_garbage_in_the_middle() -> None:
     with listening() as listener, Dial("tls", listener.addr(), ca=certificates().ca) as near:
         with listener.receive(NEVER) as far:
