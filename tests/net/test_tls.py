@@ -688,8 +688,8 @@ def test_start_tls_that_is_killed_before_it_began() -> None:
         assert isinstance(sender.join(NEVER), ConnectionAbortedError)
         with pytest.raises(ConnectionAbortedError, match="TLS was begun here, and given up"):
             near.read()
-        with pytest.raises(ConnectionResetError):
-            read_all(far)
+        with suppress(ConnectionResetError):  # where its turn had come, the beginning of a handshake, and an end
+            assert read_all(far)
 
 
 @pytest.mark.parametrize("how", ["kill", "cancel"])
