@@ -65,7 +65,9 @@ class Client:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
             self.start(200, "OK", size, mimetypes.guess_type(path)[0] or "application/octet-stream")
-            while request.method == b"GET" and (piece := file.read(PIECE)):
+            left = size if request.method == b"GET" else 0  # and no more, should the file grow
+            while left and (piece := file.read(min(PIECE, left))):
+                left -= len(piece)
                 self.send(h11.Data(piece))
             self.send(h11.EndOfMessage())
 

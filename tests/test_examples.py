@@ -355,6 +355,13 @@ def test_http_files(tmp_path: Path) -> None:
             answer = client.getresponse()
             body = answer.read()
             assert (answer.status, len(body), answer.headers["Content-Type"]) == (status, size, kind), path
+        with open(tmp_path / "log", "wb") as log:  # it grows while it is sent, and is more than is on its way
+            log.truncate(20_000_000)
+            client.request("GET", "/log")
+            answer = client.getresponse()
+            log.seek(0, os.SEEK_END)
+            log.write(b"more")
+        assert len(answer.read()) == 20_000_000
         client.close()
         with socket.create_connection(address, timeout=LIMIT) as sock:
             sock.sendall(b"nonsense\r\n\r\n")
