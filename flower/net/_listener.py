@@ -16,6 +16,7 @@ from flower.channels._task import check_timeout
 from flower.errors import ChannelClosed
 from flower.net._address import format_address
 from flower.net._conn import Conn, look
+from flower.net._loop import FAILURES
 from flower.net._source import Source
 
 if TYPE_CHECKING:
@@ -81,10 +82,10 @@ class Listener(Source):
     def serve(self, handler: Callable[[Conn], object], *, limit: int | None = None) -> None:
         """Run ``handler(conn)`` in a tasklet of its own for each connection, and close it afterwards.
 
-        Blocks until the listener is closed; handlers that run then go on (see `stop`). An Exception of one is
-        handed to the error handler (standard error by default) and does not touch the others. With ``limit``, at
-        most so many run at a time; more connections wait in the listener and in the kernel. Cancelled, it has
-        lost no connection, and may be called again.
+        Blocks until the listener is closed; handlers that run then go on (see `stop`). An Exception of one (or the
+        ``asyncio.CancelledError`` of a coroutine) is handed to the error handler (standard error by default) and does
+        not touch the others. With ``limit``, at most so many run at a time; more connections wait in the listener and
+        in the kernel. Cancelled, it has lost no connection, and may be called again.
 
         Raises TypeError for a handler that can't be called, ValueError for a limit below 1.
 
@@ -171,7 +172,7 @@ class _Handlers:
         """Run one connection's handler, with its errors kept to itself."""
         try:
             handler(conn)
-        except Exception as error:
+        except FAILURES as error:
             note(error, lambda: f"This ended the handler of {conn!r}; the listener goes on.")
             current_scheduler().report(error, getcurrent())
         finally:
