@@ -59,7 +59,7 @@ class Client:
             path = self.find(request.target.decode())
             file = flower.io.open(path, "rb")
         except (OSError, ValueError):  # no such file, not to be read, or no file name at all
-            self.refuse(404, "Not Found")
+            self.refuse(404, "Not Found", request.method)
             return
         with file:
             size = file.seek(0, os.SEEK_END)
@@ -82,10 +82,11 @@ class Client:
             raise FileNotFoundError(path)
         return path
 
-    def refuse(self, status, reason):
+    def refuse(self, status, reason, method=None):
         body = f"{status} {reason}\n".encode()
         self.start(status, reason, len(body), "text/plain")
-        self.send(h11.Data(body))
+        if method != b"HEAD":
+            self.send(h11.Data(body))
         self.send(h11.EndOfMessage())
 
     def start(self, status, reason, size, kind):

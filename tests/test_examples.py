@@ -344,6 +344,7 @@ def test_http_files(tmp_path: Path) -> None:
             ("GET", "/large", 200, 5_120_000, "application/octet-stream"),
             ("HEAD", "/large?a=b", 200, 0, "application/octet-stream"),
             ("GET", "/missing", 404, 14, "text/plain"),
+            ("HEAD", "/missing", 404, 0, "text/plain"),
             ("GET", "/%00", 404, 14, "text/plain"),
             ("GET", "/../../../../etc/passwd", 404, 14, "text/plain"),
             ("GET", "/links", 404, 14, "text/plain"),
