@@ -124,6 +124,13 @@ def test_the_scope_of_an_address_is_no_part_of_its_name() -> None:
             pass
 
 
+def test_the_dot_at_the_end_of_a_host_is_no_part_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *args, **kwargs: real(host.rstrip("."), *args, **kwargs))
+    with listening() as listener, Dial("tls", ("localhost.", listener.addr()[1]), ca=certificates().ca):
+        listener.receive(NEVER).close()
+
+
 def test_mutual_tls() -> None:
     made = certificates()
     with listening(ca=made.ca) as listener:
