@@ -39,12 +39,13 @@ class Listener(Source):
     >>> listener.serve(handle_connection)
     """
 
-    __slots__ = ("__weakref__", "_acceptor", "_connections", "_handlers")
+    __slots__ = ("__weakref__", "_acceptor", "_connections", "_handlers", "_left")
 
     def __init__(self, acceptor: Acceptor) -> None:
         self._acceptor = acceptor
         self._connections: channel[Conn] = acceptor.connections
         self._handlers = _Handlers()
+        self._left = False  # it was closed, perhaps in another thread, and its own has yet to do so
 
     @property
     def _receive_channel(self) -> channel[Conn]:
@@ -131,6 +132,7 @@ class Listener(Source):
 
         Blocked receivers, and all later ones, get ChannelClosed. Closing twice is allowed.
         """
+        self._left = True
         self._acceptor.poller.call_here(self._acceptor.close)
 
     @property
@@ -147,7 +149,7 @@ class Listener(Source):
             acceptor = self._acceptor
         except AttributeError:  # __init__ failed
             return
-        if acceptor.closed:
+        if acceptor.closed or self._left:
             return
         acceptor.poller.call_here(acceptor.close)
         warnings.warn(f"{acceptor.describe()} was dropped, and not closed", ResourceWarning, stacklevel=2, source=self)
