@@ -59,13 +59,15 @@ class Client:
             path = self.find(request.target.decode())
             file = flower.io.open(path, "rb")
         except (OSError, ValueError):  # no such file, not to be read, or no file name at all
-            self.refuse(404, "Not Found")
+            self.refuse(404, "Not Found", request.method)
             return
         with file:
             size = file.seek(0, os.SEEK_END)
             file.seek(0)
             self.start(200, "OK", size, mimetypes.guess_type(path)[0] or "application/octet-stream")
-            while request.method == b"GET" and (piece := file.read(PIECE)):
+            left = size if request.method == b"GET" else 0  # and no more, should the file grow
+            while left and (piece := file.read(min(PIECE, left))):
+                left -= len(piece)
                 self.send(h11.Data(piece))
             self.send(h11.EndOfMessage())
 
@@ -80,10 +82,11 @@ class Client:
             raise FileNotFoundError(path)
         return path
 
-    def refuse(self, status, reason):
+    def refuse(self, status, reason, method=None):
         body = f"{status} {reason}\n".encode()
         self.start(status, reason, len(body), "text/plain")
-        self.send(h11.Data(body))
+        if method != b"HEAD":
+            self.send(h11.Data(body))
         self.send(h11.EndOfMessage())
 
     def start(self, status, reason, size, kind):

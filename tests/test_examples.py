@@ -344,6 +344,7 @@ def test_http_files(tmp_path: Path) -> None:
             ("GET", "/large", 200, 5_120_000, "application/octet-stream"),
             ("HEAD", "/large?a=b", 200, 0, "application/octet-stream"),
             ("GET", "/missing", 404, 14, "text/plain"),
+            ("HEAD", "/missing", 404, 0, "text/plain"),
             ("GET", "/%00", 404, 14, "text/plain"),
             ("GET", "/../../../../etc/passwd", 404, 14, "text/plain"),
             ("GET", "/links", 404, 14, "text/plain"),
@@ -355,6 +356,13 @@ def test_http_files(tmp_path: Path) -> None:
             answer = client.getresponse()
             body = answer.read()
             assert (answer.status, len(body), answer.headers["Content-Type"]) == (status, size, kind), path
+        with open(tmp_path / "log", "wb") as log:  # it grows while it is sent, and is more than is on its way
+            log.truncate(20_000_000)
+            client.request("GET", "/log")
+            answer = client.getresponse()
+            log.seek(0, os.SEEK_END)
+            log.write(b"more")
+        assert len(answer.read()) == 20_000_000
         client.close()
         with socket.create_connection(address, timeout=LIMIT) as sock:
             sock.sendall(b"nonsense\r\n\r\n")

@@ -83,8 +83,8 @@ def resolve(
 
 def explain(error: OSError, what: str, proto: str, address: Any, more: str = "") -> OSError:
     """The same kind of error, with the address in its text."""
-    if error.errno is not None and not isinstance(error, socket.gaierror):
-        reason = os.strerror(error.errno)
-    else:
-        reason = error.strerror or str(error)
-    return type(error)(error.errno, f"{reason}: {what} {proto} {format_address(address)}{more}")
+    where = f"{what} {proto} {format_address(address)}{more}"
+    if error.errno is None:  # Python's own, of a path that is too long, say
+        return type(error)(f"{error}: {where}")
+    reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno)
+    return type(error)(error.errno, f"{reason}: {where}")

@@ -9,5 +9,6 @@ cdef class Conn(Source):
     cdef readonly Channel _incoming
     cdef public object _front
     cdef public bint _reading
+    cdef bint _left
 
     cpdef send(self, object data, object timeout=*)

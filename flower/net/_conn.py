@@ -76,6 +76,7 @@ class Conn(Source):
         # with one piece in it that a select may take. While it is there, nobody waits in `_incoming` but its reader.
         self._front: bytearray | channel[bytes] | None = None
         self._reading = False  # a tasklet is in `_gather`, and has the reading for itself
+        self._left = False  # it was closed or aborted, perhaps in another thread, and its own has yet to do so
 
     @property
     def _receive_channel(self) -> channel[bytes]:
@@ -411,6 +412,7 @@ class Conn(Source):
         has not read yet. What was received and not taken is dropped. Blocked receivers and senders, and all later
         ones, get ChannelClosed. Closing twice is allowed.
         """
+        self._left = True
         self._stream.poller.call_here(self._stream.close)
 
     def abort(self) -> None:
@@ -420,6 +422,7 @@ class Conn(Source):
         its peer sees an end of file). Blocked receivers and senders, and all later ones, get
         ConnectionAbortedError.
         """
+        self._left = True
         self._stream.poller.call_here(self._stream.abort)
 
     @property
@@ -451,7 +454,7 @@ class Conn(Source):
             stream = self._stream
         except AttributeError:  # __init__ failed
             return
-        if stream.ended:
+        if stream.ended or self._left:
             return
         stream.poller.call_here(stream.close)
         if not stream.at_eof:

@@ -9,13 +9,14 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from flower.channels import channel, getcurrent, move_on, select, tasklet
+from flower.channels import channel, getcurrent, move_on, schedule, select, tasklet
 from flower.channels._failures import note
 from flower.channels._scheduler import current_scheduler
 from flower.channels._task import check_timeout
 from flower.errors import ChannelClosed
 from flower.net._address import format_address
 from flower.net._conn import Conn, look
+from flower.net._loop import FAILURES
 from flower.net._source import Source
 
 if TYPE_CHECKING:
@@ -38,12 +39,13 @@ class Listener(Source):
     >>> listener.serve(handle_connection)
     """
 
-    __slots__ = ("__weakref__", "_acceptor", "_connections", "_handlers")
+    __slots__ = ("__weakref__", "_acceptor", "_connections", "_handlers", "_left")
 
     def __init__(self, acceptor: Acceptor) -> None:
         self._acceptor = acceptor
         self._connections: channel[Conn] = acceptor.connections
         self._handlers = _Handlers()
+        self._left = False  # it was closed, perhaps in another thread, and its own has yet to do so
 
     @property
     def _receive_channel(self) -> channel[Conn]:
@@ -81,10 +83,10 @@ class Listener(Source):
     def serve(self, handler: Callable[[Conn], object], *, limit: int | None = None) -> None:
         """Run ``handler(conn)`` in a tasklet of its own for each connection, and close it afterwards.
 
-        Blocks until the listener is closed; handlers that run then go on (see `stop`). An Exception of one is
-        handed to the error handler (standard error by default) and does not touch the others. With ``limit``, at
-        most so many run at a time; more connections wait in the listener and in the kernel. Cancelled, it has
-        lost no connection, and may be called again.
+        Blocks until the listener is closed; handlers that run then go on (see `stop`). An Exception of one (or the
+        ``asyncio.CancelledError`` of a coroutine) is handed to the error handler (standard error by default) and does
+        not touch the others. With ``limit``, at most so many run at a time; more connections wait in the listener and
+        in the kernel. Cancelled, it has lost no connection, and may be called again.
 
         Raises TypeError for a handler that can't be called, ValueError for a limit below 1.
 
@@ -118,6 +120,7 @@ class Listener(Source):
         """
         seconds = check_timeout(grace)
         self.close()
+        schedule()  # a connection that `serve` was handed in this turn has its handler then, which is one of them
         return self._handlers.finish(seconds)
 
     def addr(self) -> Any:
@@ -129,6 +132,7 @@ class Listener(Source):
 
         Blocked receivers, and all later ones, get ChannelClosed. Closing twice is allowed.
         """
+        self._left = True
         self._acceptor.poller.call_here(self._acceptor.close)
 
     @property
@@ -145,7 +149,7 @@ class Listener(Source):
             acceptor = self._acceptor
         except AttributeError:  # __init__ failed
             return
-        if acceptor.closed:
+        if acceptor.closed or self._left:
             return
         acceptor.poller.call_here(acceptor.close)
         warnings.warn(f"{acceptor.describe()} was dropped, and not closed", ResourceWarning, stacklevel=2, source=self)
@@ -170,7 +174,7 @@ class _Handlers:
         """Run one connection's handler, with its errors kept to itself."""
         try:
             handler(conn)
-        except Exception as error:
+        except FAILURES as error:
             note(error, lambda: f"This ended the handler of {conn!r}; the listener goes on.")
             current_scheduler().report(error, getcurrent())
         finally:

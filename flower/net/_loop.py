@@ -41,6 +41,8 @@ T = TypeVar("T")
 Dispose = Callable[[Any], object] | None
 Report = Callable[[BaseException], object] | None
 
+# What fails, and ends no more than that; a coroutine that somebody else cancels has failed, too.
+FAILURES = (Exception, asyncio.CancelledError)
 LOOP_VARIABLE = "FLOWER_LOOP"
 STARVED = 0.01  # seconds between two attempts to enter the loop, where the process has no descriptor left for it
 CLOSING_TIME = 2.0  # seconds: at the end, what was written and not yet sent has this long to leave

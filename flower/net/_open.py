@@ -30,7 +30,8 @@ def _dial_tls(address: Any, options: Options) -> Conn:
     o = options
     name = o.server_name
     if not name and not is_given(address):
-        name = check_host_port("tls", address)[0].partition("%")[0] or "127.0.0.1"  # no certificate knows a scope
+        host = check_host_port("tls", address)[0].partition("%")[0]  # no certificate knows a scope,
+        name = host.removesuffix(".") or "127.0.0.1"  # nor the dot that may end a whole name (RFC 6066, section 3)
     start = secure(o.context, False, name, o.ca, o.cert, o.key, o.alpn, o.handshake_timeout)
     if is_given(address):
         return dial_given("tls", address, o, start)

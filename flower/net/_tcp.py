@@ -18,7 +18,7 @@ from flower.net._listener import Listener
 from flower.net._loop import LoopPoller, io_poller, wait
 from flower.net._opening import Secure, open_stream
 from flower.net._options import Options
-from flower.net._stream import Stream
+from flower.net._stream import RESET, Stream
 
 T = TypeVar("T")
 
@@ -153,6 +153,8 @@ async def connect_first(
             if ours:
                 bind_like(sock, ours)
             await connected(poller.loop, sock, where)
+            if not ours:
+                refuse_itself(sock)
         except BaseException as error:
             if sock is not None:
                 sock.close()
@@ -190,6 +192,17 @@ async def connected(loop: Any, sock: socket.socket, where: Any) -> None:
         error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if error:
         raise OSError(error, os.strerror(error))
+
+
+def refuse_itself(sock: socket.socket) -> None:
+    """Where nobody listens at a port of this machine, and the system gives this end the same: nobody else is there."""
+    try:
+        if sock.getsockname() != sock.getpeername():
+            return
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)  # else who is to listen there finds it in use
+    except OSError:  # gone already
+        return
+    raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
 
 
 def in_turn(infos: list[Info]) -> list[Info]:

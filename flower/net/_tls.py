@@ -153,8 +153,10 @@ class TlsLayer(Link):
                 self._stream.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if self._outgoing.pending:
             self._answer()
-        if self._notified and not self._stream.at_eof and not self._stream.eof_received():
-            self.close()
+        if self._notified and not self._stream.at_eof:
+            self._transport.pause_reading()
+            if not self._stream.eof_received():
+                self.close()
 
     def _answer(self) -> None:
         """OpenSSL answers the peer, who has asked for new keys. Who asks on and on, and reads no answer, is cut."""
@@ -240,4 +242,5 @@ class TlsLayer(Link):
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        self._transport.resume_reading()
+        if not self._notified:  # what comes after that is for nobody, and OpenSSL would leave it where it is
+            self._transport.resume_reading()

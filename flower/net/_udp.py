@@ -199,6 +199,8 @@ class Port:
                 self.sock.sendto(data, where)
         except (BlockingIOError, InterruptedError):
             return False
+        except OverflowError as error:  # the flow's number
+            raise ValueError(f"no udp address: {where!r}: {error}") from None
         except OSError as error:
             raise explain(error, "can't send to", "udp", where or self.remote or "nobody: no address given") from None
         return True
@@ -269,11 +271,12 @@ class Datagrams(Source):
     ...         here.send(data, address)
     """
 
-    __slots__ = ("__weakref__", "_incoming", "_port")
+    __slots__ = ("__weakref__", "_incoming", "_left", "_port")
 
     def __init__(self, port: Port) -> None:
         self._port = port
         self._incoming: channel[Datagram] = port.incoming
+        self._left = False  # it was closed, perhaps in another thread, and its own has yet to do so
 
     @property
     def _receive_channel(self) -> channel[Datagram]:
@@ -415,6 +418,7 @@ class Datagrams(Source):
 
         Blocked receivers and senders, and all later ones, get ChannelClosed. Closing twice is allowed.
         """
+        self._left = True
         self._port.poller.call_here(self._port.close)
 
     def __repr__(self) -> str:
@@ -425,6 +429,6 @@ class Datagrams(Source):
             port = self._port
         except AttributeError:  # __init__ failed
             return
-        if port.sock is not None:
+        if port.sock is not None and not self._left:
             port.poller.call_here(port.close)
             warnings.warn(f"{port.describe()} was dropped, and not closed", ResourceWarning, stacklevel=2, source=self)

@@ -70,7 +70,10 @@ class Server:
 
     def _accept(self) -> None:
         for conn in self._listener:
-            self._begin(conn)
+            if self.closed:  # in the turn in which it came
+                conn.abort()
+            else:
+                self._begin(conn)
             del conn  # the session's alone
 
     def _begin(self, conn: Conn) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 import flower
 from flower.errors import ChannelClosed, Timeout
-from flower.net import Conn, Dial
+from flower.net import Conn, Dial, Listen
 from flower.net._bounds import HIGH_WATER, INCOMING_LIMIT
 from tests.net.support import (
+    HOME,
     NEVER,
     connected,
     failing,
@@ -649,6 +650,27 @@ def test_dropped_while_reading_is_paused_it_is_closed() -> None:
         while True:
             far.send(b"x" * 65_536, timeout=NEVER)
     far.close()
+
+
+@pytest.mark.parametrize("what", ["closed", "aborted", "listener", "datagrams"])
+def test_closed_and_dropped_in_another_thread_it_is_silent(what: str) -> None:
+    """Its own thread has yet to do so."""
+    with listening() as listener:
+        near = Dial("tcp", listener.addr())
+        box: list[Any] = [listener.receive(NEVER)]
+    if what in ("listener", "datagrams"):
+        box.pop().close()
+        box.append(Listen((HOME, 0), "tcp" if what == "listener" else "udp"))
+
+    def close_and_drop() -> None:
+        getattr(box[0], "abort" if what == "aborted" else "close")()
+        box.clear()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        in_thread(close_and_drop)()
+    assert [str(w.message) for w in caught] == []
+    near.close()
 
 
 def test_dropped_in_another_thread_it_is_closed_in_its_own() -> None:

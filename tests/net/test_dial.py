@@ -72,6 +72,16 @@ def test_a_refused_connection_names_the_address() -> None:
         Dial("tcp", (HOME, port))
 
 
+def test_a_connection_to_itself_is_a_refused_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system may choose the port for this end that nobody listens at: the two ends are then one."""
+    port = free_port()
+    with monkeypatch.context() as patch:
+        patch.setattr(Settings, "apply", lambda _self, sock: sock.bind((HOME, port)))
+        with pytest.raises(ConnectionRefusedError, match=f"{HOME}:{port}"):
+            Dial("tcp", (HOME, port))
+    Listen((HOME, port)).close()  # and nothing of it is left
+
+
 def test_an_address_that_can_not_be_reached_is_named() -> None:
     with pytest.raises(OSError, match=r"can't connect to tcp 224\.0\.0\.1:9") as caught:
         Dial("tcp", ("224.0.0.1", 9))  # of a group: no connection leads there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import gc
 import logging
@@ -281,13 +282,17 @@ def test_serve_runs_a_tasklet_for_each_connection() -> None:
         assert [conn.read(timeout=NEVER) for conn in conns] == [str(i).encode() for i in range(20)]
 
 
-def test_serve_keeps_one_failure_from_the_rest() -> None:
+@pytest.mark.parametrize("kind", [ZeroDivisionError, asyncio.CancelledError])
+def test_serve_keeps_one_failure_from_the_rest(kind: type[BaseException]) -> None:
     reported: list[Any] = []
     before = flower.set_error_handler(lambda t, error: reported.append(error))
 
+    async def fail() -> None:
+        raise kind
+
     def handler(conn: Conn) -> None:
         if conn.read() == b"fail":
-            raise ZeroDivisionError
+            flower.wait(fail())
         conn.write("fine")
 
     try:
@@ -303,7 +308,7 @@ def test_serve_keeps_one_failure_from_the_rest() -> None:
     finally:
         flower.set_error_handler(before)
     (error,) = reported
-    assert isinstance(error, ZeroDivisionError)
+    assert isinstance(error, kind)
     assert "the listener goes on" in error.__notes__[0]
 
 

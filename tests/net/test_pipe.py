@@ -150,6 +150,7 @@ def test_bad_paths(address: Any, error: Any) -> None:
         with pytest.raises(error) as caught:
             attempt()
         assert ascii(address)[1:-1] in str(caught.value)
+        assert "None]" not in str(caught.value)
 
 
 def test_nobody_listens_there(path: str) -> None:

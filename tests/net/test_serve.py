@@ -115,6 +115,32 @@ def test_stop_cuts_those_that_take_too_long() -> None:
         assert not listener._handlers._running
 
 
+@pytest.mark.parametrize("limit", [None, 1])
+def test_stop_in_the_turn_in_which_a_connection_comes(limit: int | None) -> None:
+    begun: list[Conn] = []
+
+    def handler(conn: Conn) -> None:
+        begun.append(conn)
+        conn.read()
+
+    def stop() -> int:
+        while listener._connections.balance < 0:
+            flower.time.sleep(0)
+        assert not listener._handlers._running  # it was handed to serve, which has not had its turn
+        return listener.stop(0)
+
+    with listening() as listener:
+        server = flower.go(listener.serve, handler, limit=limit)
+        flower.schedule()
+        stopping = flower.go(stop)
+        with Dial("tcp", listener.addr()) as conn:
+            assert stopping.join(NEVER) == 1
+            server.join(NEVER)
+            with pytest.raises(ConnectionResetError):
+                conn.read(timeout=NEVER)
+        assert begun == []
+
+
 def test_stop_with_no_grace_and_no_handler() -> None:
     with listening() as listener:
         assert listener.stop(0) == 0

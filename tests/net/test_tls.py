@@ -124,6 +124,13 @@ def test_the_scope_of_an_address_is_no_part_of_its_name() -> None:
             pass
 
 
+def test_the_dot_at_the_end_of_a_host_is_no_part_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *args, **kwargs: real(host.rstrip("."), *args, **kwargs))
+    with listening() as listener, Dial("tls", ("localhost.", listener.addr()[1]), ca=certificates().ca):
+        listener.receive(NEVER).close()
+
+
 def test_mutual_tls() -> None:
     made = certificates()
     with listening(ca=made.ca) as listener:
@@ -489,6 +496,33 @@ def test_a_flood_of_requests_for_new_keys_is_cut() -> None:
     assert 0 < finish() < 1_000_000
 
 
+@pytest.mark.parametrize("paused", [False, True])
+def test_what_comes_after_the_end_is_not_read(paused: bool) -> None:
+    """It would fill the memory: nobody takes it."""
+    with listening(read_buffer=1 if paused else 65_536) as listener:
+        with Dial("tls", listener.addr(), ca=certificates().ca) as near, listener.receive(NEVER) as far:
+            near.send(b"the end")
+            near.close_write()
+            until(lambda: far._stream.at_eof)
+            assert far._stream._paused == paused
+            assert read_all(far) == b"the end"
+            far._stream._resume()  # as a reader in another thread has it called, who was quick
+            assert far.status == "writeonly"
+            raw = near._stream._sock
+            for sock, option in (raw, socket.SO_SNDBUF), (far._stream._sock, socket.SO_RCVBUF):
+                sock.setsockopt(socket.SOL_SOCKET, option, 65_536)
+            sent = refused = 0
+            while refused < 50:
+                try:
+                    sent += raw.send(b"x" * 65_536)
+                except BlockingIOError:
+                    refused += 1
+                rounds(1)
+                assert sent < 10_000_000
+            far.write("still open")
+            assert near.read(timeout=NEVER) == b"still open"
+
+
 def test_garbage_in_the_middle() -> None:
     with listening() as listener, Dial("tls", listener.addr(), ca=certificates().ca) as near:
         with listener.receive(NEVER) as far:
@@ -661,8 +695,8 @@ def test_start_tls_that_is_killed_before_it_began() -> None:
         assert isinstance(sender.join(NEVER), ConnectionAbortedError)
         with pytest.raises(ConnectionAbortedError, match="TLS was begun here, and given up"):
             near.read()
-        with pytest.raises(ConnectionResetError):
-            read_all(far)
+        with suppress(ConnectionResetError):  # where its turn had come, the beginning of a handshake, and an end
+            assert read_all(far)
 
 
 @pytest.mark.parametrize("how", ["kill", "cancel"])

@@ -105,6 +105,9 @@ def test_ipv6() -> None:
         assert there.read(timeout=NEVER) == b"six"
         with pytest.raises(OSError, match=r"127\.0\.0\.1:9"):
             here.send(b"x", (HOME, 9))
+        for flow in -1, 2**20:
+            with pytest.raises(ValueError, match=rf"udp address: \('::1', 9, {flow}, 0\)"):
+                here.send(b"x", ("::1", 9, flow, 0))
 
 
 def test_local_addr() -> None:

@@ -330,6 +330,22 @@ def test_what_a_peer_that_has_left_asked_for_is_done_until_the_server_closes(how
     settle()
 
 
+def test_a_connection_that_comes_in_the_turn_of_the_close_is_not_served() -> None:
+    with rpc.serve(URL, Service()) as server:
+
+        def close() -> None:
+            while server._listener._connections.balance < 0:
+                flower.time.sleep(0)
+            server.close()
+
+        flower.schedule()
+        closing = flower.go(close)
+        with pytest.raises(Disconnected), rpc.connect(server.url, timeout=NEVER) as peer:
+            peer.call("add", 1, 2, timeout=NEVER)
+        closing.join(NEVER)
+        assert not server.peers
+
+
 def test_close_when_the_grace_is_over() -> None:
     calc = Calc()
     with rpc.serve(URL, calc) as server, rpc.connect(server.url) as peer:
