@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import ssl
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -376,7 +377,19 @@ class Conn(Source):
                 raise TypeError(f"keep_alive: {name} is an int, not {value!r}")
             if not 1 <= value <= most:
                 raise ValueError(f"keep_alive: {name} is 1 to {most}, not {value}")
-        self._stream.keep_alive(idle, interval, count)
+        sock = self._stream._sock
+        if sock.family not in (socket.AF_INET, socket.AF_INET6):
+            return
+        unacknowledged = min(1000 * (idle + interval * count), 2**31 - 1)  # milliseconds, in a C int
+        names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in zip(names, (idle, interval, count, unacknowledged), strict=True):
+                number = getattr(socket, name, None)  # each system has some of them
+                if number is not None:
+                    sock.setsockopt(socket.IPPROTO_TCP, number, value)
+        except OSError:  # it is closed already
+            pass
 
     @property
     def certificate(self) -> dict[str, Any] | None:
@@ -428,7 +441,12 @@ class Conn(Source):
     @property
     def status(self) -> str:
         """``"open"``; ``"writeonly"`` after the peer's end, ``"readonly"`` after `close_write`; ``"closed"``."""
-        return self._stream.status()
+        stream = self._stream
+        if stream.ended:
+            return "closed"
+        if stream.at_eof:
+            return "closed" if stream.half else "writeonly"
+        return "readonly" if stream.half else "open"
 
     def local_addr(self) -> Any:
         """The address of this end: for tcp ``(host, port)``, for IPv6 two items more; for a Unix socket its path."""
@@ -447,7 +465,7 @@ class Conn(Source):
         return self._stream.remote
 
     def __repr__(self) -> str:
-        return f"<Conn {self._stream.describe()}, {self._stream.status()}>"
+        return f"<Conn {self._stream.describe()}, {self.status}>"
 
     def __del__(self) -> None:
         try:

@@ -390,20 +390,6 @@ class Stream(Link):
         except OSError:  # the standard loop tells at once of a connection that is gone
             transport.abort()
 
-    def keep_alive(self, idle: int, interval: int, count: int) -> None:
-        if self._sock.family not in (socket.AF_INET, socket.AF_INET6):
-            return
-        unacknowledged = min(1000 * (idle + interval * count), 2**31 - 1)  # milliseconds, in a C int
-        names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
-        try:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in zip(names, (idle, interval, count, unacknowledged), strict=True):
-                number = getattr(socket, name, None)  # each system has some of them
-                if number is not None:
-                    self._sock.setsockopt(socket.IPPROTO_TCP, number, value)
-        except OSError:  # it is closed already
-            pass
-
     def writing_fault(self) -> BaseException:
         if self._fault is not None:
             return copy_error(self._fault)
@@ -592,13 +578,6 @@ class Stream(Link):
     def _check_thread(self, what: str) -> None:
         if get_ident() != self._thread:
             raise RuntimeError(f"{self.describe()} belongs to another thread: only that one may {what}")
-
-    def status(self) -> str:
-        if self.ended:
-            return "closed"
-        if self.at_eof:
-            return "closed" if self.half else "writeonly"
-        return "readonly" if self.half else "open"
 
     def describe(self) -> str:
         return f"{self.proto} {format_address(self.local)} -> {format_address(self.remote)}"
