@@ -354,12 +354,13 @@ class Outbound(Source):
 
     def _last_word(self, kind: str, params: list[Any], reason: Any = None, error: Any = None) -> None:
         self.over = True
+        left = self.streams.last_word(self.id)
         if self.queue:
             outbox = self.session.outbox
-            outbox.put(self, self.streams.telling(kind, params), None)
+            outbox.put(self, self.streams.telling(kind, params), left)
             outbox.offer(self)
         else:  # as a control frame, of which a peer that does not read gets no more than it is held back for
-            self.streams.post(kind, params)
+            self.streams.post(kind, params, left)
         self.streams.outbound.pop(self.id, None)
         if self.here and (self.kept or kind == RESET):
             self.streams.note_end(self.id, params[1])

@@ -59,9 +59,9 @@ class Outbox:
     def __init__(self, conn: Any, commit: Callable[[Any], object]) -> None:
         self._conn = conn
         self._direct: Conn | None = conn if type(conn) is Conn else None  # the same, which takes what it has room for
-        self._commit = commit  # told of the ends that have left
-        self._sent: deque[Any] = deque()  # ends in the batch that has left just now
-        self._control: deque[bytes] = deque()
+        self._commit = commit  # told of the ends, and the last words, that have left
+        self._sent: deque[Any] = deque()  # what is told of the batch that has left just now
+        self._control: deque[tuple[bytes, Any]] = deque()  # frames, and what is told when they have left, or None
         self._daemon = True
         self.sources: deque[Source] = deque()
         self.bytes = 0  # of control frames
@@ -78,10 +78,15 @@ class Outbox:
         """Nothing leaves before that."""
         self._daemon = daemon
 
-    def post(self, data: bytes) -> None:
+    def post(self, data: bytes, told: Any = None) -> None:
         """Send a control frame as soon as there is room. In the connection's own thread."""
-        if not self.closed and not self.send_now(data):
-            self._control.append(data)
+        if self.closed:
+            return
+        if self.send_now(data):
+            if told is not None:
+                self._commit(told)
+        else:
+            self._control.append((data, told))
             self.bytes += len(data)
             self._wake()
 
@@ -199,7 +204,9 @@ class Outbox:
         pieces: list[bytes] = []
         size = 0
         while self._control and size < BATCH:
-            data = self._control.popleft()
+            data, told = self._control.popleft()
+            if told is not None:
+                self._sent.append(told)
             self.bytes -= len(data)
             pieces.append(data)
             size += len(data)

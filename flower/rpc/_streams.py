@@ -93,6 +93,7 @@ class Streams:
         self.spare = (MORE_ITEMS - 1) * session.settings.channel_items  # values of credit beyond the settings'
         self._parity = 1 if dialed else 0  # of our ids
         self._next = 1 if dialed else 2
+        self._given = self._taken = 0  # channels that we opened, and the peer, whose last word has not left, or come
         self._ended: dict[int, Any] = {}  # channels of ours that ended: how many values were sent, or what failed
         self.partial = 0  # bytes of values that have not come whole
         self.kept = 0  # bytes of values that may come home
@@ -105,11 +106,11 @@ class Streams:
         for each in list(self.outbound.values()):
             each.choke()
 
-    def post(self, kind: str, params: list[Any]) -> None:
+    def post(self, kind: str, params: list[Any], told: Any = None) -> None:
         """Send a control frame."""
         session = self.session
         if session.fault is None:
-            session.outbox.post(self.telling(kind, params))
+            session.outbox.post(self.telling(kind, params), told)
 
     def telling(self, kind: str, params: list[Any]) -> bytes:
         """A control frame. If the last of the params is an error, that is shortened for a peer that takes no more."""
@@ -146,7 +147,7 @@ class Streams:
         export = self._export_sender if isinstance(value, Sender) else self._export_receiver
         packed = export(value, fresh)
         most = min(theirs.max_channels, self.session.settings.max_channels)
-        if len(self) > most:
+        if self._given > most:
             raise ValueError(f"{most} channels are open through {self.session.name}, which is the most")
         data: bytes = msgpack.packb(packed)
         return data
@@ -196,6 +197,7 @@ class Streams:
     def _new_id(self) -> int:
         number = self._next
         self._next += 2
+        self._given += 1
         return number
 
     def _start(self, outbound: Outbound, ch: channel[Any], items: int, size: int) -> None:
@@ -238,15 +240,27 @@ class Streams:
         if isinstance(ch._feeder, Home):
             ch._feeder.leave(ch, inbound)
 
+    def last_word(self, number: int) -> list[Fresh]:
+        """What is told when the last word on a channel has left: before that, it is open to the peer."""
+        return [(lambda: self._gone(number), _nothing)]
+
+    def _gone(self, number: int) -> None:
+        if number & 1 == self._parity:
+            self._given -= 1
+        else:
+            self._taken -= 1
+
     def _forget(self, inbound: Inbound) -> None:
-        self.inbound.pop(inbound.id, None)
+        if self.inbound.pop(inbound.id, None) is not None:
+            self._gone(inbound.id)
         inbound.narrow()
         inbound.drop_parts()
         inbound.stopped = True
         inbound.hold = None
 
     def _undo(self, outbound: Outbound, ch: channel[Any]) -> None:
-        self.outbound.pop(outbound.id, None)
+        if self.outbound.pop(outbound.id, None) is not None:
+            self._gone(outbound.id)
         outbound.over = True
         self.stay(ch, outbound.leave())
 
@@ -295,8 +309,9 @@ class Streams:
             raise ValueError(f"id {number} is of this side, and not of the peer's")
         if number in self.inbound or number in self.outbound:
             raise ValueError(f"id {number} is in use by another channel")
-        if len(self) >= self.session.settings.max_channels:
+        if self._taken >= self.session.settings.max_channels:
             raise ValueError(f"more than {self.session.settings.max_channels} channels at a time")
+        self._taken += 1
         if kind == SENDING:
             proxy: channel[Any] = channel(0, f"channel {number} to {self.session.name}")
             outbound = self.outbound[number] = Outbound(self, number, proxy, here=False)

@@ -294,6 +294,55 @@ def test_a_peer_that_gives_ends_and_does_not_read_what_becomes_of_them_is_held_b
     link.settle()
 
 
+def test_both_may_give_the_last_end_that_the_other_takes_at_once() -> None:
+    kept: list[Any] = []
+    a, b = link.linked({"keep": kept.append}, {"keep": kept.append}, Settings(max_channels=1))
+    link.deliver_all(a, b)
+    calls = [flower.go(session.call, "keep", (channel(1).receiver,)) for session in (a, b)]
+    link.deliver_all(a, b)
+    assert a.fault is b.fault is None
+    assert [call.join(NEVER) for call in calls] == [None, None]
+    assert len(kept) == 2
+    kept.clear()
+    link.deliver_all(a, b)
+    assert not len(a.streams) and not len(b.streams)
+    for session in (a, b):
+        session.close()
+    link.deliver_all(a, b)
+
+
+def test_a_channel_is_open_to_the_peer_until_its_end_has_left() -> None:
+    """Another end overtook that, and was one too many."""
+
+    def count(n: int) -> Any:
+        yield from range(n)
+
+    a, b = link.linked({}, {"count": count}, Settings(max_channels=1))
+    link.deliver_all(a, b)
+    outcomes: list[Any] = []
+
+    def stream() -> None:
+        try:
+            outcomes.append(list(a.stream("count", (3,))))
+        except ValueError as error:
+            outcomes.append(error)
+
+    for _ in range(3):
+        flower.go(stream)
+    link.deliver_all(a, b)
+    assert a.fault is None
+    assert outcomes.count([0, 1, 2]) == 1
+    assert [str(e) for e in outcomes if isinstance(e, ValueError)] == 2 * [
+        "ValueError: 1 channels are open through peer left, which is the most"
+    ]
+    flower.go(stream)
+    link.deliver_all(a, b)
+    assert outcomes[-1] == [0, 1, 2]
+    for session in (a, b):
+        session.close()
+    link.deliver_all(a, b)
+
+
 def test_unfinished_values_have_a_bound_together() -> None:
     service = Calc()
     with rpc.serve(URL, service, settings=Settings(max_message=1 << 20)) as server, raw_client(server) as raw:
