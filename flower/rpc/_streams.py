@@ -23,7 +23,6 @@ from flower.channels._ends import Receiver, Sender
 from flower.errors import ChannelBroken, ProtocolError
 from flower.rpc._faults import brief, fault, packed, rebuild_abort
 from flower.rpc._inbound import MAX_HELD, MAX_REASON, MORE_ITEMS, Inbound
-from flower.rpc._line import STOP
 from flower.rpc._outbound import Outbound
 from flower.rpc._wire import Unmade, short
 
@@ -321,8 +320,10 @@ class Streams:
             inbound = Inbound(self, number, None, meets=isinstance(opts, dict) and bool(opts.get("meet")))
             self.inbound[number] = inbound
             return inbound.hand_out().receiver
-        self.post(STOP, [number, 0, "this kind of channel is not known here", None])
-        return self._closed("this kind of channel is not known here").receiver
+        self.inbound[number] = unknown = Inbound(self, number, None, meets=False)  # until the peer's last word
+        receiver = unknown.hand_out().receiver
+        receiver.close("this kind of channel is not known here")
+        return receiver
 
     def turn_away(self, value: Any, reason: str) -> None:
         """Stop the ends in what the peer sent, and nobody takes."""

@@ -207,12 +207,15 @@ def test_9_one_value_may_go_beyond_the_bytes() -> None:
 
 
 def test_19_an_unknown_kind_is_an_end_that_is_stopped() -> None:
-    with greeted() as (keeper, raw, _):
+    with greeted() as (keeper, raw, session):
         raw.send([0, 7, "keep", [end(9, 3)]])
         assert raw.receive() == [2, "$/stop", [3, 0, "this kind of channel is not known here", None]]
         assert raw.receive() == [1, 7, None, None]
         with pytest.raises(ChannelClosed, match="not known"):
             keeper.kept.receive()
+        raw.send([2, "$/d", [3, "sent already"]], [2, "$/end", [3, 1]])  # as of any channel that is stopped
+        assert ask(raw, "echo", 1) == 1
+        assert len(session.streams) == 0
 
 
 def test_an_end_that_comes_home_and_is_over() -> None:
