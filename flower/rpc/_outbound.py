@@ -362,7 +362,7 @@ class Outbound(Source):
         else:  # as a control frame, of which a peer that does not read gets no more than it is held back for
             self.streams.post(kind, params, left)
         self.streams.outbound.pop(self.id, None)
-        if self.here and (self.kept or kind == RESET):
+        if self.here:
             self.streams.note_end(self.id, params[1])
         while self.kept:
             self._forget()

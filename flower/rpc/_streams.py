@@ -36,7 +36,8 @@ HOME = 3
 MAX_ID = 2**53
 # Bytes of an end in a message; ours have fewer than 50.
 MAX_END = 1024
-# Ended channels of which it is known how many values were sent: more than can have their ends on the way home.
+# Ended channels of which it is known how many values were sent. Where more have their ends on the way home, the oldest
+# are broken.
 MOST_ENDED = 1024
 
 # What is to be done with an end when its message was sent, and when it was not.
@@ -349,16 +350,20 @@ class Streams:
         outbound = self.outbound.get(number)
         if outbound is not None and outbound.here:
             return outbound.come_home(taken).receiver
-        told = self._ended.pop(number, 0)
+        is_sender = outbound is not None or inbound is not None
+        told = self._ended.pop(number, 0 if is_sender else None)
         reason: Any = "the channel is over"
-        if isinstance(told, dict):
+        if told is None:
+            text = "a channel ended long before its receiving end came home, and which values are lost is not known"
+            reason = ChannelBroken(f"{self.session.name}: {text}")
+        elif isinstance(told, dict):
             reason = self.session.at_once(rebuild_abort, told)
         elif told > taken:
             lost = told - taken
             text = f"{self.session.name}: a channel ended as its receiving end came home, and {lost} values are lost"
             reason = ChannelBroken(text, lost)
         closed = self._closed(reason)
-        return closed.receiver if outbound is None and inbound is None else closed.sender
+        return closed.sender if is_sender else closed.receiver
 
     def note_end(self, number: int, told: Any) -> None:
         """A channel has ended, or failed, whose receiving end may be on its way home."""
