@@ -22,7 +22,8 @@ Invariants
 
 - ``ch._credit`` is above 0 only while the peer's credit allows a value, and the `Outbox` has room. ``taken <= sent``.
 - The channel is not held here: when its last user lets go of it, the peer learns that. But an `Outbound` holds it while
-  what was left in it when it was closed waits for credit; and one that is fed from elsewhere is held by where it goes.
+  what was left in it when it was closed, or failed elsewhere, waits for credit; and one that is fed from elsewhere is
+  held by where it goes.
 - It leaves the table of `Streams` with its own last word, ``$/end`` or ``$/rst``.
 """
 
@@ -113,6 +114,7 @@ class Outbound(Source):
     def start(self, items: int, size: int) -> None:
         """There is credit; what waits already may go."""
         self._started = True
+        self.hold = None
         self.max_items, self.max_bytes = items, size
         self._go_on()
 
@@ -235,8 +237,8 @@ class Outbound(Source):
             return
         room = 0 if self._later else self._room()
         ch._credit = room
-        if self.here:
-            self.hold = ch if (ch._feeder is not None or ch.closing) and not self.over else None
+        if self.here and not self.over and (ch._feeder is not None or ch.closing):
+            self.hold = ch
         elif self.hold is not None and not len(ch) and not ch.closing:
             self.hold = None
 

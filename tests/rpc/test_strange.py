@@ -343,6 +343,41 @@ def test_a_channel_is_open_to_the_peer_until_its_end_has_left() -> None:
     link.deliver_all(a, b)
 
 
+@pytest.mark.parametrize("how", ["fails", "is dropped"])
+def test_a_node_in_the_middle_gives_all_that_it_holds_before_it_tells_that_the_sender_failed(how: str) -> None:
+    ends: dict[str, Any] = {}
+    settings = Settings(channel_items=4)
+    to_sender, of_sender = link.linked({}, {"take": lambda end: ends.update(sender=end)}, settings)
+    to_receiver, of_receiver = link.linked({}, {"take": lambda end: ends.update(receiver=end)}, settings)
+    sessions = to_sender, of_sender, to_receiver, of_receiver
+    link.deliver_all(*sessions)
+    ch: Any = channel(50)
+    flower.go(to_sender.call, "take", (ch.sender,))
+    link.deliver_all(*sessions)
+    for i in range(8):
+        ends["sender"].send(i, NEVER)
+        link.deliver_all(*sessions)
+    flower.go(to_receiver.call, "take", (ch.receiver,))  # which has credit for half of them
+    link.deliver_all(*sessions)
+    del ch
+    sender = ends.pop("sender")
+    if how == "fails":
+        flower.go(sender.send_exception, KeyError, "why")
+    else:
+        del sender
+    link.deliver_all(*sessions)
+    receiver = ends.pop("receiver")
+    for i in range(8):
+        assert receiver.receive(NEVER) == i
+        link.deliver_all(*sessions)
+    with pytest.raises(RemoteError, match="why" if how == "fails" else "dropped"):
+        receiver.receive(NEVER)
+    for session in sessions:
+        assert session.fault is None
+        session.close()
+    link.deliver_all(*sessions)
+
+
 def test_unfinished_values_have_a_bound_together() -> None:
     service = Calc()
     with rpc.serve(URL, service, settings=Settings(max_message=1 << 20)) as server, raw_client(server) as raw:
