@@ -72,6 +72,8 @@ MOST_KEPT = 64 * 1024 * 1024
 ALWAYS_KEPT = 2 * 1024 * 1024
 # Bytes that a value takes beside those of its message, about.
 VALUE_COST = 128
+# What a channel has failed with that was left, and not closed.
+DROPPED = fault("failed", "the sending end was dropped, and not closed")
 
 
 class Follower(Protocol):
@@ -391,8 +393,7 @@ class Outbound(Source):
 
     def _tell_dropped(self) -> None:
         if not (self.over or self._later):  # what other threads have sent goes before it
-            dropped = fault("failed", "the sending end was dropped, and not closed")
-            self._last_word(RESET, [self.id, None if self.home else dropped])
+            self._last_word(RESET, [self.id, None if self.home else DROPPED])
 
 
 def _refuse(ch: channel[Any] | None, reason: Any) -> None:

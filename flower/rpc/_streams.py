@@ -23,7 +23,7 @@ from flower.channels._ends import Receiver, Sender
 from flower.errors import ChannelBroken, ProtocolError
 from flower.rpc._faults import brief, fault, packed, rebuild_abort
 from flower.rpc._inbound import MAX_HELD, MAX_REASON, MORE_ITEMS, Inbound
-from flower.rpc._outbound import Outbound
+from flower.rpc._outbound import DROPPED, Outbound
 from flower.rpc._wire import Unmade, short
 
 if TYPE_CHECKING:
@@ -349,7 +349,10 @@ class Streams:
             return ch.sender
         outbound = self.outbound.get(number)
         if outbound is not None and outbound.here:
-            return outbound.come_home(taken).receiver
+            if outbound.ref() is not None:
+                return outbound.come_home(taken).receiver
+            outbound.fail(DROPPED)  # which was still to be told
+            outbound = None
         is_sender = outbound is not None or inbound is not None
         told = self._ended.pop(number, 0 if is_sender else None)
         reason: Any = "the channel is over"

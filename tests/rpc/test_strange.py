@@ -343,6 +343,33 @@ def test_a_channel_is_open_to_the_peer_until_its_end_has_left() -> None:
     link.deliver_all(a, b)
 
 
+def test_the_last_who_sends_is_gone_as_the_receiving_end_comes_home() -> None:
+    here: list[Any] = []
+    there: list[Any] = []
+    a, b = link.linked({"take": here.append, "drop": lambda end: None}, {"take": there.append})
+    link.deliver_all(a, b)
+    ch: Any = channel(5)
+    flower.go(a.call, "take", ([ch.sender, ch.receiver],))
+    del ch
+    link.deliver_all(a, b)
+    sender, receiver = there.pop()
+    flower.go(b.call, "drop", (sender,))
+    link.deliver_all(a, b)
+    del sender
+    link.settle()
+    flower.go(b.notify, "take", (receiver,))
+    del receiver
+    link.settle()
+    link.deliver_all(a, b)
+    assert a.fault is b.fault is None
+    with pytest.raises(RemoteError, match="the sending end was dropped"):
+        here.pop().receive(NEVER)
+    assert not len(a.streams) and not len(b.streams)
+    for session in (a, b):
+        session.close()
+    link.deliver_all(a, b)
+
+
 @pytest.mark.parametrize("how", ["fails", "is dropped"])
 def test_a_node_in_the_middle_gives_all_that_it_holds_before_it_tells_that_the_sender_failed(how: str) -> None:
     ends: dict[str, Any] = {}
