@@ -145,7 +145,7 @@ class Outbound(Source):
         finally:
             self._taking -= 1
             if not self.over:
-                self._set_credit()
+                self.set_credit()
         if self.hold is not None:
             self._end_if_drained()
 
@@ -233,7 +233,8 @@ class Outbound(Source):
             return 0
         return 0 if self.session.outbox.is_full(self) else room
 
-    def _set_credit(self) -> None:
+    def set_credit(self) -> None:
+        """Let the channel send what there is room for, and be held if it has to be."""
         ch = self.ref()
         if ch is None:
             return
@@ -249,7 +250,7 @@ class Outbound(Source):
         ch = self.ref()  # held until the end: with credit it is not
         if self._later:
             self._take_now()
-        self._set_credit()
+        self.set_credit()
         if ch is None:
             self._tell_dropped()
         if ch is None or self.over:
@@ -260,7 +261,7 @@ class Outbound(Source):
             self.fail_with(error)
             return
         self._end_if_drained()
-        self._set_credit()
+        self.set_credit()
         for follower in list(self.followers):
             follower.look()
 

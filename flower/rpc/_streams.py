@@ -235,10 +235,13 @@ class Streams:
 
     def unbind(self, ch: channel[Any], inbound: Inbound) -> None:
         """The `Inbound` puts no more into the user's channel."""
-        if isinstance(ch._outlet, Outbound) and inbound in ch._outlet.followers:
-            ch._outlet.followers.remove(inbound)
+        outlet = ch._outlet
+        if isinstance(outlet, Outbound) and inbound in outlet.followers:
+            outlet.followers.remove(inbound)
         if isinstance(ch._feeder, Home):
             ch._feeder.leave(ch, inbound)
+        if isinstance(outlet, Outbound):
+            outlet.set_credit()  # it holds the channel no longer, if that was the last
 
     def last_word(self, number: int) -> list[Fresh]:
         """What is told when the last word on a channel has left: before that, it is open to the peer."""

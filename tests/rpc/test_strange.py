@@ -370,6 +370,33 @@ def test_the_last_who_sends_is_gone_as_the_receiving_end_comes_home() -> None:
     link.deliver_all(a, b)
 
 
+def test_a_receiver_elsewhere_learns_that_a_sending_end_which_came_home_was_dropped_by_all() -> None:
+    ends: list[Any] = []
+    to_sender, of_sender = link.linked({"take": ends.append}, {"take": ends.append})
+    to_receiver, of_receiver = link.linked({}, {"take": ends.append})
+    sessions = to_sender, of_sender, to_receiver, of_receiver
+    link.deliver_all(*sessions)
+    ch: Any = channel(1)
+    flower.go(to_sender.call, "take", (ch.sender,))
+    link.deliver_all(*sessions)
+    flower.go(to_receiver.call, "take", (ch.receiver,))
+    link.deliver_all(*sessions)
+    del ch
+    sender, receiver = ends
+    flower.go(of_sender.call, "take", (sender,))  # home, and it stays here, too
+    link.deliver_all(*sessions)
+    del sender
+    ends.clear()
+    link.deliver_all(*sessions)
+    assert receiver.closing
+    with pytest.raises(RemoteError, match="the sending end was dropped"):
+        receiver.receive(NEVER)
+    for session in sessions:
+        assert not len(session.streams)
+        session.close()
+    link.deliver_all(*sessions)
+
+
 @pytest.mark.parametrize("how", ["fails", "is dropped"])
 def test_a_node_in_the_middle_gives_all_that_it_holds_before_it_tells_that_the_sender_failed(how: str) -> None:
     ends: dict[str, Any] = {}
