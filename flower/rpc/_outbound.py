@@ -355,7 +355,7 @@ class Outbound(Source):
         if ch is not None:
             maybe = max(0, self.sent - self.taken - unwritten)
             ch._abandon(ChannelBroken(text, waiting + min(unwritten, self.sent - self.taken), maybe))
-        self._let_go()
+        self._let_go(ChannelBroken(text))
 
     def _last_word(self, kind: str, params: list[Any], reason: Any = None, error: Any = None) -> None:
         self.over = True

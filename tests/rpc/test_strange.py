@@ -397,6 +397,28 @@ def test_a_receiver_elsewhere_learns_that_a_sending_end_which_came_home_was_drop
     link.deliver_all(*sessions)
 
 
+@pytest.mark.parametrize("first", ["sender", "receiver"])
+def test_who_sends_through_a_node_that_loses_the_receiver_gets_an_error_and_no_close(first: str) -> None:
+    ends: dict[str, Any] = {}
+    to_sender, of_sender = link.linked({}, {"take": lambda end: ends.update(sender=end)})
+    to_receiver, of_receiver = link.linked({}, {"take": lambda end: ends.update(receiver=end)})
+    sessions = to_sender, of_sender, to_receiver, of_receiver
+    link.deliver_all(*sessions)
+    ch: Any = channel(3)
+    calls = [(to_sender, ch.sender), (to_receiver, ch.receiver)]
+    for session, end in calls if first == "sender" else reversed(calls):
+        flower.go(session.call, "take", (end,))
+        link.deliver_all(*sessions)
+    of_receiver.conn.cut(None)
+    to_receiver.conn.cut(ConnectionResetError("lost"))
+    link.deliver_all(*sessions)
+    with pytest.raises(ConnectionError, match="lost"):
+        ends["sender"].send(1, NEVER)
+    for session in sessions:
+        session.close()
+    link.deliver_all(*sessions)
+
+
 @pytest.mark.parametrize("how", ["fails", "is dropped"])
 def test_a_node_in_the_middle_gives_all_that_it_holds_before_it_tells_that_the_sender_failed(how: str) -> None:
     ends: dict[str, Any] = {}
