@@ -67,10 +67,10 @@ class Settings:
 
     - ``max_message``: bytes in one message that we take. ``max_inflight``: calls of the peer that are served at a
       time; more are refused as overloaded.
-    - ``max_channels``: ends of channels that are open at a time. ``channel_items`` and ``channel_bytes``: how many
-      values, and bytes of them, may be under way to us in each; 16 times as many values, and 4 times the bytes, where
-      the receiver would have to wait. ``max_frame``: bytes of a value that come in one go, so that a large one holds
-      up nobody.
+    - ``max_channels``: channels that each side may have opened at a time. ``channel_items`` and ``channel_bytes``: how
+      many values, and bytes of them, may be under way to us in each; 16 times as many values, and 4 times the bytes,
+      where the receiver would have to wait. ``max_frame``: bytes of a value that come in one go, so that a large one
+      holds up nobody.
     - ``token``: what we prove with that we may come in; where we serve, what everybody has to who has no certificate
       that was verified. ``verify(token, hello)``: decides in its place, on those with a certificate too; it gives True
       or a dict, which becomes the context's ``identity``, or else False. It may not block. ``handshake_timeout``:

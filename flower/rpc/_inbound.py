@@ -381,6 +381,8 @@ class Inbound:
         self._say_stop(taken, reason, error)
 
     def _say_stop(self, taken: int, reason: Any, error: Any) -> None:
+        if error is None and isinstance(reason, ChannelBroken):  # on the way, where it goes on: nobody has closed it
+            error = describe(reason)
         if not (reason is None or isinstance(reason, int | float | bool)):
             reason = text_of(reason)[: MAX_REASON if self.session.wire.most_sent >= ROOMY else BRIEF]
         self.streams.post(STOP, [self.id, taken, reason, error])

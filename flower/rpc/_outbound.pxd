@@ -44,7 +44,7 @@ cdef class Outbound(Source):
     cdef object _number(self)
     cdef Py_ssize_t _room(self)
     @cython.locals(ch=channel)
-    cdef _set_credit(self)
+    cpdef set_credit(self)
     @cython.locals(ch=channel)
     cdef _go_on(self)
     cpdef on_credit(self, Py_ssize_t items, Py_ssize_t size, Py_ssize_t taken)

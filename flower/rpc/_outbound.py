@@ -22,7 +22,8 @@ Invariants
 
 - ``ch._credit`` is above 0 only while the peer's credit allows a value, and the `Outbox` has room. ``taken <= sent``.
 - The channel is not held here: when its last user lets go of it, the peer learns that. But an `Outbound` holds it while
-  what was left in it when it was closed waits for credit; and one that is fed from elsewhere is held by where it goes.
+  what was left in it when it was closed, or failed elsewhere, waits for credit; and one that is fed from elsewhere is
+  held by where it goes.
 - It leaves the table of `Streams` with its own last word, ``$/end`` or ``$/rst``.
 """
 
@@ -71,6 +72,8 @@ MOST_KEPT = 64 * 1024 * 1024
 ALWAYS_KEPT = 2 * 1024 * 1024
 # Bytes that a value takes beside those of its message, about.
 VALUE_COST = 128
+# What a channel has failed with that was left, and not closed.
+DROPPED = fault("failed", "the sending end was dropped, and not closed")
 
 
 class Follower(Protocol):
@@ -113,6 +116,7 @@ class Outbound(Source):
     def start(self, items: int, size: int) -> None:
         """There is credit; what waits already may go."""
         self._started = True
+        self.hold = None
         self.max_items, self.max_bytes = items, size
         self._go_on()
 
@@ -141,7 +145,7 @@ class Outbound(Source):
         finally:
             self._taking -= 1
             if not self.over:
-                self._set_credit()
+                self.set_credit()
         if self.hold is not None:
             self._end_if_drained()
 
@@ -229,14 +233,15 @@ class Outbound(Source):
             return 0
         return 0 if self.session.outbox.is_full(self) else room
 
-    def _set_credit(self) -> None:
+    def set_credit(self) -> None:
+        """Let the channel send what there is room for, and be held if it has to be."""
         ch = self.ref()
         if ch is None:
             return
         room = 0 if self._later else self._room()
         ch._credit = room
-        if self.here:
-            self.hold = ch if (ch._feeder is not None or ch.closing) and not self.over else None
+        if self.here and not self.over and (ch._feeder is not None or ch.closing):
+            self.hold = ch
         elif self.hold is not None and not len(ch) and not ch.closing:
             self.hold = None
 
@@ -245,7 +250,7 @@ class Outbound(Source):
         ch = self.ref()  # held until the end: with credit it is not
         if self._later:
             self._take_now()
-        self._set_credit()
+        self.set_credit()
         if ch is None:
             self._tell_dropped()
         if ch is None or self.over:
@@ -256,7 +261,7 @@ class Outbound(Source):
             self.fail_with(error)
             return
         self._end_if_drained()
-        self._set_credit()
+        self.set_credit()
         for follower in list(self.followers):
             follower.look()
 
@@ -350,18 +355,19 @@ class Outbound(Source):
         if ch is not None:
             maybe = max(0, self.sent - self.taken - unwritten)
             ch._abandon(ChannelBroken(text, waiting + min(unwritten, self.sent - self.taken), maybe))
-        self._let_go()
+        self._let_go(ChannelBroken(text))
 
     def _last_word(self, kind: str, params: list[Any], reason: Any = None, error: Any = None) -> None:
         self.over = True
+        left = self.streams.last_word(self.id)
         if self.queue:
             outbox = self.session.outbox
-            outbox.put(self, self.streams.telling(kind, params), None)
+            outbox.put(self, self.streams.telling(kind, params), left)
             outbox.offer(self)
         else:  # as a control frame, of which a peer that does not read gets no more than it is held back for
-            self.streams.post(kind, params)
+            self.streams.post(kind, params, left)
         self.streams.outbound.pop(self.id, None)
-        if self.here and (self.kept or kind == RESET):
+        if self.here:
             self.streams.note_end(self.id, params[1])
         while self.kept:
             self._forget()
@@ -388,8 +394,7 @@ class Outbound(Source):
 
     def _tell_dropped(self) -> None:
         if not (self.over or self._later):  # what other threads have sent goes before it
-            dropped = fault("failed", "the sending end was dropped, and not closed")
-            self._last_word(RESET, [self.id, None if self.home else dropped])
+            self._last_word(RESET, [self.id, None if self.home else DROPPED])
 
 
 def _refuse(ch: channel[Any] | None, reason: Any) -> None:

@@ -31,7 +31,7 @@ cdef class Outbox:
     cdef public object on_sent
     cdef public object on_full
 
-    cpdef post(self, bytes data, bint is_word=*)
+    cpdef post(self, bytes data, object told=*, bint is_word=*)
     cpdef bint send_now(self, bytes data) except -1
     cpdef put(self, Source source, bytes data, object fresh)
     cpdef hurry(self, Source source)

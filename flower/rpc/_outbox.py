@@ -59,9 +59,10 @@ class Outbox:
     def __init__(self, conn: Any, commit: Callable[[Any], object]) -> None:
         self._conn = conn
         self._direct: Conn | None = conn if type(conn) is Conn else None  # the same, which takes what it has room for
-        self._commit = commit  # told of the ends that have left
-        self._sent: deque[Any] = deque()  # ends in the batch that has left just now
-        self._control: deque[tuple[bytes, bool]] = deque()
+        self._commit = commit  # told of the ends, and the last words, that have left
+        self._sent: deque[Any] = deque()  # what is told of the batch that has left just now
+        # Frames, what is told when they have left, or None, and whether they are about a channel.
+        self._control: deque[tuple[bytes, Any, bool]] = deque()
         self._daemon = True
         self.sources: deque[Source] = deque()
         self.bytes = 0  # of control frames,
@@ -79,10 +80,15 @@ class Outbox:
         """Nothing leaves before that."""
         self._daemon = daemon
 
-    def post(self, data: bytes, is_word: bool = False) -> None:
+    def post(self, data: bytes, told: Any = None, is_word: bool = False) -> None:
         """Send a control frame as soon as there is room. In the connection's own thread."""
-        if not self.closed and not self.send_now(data):
-            self._control.append((data, is_word))
+        if self.closed:
+            return
+        if self.send_now(data):
+            if told is not None:
+                self._commit(told)
+        else:
+            self._control.append((data, told, is_word))
             self.bytes += len(data)
             if is_word:
                 self.words += len(data)
@@ -202,7 +208,9 @@ class Outbox:
         pieces: list[bytes] = []
         size = 0
         while self._control and size < BATCH:
-            data, is_word = self._control.popleft()
+            data, told, is_word = self._control.popleft()
+            if told is not None:
+                self._sent.append(told)
             self.bytes -= len(data)
             if is_word:
                 self.words -= len(data)

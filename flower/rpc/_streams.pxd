@@ -14,11 +14,13 @@ cdef class Streams:
     cdef public Py_ssize_t spare
     cdef int _parity
     cdef object _next
+    cdef Py_ssize_t _given
+    cdef Py_ssize_t _taken
     cdef public Py_ssize_t partial
     cdef public Py_ssize_t kept
     cdef dict _ended
 
-    cpdef post(self, object kind, list params)
+    cpdef post(self, object kind, list params, object told=*)
     cpdef _bind(self, channel ch, Inbound inbound)
     @cython.locals(inbound=Inbound)
     cdef on_data(self, list event)

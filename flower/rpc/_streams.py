@@ -23,8 +23,7 @@ from flower.channels._ends import Receiver, Sender
 from flower.errors import ChannelBroken, ProtocolError
 from flower.rpc._faults import brief, fault, packed, rebuild_abort
 from flower.rpc._inbound import MAX_HELD, MAX_REASON, MORE_ITEMS, Inbound
-from flower.rpc._line import STOP
-from flower.rpc._outbound import Outbound
+from flower.rpc._outbound import DROPPED, Outbound
 from flower.rpc._wire import Unmade, short
 
 if TYPE_CHECKING:
@@ -37,7 +36,8 @@ HOME = 3
 MAX_ID = 2**53
 # Bytes of an end in a message; ours have fewer than 50.
 MAX_END = 1024
-# Ended channels of which it is known how many values were sent: more than can have their ends on the way home.
+# Ended channels of which it is known how many values were sent. Where more have their ends on the way home, the oldest
+# are broken.
 MOST_ENDED = 1024
 
 # What is to be done with an end when its message was sent, and when it was not.
@@ -93,6 +93,7 @@ class Streams:
         self.spare = (MORE_ITEMS - 1) * session.settings.channel_items  # values of credit beyond the settings'
         self._parity = 1 if dialed else 0  # of our ids
         self._next = 1 if dialed else 2
+        self._given = self._taken = 0  # channels that we opened, and the peer, whose last word has not left, or come
         self._ended: dict[int, Any] = {}  # channels of ours that ended: how many values were sent, or what failed
         self.partial = 0  # bytes of values that have not come whole
         self.kept = 0  # bytes of values that may come home
@@ -105,11 +106,11 @@ class Streams:
         for each in list(self.outbound.values()):
             each.choke()
 
-    def post(self, kind: str, params: list[Any]) -> None:
+    def post(self, kind: str, params: list[Any], told: Any = None) -> None:
         """Send a control frame."""
         session = self.session
         if session.fault is None:
-            session.outbox.post(self.telling(kind, params), True)
+            session.outbox.post(self.telling(kind, params), told, True)
 
     def telling(self, kind: str, params: list[Any]) -> bytes:
         """A control frame. If the last of the params is an error, that is shortened for a peer that takes no more."""
@@ -146,7 +147,7 @@ class Streams:
         export = self._export_sender if isinstance(value, Sender) else self._export_receiver
         packed = export(value, fresh)
         most = min(theirs.max_channels, self.session.settings.max_channels)
-        if len(self) > most:
+        if self._given > most:
             raise ValueError(f"{most} channels are open through {self.session.name}, which is the most")
         data: bytes = msgpack.packb(packed)
         return data
@@ -196,6 +197,7 @@ class Streams:
     def _new_id(self) -> int:
         number = self._next
         self._next += 2
+        self._given += 1
         return number
 
     def _start(self, outbound: Outbound, ch: channel[Any], items: int, size: int) -> None:
@@ -233,20 +235,35 @@ class Streams:
 
     def unbind(self, ch: channel[Any], inbound: Inbound) -> None:
         """The `Inbound` puts no more into the user's channel."""
-        if isinstance(ch._outlet, Outbound) and inbound in ch._outlet.followers:
-            ch._outlet.followers.remove(inbound)
+        outlet = ch._outlet
+        if isinstance(outlet, Outbound) and inbound in outlet.followers:
+            outlet.followers.remove(inbound)
         if isinstance(ch._feeder, Home):
             ch._feeder.leave(ch, inbound)
+        if isinstance(outlet, Outbound):
+            outlet.set_credit()  # it holds the channel no longer, if that was the last
+
+    def last_word(self, number: int) -> list[Fresh]:
+        """What is told when the last word on a channel has left: before that, it is open to the peer."""
+        return [(lambda: self._gone(number), _nothing)]
+
+    def _gone(self, number: int) -> None:
+        if number & 1 == self._parity:
+            self._given -= 1
+        else:
+            self._taken -= 1
 
     def _forget(self, inbound: Inbound) -> None:
-        self.inbound.pop(inbound.id, None)
+        if self.inbound.pop(inbound.id, None) is not None:
+            self._gone(inbound.id)
         inbound.narrow()
         inbound.drop_parts()
         inbound.stopped = True
         inbound.hold = None
 
     def _undo(self, outbound: Outbound, ch: channel[Any]) -> None:
-        self.outbound.pop(outbound.id, None)
+        if self.outbound.pop(outbound.id, None) is not None:
+            self._gone(outbound.id)
         outbound.over = True
         self.stay(ch, outbound.leave())
 
@@ -295,8 +312,9 @@ class Streams:
             raise ValueError(f"id {number} is of this side, and not of the peer's")
         if number in self.inbound or number in self.outbound:
             raise ValueError(f"id {number} is in use by another channel")
-        if len(self) >= self.session.settings.max_channels:
+        if self._taken >= self.session.settings.max_channels:
             raise ValueError(f"more than {self.session.settings.max_channels} channels at a time")
+        self._taken += 1
         if kind == SENDING:
             proxy: channel[Any] = channel(0, f"channel {number} to {self.session.name}")
             outbound = self.outbound[number] = Outbound(self, number, proxy, here=False)
@@ -306,8 +324,10 @@ class Streams:
             inbound = Inbound(self, number, None, meets=isinstance(opts, dict) and bool(opts.get("meet")))
             self.inbound[number] = inbound
             return inbound.hand_out().receiver
-        self.post(STOP, [number, 0, "this kind of channel is not known here", None])
-        return self._closed("this kind of channel is not known here").receiver
+        self.inbound[number] = unknown = Inbound(self, number, None, meets=False)  # until the peer's last word
+        receiver = unknown.hand_out().receiver
+        receiver.close("this kind of channel is not known here")
+        return receiver
 
     def turn_away(self, value: Any, reason: str) -> None:
         """Stop the ends in what the peer sent, and nobody takes."""
@@ -332,17 +352,24 @@ class Streams:
             return ch.sender
         outbound = self.outbound.get(number)
         if outbound is not None and outbound.here:
-            return outbound.come_home(taken).receiver
-        told = self._ended.pop(number, 0)
+            if outbound.ref() is not None:
+                return outbound.come_home(taken).receiver
+            outbound.fail(DROPPED)  # which was still to be told
+            outbound = None
+        is_sender = outbound is not None or inbound is not None
+        told = self._ended.pop(number, 0 if is_sender else None)
         reason: Any = "the channel is over"
-        if isinstance(told, dict):
+        if told is None:
+            text = "a channel ended long before its receiving end came home, and which values are lost is not known"
+            reason = ChannelBroken(f"{self.session.name}: {text}")
+        elif isinstance(told, dict):
             reason = self.session.at_once(rebuild_abort, told)
         elif told > taken:
             lost = told - taken
             text = f"{self.session.name}: a channel ended as its receiving end came home, and {lost} values are lost"
             reason = ChannelBroken(text, lost)
         closed = self._closed(reason)
-        return closed.receiver if outbound is None and inbound is None else closed.sender
+        return closed.sender if is_sender else closed.receiver
 
     def note_end(self, number: int, told: Any) -> None:
         """A channel has ended, or failed, whose receiving end may be on its way home."""

@@ -14,7 +14,9 @@ import flower
 from flower import ChannelClosed, Timeout, channel, rpc
 from flower.errors import ChannelBroken, Overloaded, RemoteError
 from flower.rpc import Settings
+from flower.rpc._streams import MOST_ENDED
 from tests.net.support import NEVER, rounds, until
+from tests.rpc import link
 from tests.rpc.support import URL, Calc, Raw, raw_client, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -207,19 +209,60 @@ def test_9_one_value_may_go_beyond_the_bytes() -> None:
 
 
 def test_19_an_unknown_kind_is_an_end_that_is_stopped() -> None:
-    with greeted() as (keeper, raw, _):
+    with greeted() as (keeper, raw, session):
         raw.send([0, 7, "keep", [end(9, 3)]])
         assert raw.receive() == [2, "$/stop", [3, 0, "this kind of channel is not known here", None]]
         assert raw.receive() == [1, 7, None, None]
         with pytest.raises(ChannelClosed, match="not known"):
             keeper.kept.receive()
+        raw.send([2, "$/d", [3, "sent already"]], [2, "$/end", [3, 1]])  # as of any channel that is stopped
+        assert ask(raw, "echo", 1) == 1
+        assert len(session.streams) == 0
 
 
 def test_an_end_that_comes_home_and_is_over() -> None:
     with greeted() as (keeper, raw, _):
-        ask(raw, "keep", end(3, 55))
+        number = given(raw)[1]
+        keeper.kept.send(1)
+        keeper.kept.close()
+        assert raw.receive()[1] == "$/d"
+        assert raw.receive()[1] == "$/end"
+        ask(raw, "keep", end(3, number, 1))
         with pytest.raises(ChannelClosed):
             keeper.kept.receive()
+
+
+def test_an_end_that_comes_home_of_a_channel_that_is_not_known_is_no_clean_close() -> None:
+    with greeted() as (keeper, raw, _):
+        ask(raw, "keep", end(3, 55))
+        with pytest.raises(ChannelBroken, match="not known"):
+            keeper.kept.receive()
+
+
+def test_of_many_ends_that_come_home_as_their_channels_end_none_is_cleanly_closed_with_values_lost() -> None:
+    kept: list[Any] = []
+    home: list[Any] = []
+    a, b = link.linked({"back": home.extend}, {"keep": kept.extend})
+    link.deliver_all(a, b)
+    channels: list[Any] = [channel(1) for _ in range(MOST_ENDED + 10)]
+    flower.go(a.call, "keep", ([ch.receiver for ch in channels],))
+    link.deliver_all(a, b)
+    flower.go(b.notify, "back", (list(kept),))
+    link.settle()
+    for ch in channels:
+        ch.send("lost")
+        ch.close()
+    kept.clear()
+    link.deliver_all(a, b)
+    assert len(home) == len(channels)
+    for end in home:
+        with pytest.raises(ChannelBroken):
+            end.receive(NEVER)
+    for session in (a, b):
+        assert session.fault is None
+        assert not len(session.streams)
+        session.close()
+    link.deliver_all(a, b)
 
 
 def test_an_end_that_comes_home_as_its_channel_fails() -> None:

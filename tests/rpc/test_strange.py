@@ -314,6 +314,166 @@ def test_two_peers_that_close_many_channels_at_a_time_do_not_wait_for_each_other
         until(lambda: not (len(peer._session.streams) or len(back._session.streams)))
 
 
+def test_both_may_give_the_last_end_that_the_other_takes_at_once() -> None:
+    kept: list[Any] = []
+    a, b = link.linked({"keep": kept.append}, {"keep": kept.append}, Settings(max_channels=1))
+    link.deliver_all(a, b)
+    calls = [flower.go(session.call, "keep", (channel(1).receiver,)) for session in (a, b)]
+    link.deliver_all(a, b)
+    assert a.fault is b.fault is None
+    assert [call.join(NEVER) for call in calls] == [None, None]
+    assert len(kept) == 2
+    kept.clear()
+    link.deliver_all(a, b)
+    assert not len(a.streams) and not len(b.streams)
+    for session in (a, b):
+        session.close()
+    link.deliver_all(a, b)
+
+
+def test_a_channel_is_open_to_the_peer_until_its_end_has_left() -> None:
+    """Another end overtook that, and was one too many."""
+
+    def count(n: int) -> Any:
+        yield from range(n)
+
+    a, b = link.linked({}, {"count": count}, Settings(max_channels=1))
+    link.deliver_all(a, b)
+    outcomes: list[Any] = []
+
+    def stream() -> None:
+        try:
+            outcomes.append(list(a.stream("count", (3,))))
+        except ValueError as error:
+            outcomes.append(error)
+
+    for _ in range(3):
+        flower.go(stream)
+    link.deliver_all(a, b)
+    assert a.fault is None
+    assert outcomes.count([0, 1, 2]) == 1
+    assert [str(e) for e in outcomes if isinstance(e, ValueError)] == 2 * [
+        "ValueError: 1 channels are open through peer left, which is the most"
+    ]
+    flower.go(stream)
+    link.deliver_all(a, b)
+    assert outcomes[-1] == [0, 1, 2]
+    for session in (a, b):
+        session.close()
+    link.deliver_all(a, b)
+
+
+def test_the_last_who_sends_is_gone_as_the_receiving_end_comes_home() -> None:
+    here: list[Any] = []
+    there: list[Any] = []
+    a, b = link.linked({"take": here.append, "drop": lambda end: None}, {"take": there.append})
+    link.deliver_all(a, b)
+    ch: Any = channel(5)
+    flower.go(a.call, "take", ([ch.sender, ch.receiver],))
+    del ch
+    link.deliver_all(a, b)
+    sender, receiver = there.pop()
+    flower.go(b.call, "drop", (sender,))
+    link.deliver_all(a, b)
+    del sender
+    link.settle()
+    flower.go(b.notify, "take", (receiver,))
+    del receiver
+    link.settle()
+    link.deliver_all(a, b)
+    assert a.fault is b.fault is None
+    with pytest.raises(RemoteError, match="the sending end was dropped"):
+        here.pop().receive(NEVER)
+    assert not len(a.streams) and not len(b.streams)
+    for session in (a, b):
+        session.close()
+    link.deliver_all(a, b)
+
+
+def test_a_receiver_elsewhere_learns_that_a_sending_end_which_came_home_was_dropped_by_all() -> None:
+    ends: list[Any] = []
+    to_sender, of_sender = link.linked({"take": ends.append}, {"take": ends.append})
+    to_receiver, of_receiver = link.linked({}, {"take": ends.append})
+    sessions = to_sender, of_sender, to_receiver, of_receiver
+    link.deliver_all(*sessions)
+    ch: Any = channel(1)
+    flower.go(to_sender.call, "take", (ch.sender,))
+    link.deliver_all(*sessions)
+    flower.go(to_receiver.call, "take", (ch.receiver,))
+    link.deliver_all(*sessions)
+    del ch
+    sender, receiver = ends
+    flower.go(of_sender.call, "take", (sender,))  # home, and it stays here, too
+    link.deliver_all(*sessions)
+    del sender
+    ends.clear()
+    link.deliver_all(*sessions)
+    assert receiver.closing
+    with pytest.raises(RemoteError, match="the sending end was dropped"):
+        receiver.receive(NEVER)
+    for session in sessions:
+        assert not len(session.streams)
+        session.close()
+    link.deliver_all(*sessions)
+
+
+@pytest.mark.parametrize("first", ["sender", "receiver"])
+def test_who_sends_through_a_node_that_loses_the_receiver_gets_an_error_and_no_close(first: str) -> None:
+    ends: dict[str, Any] = {}
+    to_sender, of_sender = link.linked({}, {"take": lambda end: ends.update(sender=end)})
+    to_receiver, of_receiver = link.linked({}, {"take": lambda end: ends.update(receiver=end)})
+    sessions = to_sender, of_sender, to_receiver, of_receiver
+    link.deliver_all(*sessions)
+    ch: Any = channel(3)
+    calls = [(to_sender, ch.sender), (to_receiver, ch.receiver)]
+    for session, end in calls if first == "sender" else reversed(calls):
+        flower.go(session.call, "take", (end,))
+        link.deliver_all(*sessions)
+    of_receiver.conn.cut(None)
+    to_receiver.conn.cut(ConnectionResetError("lost"))
+    link.deliver_all(*sessions)
+    with pytest.raises(ConnectionError, match="lost"):
+        ends["sender"].send(1, NEVER)
+    for session in sessions:
+        session.close()
+    link.deliver_all(*sessions)
+
+
+@pytest.mark.parametrize("how", ["fails", "is dropped"])
+def test_a_node_in_the_middle_gives_all_that_it_holds_before_it_tells_that_the_sender_failed(how: str) -> None:
+    ends: dict[str, Any] = {}
+    settings = Settings(channel_items=4)
+    to_sender, of_sender = link.linked({}, {"take": lambda end: ends.update(sender=end)}, settings)
+    to_receiver, of_receiver = link.linked({}, {"take": lambda end: ends.update(receiver=end)}, settings)
+    sessions = to_sender, of_sender, to_receiver, of_receiver
+    link.deliver_all(*sessions)
+    ch: Any = channel(50)
+    flower.go(to_sender.call, "take", (ch.sender,))
+    link.deliver_all(*sessions)
+    for i in range(8):
+        ends["sender"].send(i, NEVER)
+        link.deliver_all(*sessions)
+    flower.go(to_receiver.call, "take", (ch.receiver,))  # which has credit for half of them
+    link.deliver_all(*sessions)
+    del ch
+    sender = ends.pop("sender")
+    if how == "fails":
+        flower.go(sender.send_exception, KeyError, "why")
+    else:
+        del sender
+    link.deliver_all(*sessions)
+    receiver = ends.pop("receiver")
+    for i in range(8):
+        assert receiver.receive(NEVER) == i
+        link.deliver_all(*sessions)
+    with pytest.raises(RemoteError, match="why" if how == "fails" else "dropped"):
+        receiver.receive(NEVER)
+    for session in sessions:
+        assert session.fault is None
+        session.close()
+    link.deliver_all(*sessions)
+
+
 def test_unfinished_values_have_a_bound_together() -> None:
     service = Calc()
     with rpc.serve(URL, service, settings=Settings(max_message=1 << 20)) as server, raw_client(server) as raw:
