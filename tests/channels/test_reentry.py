@@ -56,6 +56,31 @@ def test_a_finalizer_sends_on_the_channel_whose_buffer_is_growing() -> None:
 
 
 @pytest.mark.slow
+def test_a_finalizer_uses_blocking_as_a_worker_is_started_for_blocking() -> None:
+    code = """
+        import flower, gc, threading
+        ended = []
+        class Dropped:
+            def __init__(self):
+                self.itself = self
+            def __del__(self):
+                ended.append(flower.blocking(sum, [1, 2]))
+        class Thread(threading.Thread):
+            def start(self):
+                gc.collect()  # as any allocation may
+                super().start()
+        threading.Thread = Thread
+        Dropped()
+        print(flower.blocking(sum, [3, 4]), ended)
+        try:
+            flower.channel().receive()
+        except flower.Deadlock:
+            print("Deadlock")
+    """
+    assert output(code, limit=10.0) == "7 [3]\nDeadlock\n"
+
+
+@pytest.mark.slow
 @pytest.mark.compiled  # uncompiled, no other thread can do anything while a tasklet ends
 def test_a_joiner_that_gives_up_as_a_finalizer_runs_is_not_told_in_its_next_wait() -> None:
     code = """
