@@ -114,7 +114,10 @@ def begin(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> channel[Any
             outcome: tuple[Any, BaseException | None] = (context.run(func, *args, **kwargs), None)
         except BaseException as error:
             outcome = (None, error)
-        answer.try_send(outcome)
+        try:
+            answer.try_send(outcome)
+        except BaseException as error:  # of a channel callback
+            answer._abandon(error)
 
     _workers.submit(job)
     return answer

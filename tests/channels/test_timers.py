@@ -343,6 +343,21 @@ def test_blocking_raises_the_functions_error() -> None:
     assert caught.traceback[-1].name == "fails"
 
 
+def test_blocking_raises_the_error_of_a_channel_callback_in_its_worker() -> None:
+    def refuse(_ch: Any, _t: Any, sending: bool, _willblock: bool) -> None:
+        if sending:
+            raise KeyError("refused")
+
+    flower.set_channel_callback(refuse)
+    try:
+        with pytest.raises(KeyError, match="refused"), flower.timeout(5):
+            flower.blocking(int)
+    finally:
+        flower.set_channel_callback(None)
+    with pytest.raises(Deadlock):  # no call counts as one that has not ended
+        channel().receive()
+
+
 def test_blocking_calls_run_side_by_side() -> None:
     barrier = threading.Barrier(4)
     tasklets = [go(flower.blocking, barrier.wait, NEVER) for _ in range(4)]
