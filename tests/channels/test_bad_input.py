@@ -230,6 +230,17 @@ def test_send_exception_of_what_is_no_exception() -> None:
     assert ch.balance == 0
 
 
+def test_send_throw_of_what_is_no_traceback() -> None:
+    """It is refused at the sender, and not raised at the receiver."""
+    ch = channel(1)
+    for bad in (5, "text", ValueError()):
+        with pytest.raises(TypeError, match="traceback"):
+            ch.send_throw(ValueError, None, bad)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="traceback"):
+            flower.bomb(ValueError, None, bad)  # type: ignore[arg-type]
+    assert ch.balance == 0
+
+
 # -- Blocking where it is not possible
 
 
