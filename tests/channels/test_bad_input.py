@@ -159,9 +159,10 @@ def test_bad_seconds(what: str, bad: Any) -> None:
             flower.time.sleep(0)
         assert not scope.expired
         return
-    with pytest.raises(TypeError if bad is None or isinstance(bad, str) else ValueError):
+    with pytest.raises(TypeError if bad is None or isinstance(bad, str) else ValueError) as caught:
         SECONDS[what](bad)
     flower.run()  # nothing was started
+    assert ("timeout" in str(caught.value)) == (what in ("timeout", "move_on")), "the others have none"
 
 
 # -- Dead tasklets
