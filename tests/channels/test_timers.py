@@ -429,6 +429,23 @@ def test_signals_that_another_thread_closes(close: str) -> None:
     assert output(code.replace("{close}", close), limit=20) == "[]\n[True, True]\nnothing is watched\n"
 
 
+def test_a_watch_that_was_closed_wakes_nobody_who_waits_on_its_channel_since() -> None:
+    code = """
+        import signal, flower
+        ch = flower.signals(signal.SIGUSR1)
+        ch.close()
+        ch.open()
+        t = flower.go(ch.receive)
+        flower.run()
+        print(t.blocked)
+        try:
+            ch.receive()
+        except flower.Deadlock:
+            print("Deadlock")
+    """
+    assert output(code, limit=10.0) == "-1\nDeadlock\n"
+
+
 def test_signals_wake_a_process_that_sleeps() -> None:
     code = """
         import os, signal, threading, flower, flower.time
