@@ -200,6 +200,25 @@ def test_the_schedule_callback_and_the_unraisable_hook_both_raise(
     assert "fails" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("cases", [1, 2, 3])
+def test_a_schedule_callback_selects_as_a_tasklet_parks_in_a_select(callback: Any, cases: int) -> None:
+    """It may not wait, but it may look; and leaves the tasklet its place in the channels."""
+    one, other, quiet = channel(), channel(), channel()
+    for end in ("kill", "send"):
+        t = go(flower.select, one, other)
+        callback(lambda *_: flower.select(*[quiet] * cases, default=None))
+        schedule()
+        callback(None)
+        assert (one.balance, other.balance, t.blocked) == (-1, -1, -1)
+        if end == "kill":
+            t.kill()
+        else:
+            other.send("a value")
+            assert t.join() == (other, "a value")
+        assert (one.balance, other.balance, t.alive) == (0, 0, False)
+        assert not one.try_send("nobody is there")
+
+
 def test_a_schedule_callback_throws_into_an_unstarted_tasklet_when_main_is_next(callback: Any) -> None:
     ran: list[str] = []
 
