@@ -10,7 +10,7 @@ Exception             is also a                        raised when
 ``IncompleteRead``    EOFError                         a connection ended within what was to be read
 ``TooLong``           OSError                          what was to be read is longer than the limit
 ``TaskletExit``       SystemExit                       inside a tasklet that is killed
-``TaskletKilled``     Exception                        at whoever joins a tasklet that was killed
+``TaskletKilled``     Exception                        at whoever joins a tasklet that was killed or cancelled
 ``RemoteError``       Exception                        a remote method failed
 ``UnknownMethod``     RemoteError, LookupError         the peer has no such method
 ``InvalidArguments``  RemoteError, TypeError           the remote method does not take these arguments
@@ -98,7 +98,7 @@ class TaskletExit(SystemExit):
 
 
 class TaskletKilled(Exception):
-    """Raised by ``join`` of a tasklet that was killed."""
+    """Raised by ``join`` of a tasklet that was killed, or that its group has cancelled."""
 
 
 # -- Connections

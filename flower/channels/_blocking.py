@@ -25,7 +25,7 @@ class _Workers:
     """Threads that take jobs from one queue. ``_free`` counts the workers without a job, less the waiting jobs."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # to start a worker may run finalizers, which may come here
         self._jobs: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._free = 0
         self._count = 0
@@ -111,7 +111,10 @@ def begin(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> channel[Any
             outcome: tuple[Any, BaseException | None] = (context.run(func, *args, **kwargs), None)
         except BaseException as error:
             outcome = (None, error)
-        answer.try_send(outcome)
+        try:
+            answer.try_send(outcome)
+        except BaseException as error:  # of a channel callback
+            answer._abandon(error)
 
     _workers.submit(job)
     return answer

@@ -31,6 +31,8 @@ class bomb:
 
             value = sys.exc_info()[1]
         self.error = exception_from(type, value)
+        if traceback is not None and not isinstance(traceback, TracebackType):
+            raise TypeError(f"an exception's traceback is a traceback or None, not {traceback!r}")
         self.tb = traceback if traceback is not None else self.error.__traceback__
 
     @staticmethod

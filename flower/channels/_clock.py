@@ -57,8 +57,10 @@ if hasattr(os, "register_at_fork"):
 
 def _check_seconds(seconds: Any, what: str) -> float:
     """A finite number of seconds, or an error that says what it was for."""
-    if seconds is None:
-        raise TypeError(f"{what} needs a number of seconds, not None")
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+        raise TypeError(f"{what} needs a number of seconds, not {seconds!r}")
+    if not seconds >= 0:
+        raise ValueError(f"{what} needs at least 0 seconds, not {seconds!r}")
     number = check_timeout(seconds)
     return math.inf if number is None else float(number)
 

@@ -105,6 +105,7 @@ class Receiver(_End[T]):
     def close(self, reason: Any = None) -> None:
         """Give up receiving: values that are held are dropped; blocked and later sends raise ChannelClosed.
 
-        ``reason`` is what they learn: the exception's ``reason``.
+        ``reason`` is what they learn: the exception's ``reason``. Where it is an exception itself, a copy of that is
+        raised in place of ChannelClosed, at receivers too.
         """
         self._channel._abandon(reason)

@@ -18,7 +18,7 @@ from flower.channels import _deadlock, _lifecycle, _scheduler
 from flower.channels._deadlock import refusal
 from flower.channels._scheduler import tell_joiners
 from flower.channels._task import BLOCKED, ERRORS, KILL, TRAP
-from flower.errors import TaskletExit, TaskletKilled
+from flower.errors import Cancelled, TaskletExit, TaskletKilled
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,12 +182,14 @@ def collect(t: Any, error: BaseException | None, traceback: Any, value: Any) -> 
         return value
     if issubclass(type(error), (TaskletExit, GreenletExit)):
         raise TaskletKilled(f"{describe(t)} was killed") from None
+    if not was_passed_on(error) or _scheduler.current_scheduler().current is t.sched.main:
+        t.sched.spare_main(error)
+    if issubclass(type(error), Cancelled):  # of a scope in there, which is none of the joiner's
+        raise TaskletKilled(f"{describe(t)} was cancelled") from None
     if t.collected or t.failure is not error:
         error = copy_error(error)
     else:
         t.collected = True
-    if not was_passed_on(error) or _scheduler.current_scheduler().current is t.sched.main:
-        t.sched.spare_main(error)
     try:
         raise BaseException.with_traceback(error, traceback)
     finally:

@@ -32,6 +32,7 @@ cdef double idle_for(Scheduler s) except? -1.0
 cpdef bint foreign_loop_runs() except -1
 @cython.locals(hub=greenlet)
 cpdef object end(Scheduler s, bint bury)
+cpdef object end_main(Scheduler s)
 cpdef object disown(Scheduler s)
 @cython.locals(item=Timed)
 cpdef object drop_alarms(Scheduler s)

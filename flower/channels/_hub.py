@@ -338,6 +338,14 @@ def end(s: Scheduler, bury: bool) -> None:
         drop_ready(s)  # what the last of the tasks have started
         s.main.carrier = None  # greenlet frees a thread's main greenlet with the thread, whoever refers to it
         s.hub = None
+        end_main(s)
+
+
+def end_main(s: Scheduler) -> None:
+    """The thread's own code has ended: who has joined its main task is told."""
+    s.main.state = DEAD
+    s.main.ended = True
+    _scheduler.cold.settle(s, s.main, None)
 
 
 def disown(s: Scheduler) -> None:
@@ -429,3 +437,4 @@ if not cython.compiled:
     turn = hold(turn)
     retire = hold(retire)
     finish = hold(finish)
+    end_main = hold(end_main)

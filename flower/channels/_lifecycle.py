@@ -95,6 +95,7 @@ def abandon(s: Scheduler) -> None:
         _hub.give_up(s, t)
     if s.main.state == BLOCKED and not s.main.decided:  # in a forked child
         withdraw(s.main)
+    _hub.end_main(s)
     _hub.drop_alarms(s)
 
 

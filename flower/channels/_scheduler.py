@@ -440,11 +440,13 @@ class Scheduler:
     def spare_main(self, error: BaseException) -> bool:
         """Somebody has collected an error; says whether it was yet to be raised in main."""
         main = self.main
-        if any(other is error for other in self.main_errors):
-            self.main_errors = [other for other in self.main_errors if other is not error]
-            if not self.main_errors:
-                main.alert &= ~ERRORS
-            return True
+        errors = self.main_errors
+        for i in range(len(errors)):
+            if errors[i] is error:  # mostly the first, where there are many: those who join come in the same order
+                del errors[i]
+                if not errors:
+                    main.alert &= ~ERRORS
+                return True
         if main.error is error and main.state == READY and not main.decided:
             main.error = None
             return True

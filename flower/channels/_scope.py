@@ -312,7 +312,9 @@ class group:
 
     def _conclude(self, error: BaseException | None, swallow: bool) -> bool:
         """Raise what is to be raised; True if the body's exception ends here."""
-        errors, self._errors = self._errors, []
+        # (One that the body, or a member, has from a join of a member is the same, and counts once.)
+        errors = list({id(each): each for each in self._errors if each is not error}.values())
+        self._errors = []
         if error is None or (errors and isinstance(error, GeneratorExit)):  # which is none, and has done its part
             if not errors:
                 return swallow

@@ -112,7 +112,8 @@ def choose_case(cases: Any, count: int, timeout: Any, default: Any) -> Any:
         hook = interposer_here()
         if hook is not None:
             return hook.select(tuple([cython.cast(object, cases[i]) for i in range(count)]), timeout, default)
-    t = s.current  # None: a callback, which may look, with a default, but not wait
+    # A callback may look, with a default, but not wait; and the waiters of who is just leaving are none of its own.
+    t = None if s.traps else s.current
     waiters = None
     if t is not None:
         waiters = t.cases

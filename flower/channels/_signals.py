@@ -58,6 +58,7 @@ class _SignalChannel(channel[int]):
             _restore()
         else:  # handlers are the main thread's affair
             self._scheduler.post(_restore)
+        self._set_external(False)
 
     def close(self) -> None:
         """Watch no more. Signals that have arrived are still received."""

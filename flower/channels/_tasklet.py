@@ -264,8 +264,8 @@ class tasklet(Task):
         ``timeout``: seconds, at most. Blocks until the end; a join that is cancelled or timed out leaves the
         tasklet running. An error that is joined is not raised in the main tasklet.
 
-        Raises what the function raised; TaskletKilled when it was killed; Timeout; RuntimeError for a tasklet that
-        was never started, or for joining oneself.
+        Raises what the function raised; TaskletKilled when it was killed, or cancelled by its group; Timeout;
+        RuntimeError for a tasklet that was never started, or for joining oneself.
 
         >>> from flower import go
         >>> go(sum, [1, 2, 3]).join()

@@ -159,9 +159,10 @@ def test_bad_seconds(what: str, bad: Any) -> None:
             flower.time.sleep(0)
         assert not scope.expired
         return
-    with pytest.raises(TypeError if bad is None or isinstance(bad, str) else ValueError):
+    with pytest.raises(TypeError if bad is None or isinstance(bad, str) else ValueError) as caught:
         SECONDS[what](bad)
     flower.run()  # nothing was started
+    assert ("timeout" in str(caught.value)) == (what in ("timeout", "move_on")), "the others have none"
 
 
 # -- Dead tasklets
@@ -227,6 +228,17 @@ def test_send_exception_of_what_is_no_exception() -> None:
             ch.send_throw(bad)
         with pytest.raises(TypeError):
             flower.bomb(bad)
+    assert ch.balance == 0
+
+
+def test_send_throw_of_what_is_no_traceback() -> None:
+    """It is refused at the sender, and not raised at the receiver."""
+    ch = channel(1)
+    for bad in (5, "text", ValueError()):
+        with pytest.raises(TypeError, match="traceback"):
+            ch.send_throw(ValueError, None, bad)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="traceback"):
+            flower.bomb(ValueError, None, bad)  # type: ignore[arg-type]
     assert ch.balance == 0
 
 

@@ -56,6 +56,31 @@ def test_a_finalizer_sends_on_the_channel_whose_buffer_is_growing() -> None:
 
 
 @pytest.mark.slow
+def test_a_finalizer_uses_blocking_as_a_worker_is_started_for_blocking() -> None:
+    code = """
+        import flower, gc, threading
+        ended = []
+        class Dropped:
+            def __init__(self):
+                self.itself = self
+            def __del__(self):
+                ended.append(flower.blocking(sum, [1, 2]))
+        class Thread(threading.Thread):
+            def start(self):
+                gc.collect()  # as any allocation may
+                super().start()
+        threading.Thread = Thread
+        Dropped()
+        print(flower.blocking(sum, [3, 4]), ended)
+        try:
+            flower.channel().receive()
+        except flower.Deadlock:
+            print("Deadlock")
+    """
+    assert output(code, limit=10.0) == "7 [3]\nDeadlock\n"
+
+
+@pytest.mark.slow
 @pytest.mark.compiled  # uncompiled, no other thread can do anything while a tasklet ends
 def test_a_joiner_that_gives_up_as_a_finalizer_runs_is_not_told_in_its_next_wait() -> None:
     code = """
@@ -173,6 +198,25 @@ def test_the_schedule_callback_and_the_unraisable_hook_both_raise(
     assert ran == [0, 1, 2, 3, 4]
     assert not any(t.alive for t in tasklets)
     assert "fails" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("cases", [1, 2, 3])
+def test_a_schedule_callback_selects_as_a_tasklet_parks_in_a_select(callback: Any, cases: int) -> None:
+    """It may not wait, but it may look; and leaves the tasklet its place in the channels."""
+    one, other, quiet = channel(), channel(), channel()
+    for end in ("kill", "send"):
+        t = go(flower.select, one, other)
+        callback(lambda *_: flower.select(*[quiet] * cases, default=None))
+        schedule()
+        callback(None)
+        assert (one.balance, other.balance, t.blocked) == (-1, -1, -1)
+        if end == "kill":
+            t.kill()
+        else:
+            other.send("a value")
+            assert t.join() == (other, "a value")
+        assert (one.balance, other.balance, t.alive) == (0, 0, False)
+        assert not one.try_send("nobody is there")
 
 
 def test_a_schedule_callback_throws_into_an_unstarted_tasklet_when_main_is_next(callback: Any) -> None:

@@ -238,6 +238,22 @@ def test_an_error_that_is_joined_before_it_came_up_in_main_is_not_raised_there()
         schedule()
 
 
+def test_of_two_tasklets_with_the_same_error_the_one_that_nobody_joins_has_it_raised_in_main() -> None:
+    error = ValueError("of both")
+
+    def fail() -> None:
+        raise error
+
+    first = go(int)
+    joined, _other = go(fail), go(fail)
+    assert first.join() == 0  # main is woken before the two fail, and learns of them later
+    with pytest.raises(ValueError, match="of both"):
+        joined.join()
+    with pytest.raises(ValueError, match="of both"):
+        flower.time.sleep(0)
+    flower.time.sleep(0)
+
+
 def test_an_error_that_a_group_takes_is_not_raised_in_main() -> None:
     def broken() -> None:
         raise LookupError("lost")

@@ -307,6 +307,35 @@ def test_a_killed_group_member_is_no_error() -> None:
     assert other.join() == "other"
 
 
+def test_who_joins_a_cancelled_group_member_is_not_cancelled() -> None:
+    """Its Cancelled is for the member's own scope: at the joiner nobody would catch it."""
+    told: list[BaseException] = []
+
+    def watch(t: Any) -> None:
+        try:
+            t.join()
+        except Exception as error:
+            told.append(error)
+
+    def clean_up(t: Any) -> None:
+        try:
+            channel().receive()
+        finally:
+            with flower.shield():
+                watch(t)
+
+    with flower.group() as g:
+        member = g.go(channel().receive)
+        outside = go(watch, member)
+        g.go(clean_up, member)
+        settle()
+        g.cancel()
+    outside.join()
+    watch(member)
+    assert [type(error) for error in told] == [TaskletKilled] * 3
+    assert "cancelled" in str(told[0])
+
+
 def test_a_killed_group_owner_cancels_and_awaits_its_children() -> None:
     log: list[str] = []
     gate = channel()

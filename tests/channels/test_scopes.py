@@ -168,6 +168,22 @@ def test_several_errors_make_an_exception_group() -> None:
     assert sorted(type(e).__name__ for e in caught.value.exceptions) == ["KeyError", "LookupError"]
 
 
+@pytest.mark.parametrize("where", ["body", "member"])
+def test_the_error_of_a_member_that_is_joined_in_its_group_is_raised_as_it_is(where: str) -> None:
+    error = ValueError("the only one")
+
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(ValueError) as caught, flower.group() as g:
+        member = g.go(fail)
+        if where == "body":
+            member.join()
+        else:
+            g.go(member.join)
+    assert caught.value is error
+
+
 def test_the_bodys_error_cancels_the_group_and_is_raised() -> None:
     with pytest.raises(LookupError), flower.group() as g:
         t = g.go(channel().receive)

@@ -707,7 +707,7 @@ def test_scopes_that_others_have_left_strike_only_whom_they_are_around() -> None
 def test_who_waits_for_good_when_its_scope_was_left_is_in_a_deadlock() -> None:
     code = """
         import flower
-        outer = flower.move_on(0.001)
+        outer = flower.move_on(0.1)
         def wait():
             outer.__enter__()
             with flower.move_on(60) as inner:

@@ -52,6 +52,26 @@ def beside(*funcs: Callable[[], Any]) -> Iterator[None]:
 # -- Tasklets that their thread leaves behind
 
 
+def test_who_joins_a_thread_s_main_tasklet_hears_of_the_thread_s_end() -> None:
+    mains: channel[Any] = channel(1)
+    go_on: channel[None] = channel(1)
+
+    def works() -> None:
+        mains.send(flower.getmain())
+        go_on.receive()
+
+    with beside(works):
+        main = mains.receive()
+        joins = [go(main.join, NEVER) for _ in range(2)]
+        schedule()
+        go_on.send(None)
+        assert [t.join() for t in joins] == [None, None]
+    assert main.join() is None
+    assert not main.alive
+    with pytest.raises(RuntimeError, match="dead"):
+        main.throw(KeyError)
+
+
 @pytest.mark.slow
 def test_clean_up_that_blocks_at_the_thread_s_end_leaves_no_ghost() -> None:
     code = """

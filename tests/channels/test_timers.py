@@ -343,6 +343,21 @@ def test_blocking_raises_the_functions_error() -> None:
     assert caught.traceback[-1].name == "fails"
 
 
+def test_blocking_raises_the_error_of_a_channel_callback_in_its_worker() -> None:
+    def refuse(_ch: Any, _t: Any, sending: bool, _willblock: bool) -> None:
+        if sending:
+            raise KeyError("refused")
+
+    flower.set_channel_callback(refuse)
+    try:
+        with pytest.raises(KeyError, match="refused"), flower.timeout(5):
+            flower.blocking(int)
+    finally:
+        flower.set_channel_callback(None)
+    with pytest.raises(Deadlock):  # no call counts as one that has not ended
+        channel().receive()
+
+
 def test_blocking_calls_run_side_by_side() -> None:
     barrier = threading.Barrier(4)
     tasklets = [go(flower.blocking, barrier.wait, NEVER) for _ in range(4)]
@@ -412,6 +427,23 @@ def test_signals_that_another_thread_closes(close: str) -> None:
             print("nothing is watched")
     """
     assert output(code.replace("{close}", close), limit=20) == "[]\n[True, True]\nnothing is watched\n"
+
+
+def test_a_watch_that_was_closed_wakes_nobody_who_waits_on_its_channel_since() -> None:
+    code = """
+        import signal, flower
+        ch = flower.signals(signal.SIGUSR1)
+        ch.close()
+        ch.open()
+        t = flower.go(ch.receive)
+        flower.run()
+        print(t.blocked)
+        try:
+            ch.receive()
+        except flower.Deadlock:
+            print("Deadlock")
+    """
+    assert output(code, limit=10.0) == "-1\nDeadlock\n"
 
 
 def test_signals_wake_a_process_that_sleeps() -> None:
