@@ -30,7 +30,13 @@ def tell_all(text):
 
 
 def handle(conn):
-    lines = framed(conn, Lines(max_size=1000))
+    try:
+        welcome(conn, framed(conn, Lines(max_size=1000)))
+    except (flower.ChannelClosed, flower.Timeout, ConnectionError):  # it hung up, was lost, or too slow
+        pass
+
+
+def welcome(conn, lines):
     lines.send("your name?")
     name = lines.receive(timeout=60)
     if not name.isidentifier() or name in room:
@@ -46,8 +52,6 @@ def handle(conn):
                 conn.write(f"{text}\n")  # no codec: with its name before it, a line may be too long for one
             else:
                 tell_all(f"{name}: {text}")
-    except (flower.ChannelClosed, ConnectionError):  # it hung up, was lost, or was too slow
-        pass
     finally:
         del room[name]
         tell_all(f"* {name} has left")

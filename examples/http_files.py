@@ -48,6 +48,8 @@ class Client:
 
     def next_event(self):
         while (event := self.http.next_event()) is h11.NEED_DATA:
+            if self.http.they_are_waiting_for_100_continue:
+                self.send(h11.InformationalResponse(status_code=100, headers=[]))
             self.http.receive_data(self.conn.read())
         return event
 

@@ -313,6 +313,9 @@ def test_chat_server() -> None:
         tulip.shutdown(socket.SHUT_WR)
         assert to_rose.readline() == "* tulip has left\n"
         assert to_tulip.read() == ""
+        shy = stack.enter_context(socket.create_connection(address, timeout=LIMIT))
+        shy.shutdown(socket.SHUT_WR)  # without a name
+        assert stack.enter_context(shy.makefile("r")).read() == "your name?\n"
 
 
 def test_chat_server_drops_who_does_not_listen() -> None:
@@ -370,6 +373,12 @@ def test_http_files(tmp_path: Path) -> None:
         with socket.create_connection(address, timeout=LIMIT) as sock:  # two requests at once
             sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             assert sock.makefile("rb").read().count(b"<h1>hello</h1>") == 2
+        with socket.create_connection(address, timeout=LIMIT) as sock, sock.makefile("rb") as file:
+            sock.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\nExpect: 100-continue\r\n\r\n")
+            assert file.readline().startswith(b"HTTP/1.1 100 ")
+            sock.sendall(b"a body")  # which waits for that
+            assert file.readline() == b"\r\n"
+            assert file.readline().startswith(b"HTTP/1.1 405 ")
 
 
 def test_tcp_proxy() -> None:
