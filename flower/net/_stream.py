@@ -513,7 +513,7 @@ class Stream(Link):
             self._transport.abort()
 
     def finish(self, late: bool) -> bool:
-        """The loop is about to end. True while bytes are still to leave; ``late``: those of no `close` are cut."""
+        """The loop is about to end. True while there is something to wait for; ``late``, only what was closed."""
         self.let_out()
         transport = self._transport
         if transport is None:
@@ -523,7 +523,7 @@ class Stream(Link):
             if not self.at_eof:
                 self._try_bomb()
         self._end()
-        is_parting = self._linger is not None and self._said_last and not late
+        is_parting = self._linger is not None and self._said_last
         if not transport.get_write_buffer_size():
             if not is_parting:
                 transport.close()

@@ -105,6 +105,34 @@ def test_what_a_program_has_closed_before_its_end_is_not_cut_by_what_the_peer_se
         client.end()
 
 
+def test_what_leaves_after_the_end_of_a_program_is_not_cut_by_what_the_peer_sends() -> None:
+    """The time that the program's other connections have is over by then."""
+    code = """
+        import sys
+        from flower.net import Dial, _loop
+        _loop.CLOSING_TIME = 0.0
+        conn = Dial("tcp", ("127.0.0.1", int(sys.argv[1])))
+        conn.write(b"x" * 30_000_000)
+        conn.close()
+        print("closed")
+    """
+    with socket.create_server((HOME, 0)) as server, Program(code, str(server.getsockname()[1])) as client:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        sock, _ = server.accept()
+        with sock:
+            assert client.line() == "closed"
+            got = 0
+            while got < 29_000_000:  # the rest is with the program's kernel
+                got += len(sock.recv(65_536))
+            with suppress(subprocess.TimeoutExpired):  # were it to end then, it would do so in this time
+                client.process.wait(0.2)
+            sock.sendall(b"the kernel would answer with a reset")
+            while data := sock.recv(65_536):
+                got += len(data)
+        assert got == 30_000_000
+        client.end()
+
+
 def memory() -> int:
     """The most that this process has had in memory, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
