@@ -206,7 +206,7 @@ class _Handlers:
             return 0
         late = [(t, conn) for t, conn in self._running.items() if t not in spared]
         for t, conn in late:
+            t.kill()  # first: it would fail with the connection, and that be reported
             conn.abort()
-            t.kill()
             self._running.pop(t, None)  # one that had not begun did not do so itself
         return len(late)
