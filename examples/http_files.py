@@ -108,10 +108,11 @@ def main():
     def handle(conn):
         client = Client(conn, root)
         try:
-            client.serve()
-        except h11.RemoteProtocolError as error:
-            if client.http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                client.refuse(error.error_status_hint, "Bad Request")
+            try:
+                client.serve()
+            except h11.RemoteProtocolError as error:
+                if client.http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                    client.refuse(error.error_status_hint, "Bad Request")
         except (flower.Timeout, ConnectionError):
             conn.abort()  # too slow, or gone
 

@@ -370,6 +370,10 @@ def test_http_files(tmp_path: Path) -> None:
         with socket.create_connection(address, timeout=LIMIT) as sock:
             sock.sendall(b"nonsense\r\n\r\n")
             assert sock.makefile("rb").read().startswith(b"HTTP/1.1 400 ")
+        for _ in range(10):
+            with socket.create_connection(address, timeout=LIMIT) as sock:
+                sock.sendall(b"nonsense\r\n\r\n")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # it is gone at once
         with socket.create_connection(address, timeout=LIMIT) as sock:  # two requests at once
             sock.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             assert sock.makefile("rb").read().count(b"<h1>hello</h1>") == 2
