@@ -144,7 +144,8 @@ def on_sigint(signum: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt at once in users' code; elsewhere hold it until main's park."""
     s = _scheduler.current_scheduler()
     current = s.current
-    if current is not None and not s.traps and not _in_flower(frame, current.func):
+    free = not s.traps or s.closing  # at the end of the program no park of main follows
+    if current is not None and free and not _in_flower(frame, current.func):
         error = KeyboardInterrupt()
         if current is not s.main:
             _scheduler.cold.pass_on(error)

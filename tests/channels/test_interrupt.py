@@ -456,6 +456,23 @@ def test_after_the_end_of_the_program_a_wait_says_so(wait: str) -> None:
         assert output(code) == "end\nTaskletExit('this thread is at its end: nothing is waited for any more')\n"
 
 
+def test_after_the_end_of_the_program_ctrl_c_is_not_held() -> None:
+    code = """
+        import atexit, signal
+        def late():
+            try:
+                signal.raise_signal(signal.SIGINT)
+                print("not interrupted")
+            except KeyboardInterrupt:
+                print("interrupted")
+        atexit.register(late)  # before the import of flower: so it is called after flower has ended
+        import flower
+        flower.go(print, "ran")
+        flower.run()
+    """
+    assert output(code) == "ran\ninterrupted\n"
+
+
 def test_the_interpreter_exits_while_other_threads_are_blocked() -> None:
     code = """
         import threading, flower, flower.time
