@@ -165,10 +165,10 @@ def _in_flower(frame: FrameType | None, func: Any) -> bool:
     outer: FrameType | None = frame
     while outer is not None:
         name = outer.f_globals.get("__name__", "")
+        if name.startswith("flower.channels."):
+            return outer is frame or outer.f_code.co_name != "call"
         if name.startswith("flower.") and outer is inner:
             return True
-        if name.startswith("flower.channels."):
-            return outer.f_code.co_name != "call"
         if outer is inner and name.partition(".")[0] in sys.stdlib_module_names:  # it may have a program half started
             inner = outer.f_back
         outer = outer.f_back

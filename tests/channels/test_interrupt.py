@@ -303,11 +303,12 @@ def test_ctrl_c_that_another_tasklet_joins_still_reaches_main(what: str) -> None
     [
         ("ch.send_sequence, map(signal.raise_signal, [signal.SIGINT])", "main 1"),  # the core's own: it goes on
         pytest.param("signal.raise_signal, signal.SIGINT", "main KeyboardInterrupt()", marks=pytest.mark.compiled),
+        ("threading.Thread(target=signal.raise_signal, args=[signal.SIGINT]).run", "main KeyboardInterrupt()"),
     ],
 )
-def test_ctrl_c_in_a_tasklet_that_has_no_frame(starts: str, told: str) -> None:
+def test_ctrl_c_in_a_tasklet_that_has_no_frame_of_the_program(starts: str, told: str) -> None:
     code = f"""
-        import signal, flower, flower.time
+        import signal, threading, flower, flower.time
         ch = flower.channel(5)
         t = flower.go({starts})
         try:
