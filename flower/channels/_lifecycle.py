@@ -213,17 +213,22 @@ def leave_fork(t: Any) -> None:
     """In a child, the tasklet or callback that forked has ended, and it was the child's main: the process ends."""
     status = 0
     error = t.failure
-    if isinstance(error, SystemExit) and not isinstance(error, TaskletExit):
-        code = error.code
-        status = code if isinstance(code, int) else 0 if code is None else 1
-        if code is not None and not isinstance(code, int):
-            print(code, file=sys.stderr)
-    elif error is not None and not isinstance(error, TaskletExit):
-        sys.excepthook(type(error), error, error.__traceback__)
-        status = 1
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(status)
+    try:
+        if isinstance(error, SystemExit) and not isinstance(error, TaskletExit):
+            code = error.code
+            status = code if isinstance(code, int) else 0 if code is None else 1
+            if code is not None and not isinstance(code, int):
+                print(code, file=sys.stderr)
+        elif error is not None and not isinstance(error, TaskletExit):
+            status = 1
+            sys.excepthook(type(error), error, error.__traceback__)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except BaseException as failure:  # of what is printed to, or of the program's own hook
+        status = status or 1
+        sys.__excepthook__(type(failure), failure, failure.__traceback__)
+    finally:  # or the child would go on in the parent's code
+        os._exit(status)
 
 
 # -- the end of the program
