@@ -100,6 +100,7 @@ def was_passed_on(error: BaseException) -> bool:
 _traceback_of, _cause_of, _context_of = (
     vars(BaseException)[name].__get__ for name in ("__traceback__", "__cause__", "__context__")
 )
+_dict_of: Any = vars(BaseException)["__dict__"].__get__
 _set_context: Any = vars(BaseException)["__context__"].__set__
 
 
@@ -187,6 +188,7 @@ def collect(t: Any, error: BaseException | None, traceback: Any, value: Any) -> 
     if issubclass(type(error), Cancelled):  # of a scope in there, which is none of the joiner's
         raise TaskletKilled(f"{describe(t)} was cancelled") from None
     if t.collected or t.failure is not error:
+        _dict_of(error).setdefault("_flower_same", object())
         error = copy_error(error)
     else:
         t.collected = True
@@ -204,6 +206,11 @@ def raise_as_it_is(error: BaseException) -> None:
     finally:
         _set_context(error, context)
         del error
+
+
+def same_as(error: BaseException) -> object:
+    """What an error and its copies have in common."""
+    return _dict_of(error).get("_flower_same", error)
 
 
 def copy_error(error: BaseException) -> BaseException:

@@ -144,7 +144,8 @@ def on_sigint(signum: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt at once in users' code; elsewhere hold it until main's park."""
     s = _scheduler.current_scheduler()
     current = s.current
-    if current is not None and not s.traps and not _in_flower(frame, current.func):
+    free = not s.traps or s.closing  # at the end of the program no park of main follows
+    if current is not None and free and not _in_flower(frame, current.func):
         error = KeyboardInterrupt()
         if current is not s.main:
             _scheduler.cold.pass_on(error)
@@ -164,10 +165,10 @@ def _in_flower(frame: FrameType | None, func: Any) -> bool:
     outer: FrameType | None = frame
     while outer is not None:
         name = outer.f_globals.get("__name__", "")
+        if name.startswith("flower.channels."):
+            return outer is frame or outer.f_code.co_name != "call"
         if name.startswith("flower.") and outer is inner:
             return True
-        if name.startswith("flower.channels."):
-            return outer.f_code.co_name != "call"
         if outer is inner and name.partition(".")[0] in sys.stdlib_module_names:  # it may have a program half started
             inner = outer.f_back
         outer = outer.f_back
@@ -212,17 +213,22 @@ def leave_fork(t: Any) -> None:
     """In a child, the tasklet or callback that forked has ended, and it was the child's main: the process ends."""
     status = 0
     error = t.failure
-    if isinstance(error, SystemExit) and not isinstance(error, TaskletExit):
-        code = error.code
-        status = code if isinstance(code, int) else 0 if code is None else 1
-        if code is not None and not isinstance(code, int):
-            print(code, file=sys.stderr)
-    elif error is not None and not isinstance(error, TaskletExit):
-        sys.excepthook(type(error), error, error.__traceback__)
-        status = 1
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(status)
+    try:
+        if isinstance(error, SystemExit) and not isinstance(error, TaskletExit):
+            code = error.code
+            status = code if isinstance(code, int) else 0 if code is None else 1
+            if code is not None and not isinstance(code, int):
+                print(code, file=sys.stderr)
+        elif error is not None and not isinstance(error, TaskletExit):
+            status = 1
+            sys.excepthook(type(error), error, error.__traceback__)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    except BaseException as failure:  # of what is printed to, or of the program's own hook
+        status = status or 1
+        sys.__excepthook__(type(failure), failure, failure.__traceback__)
+    finally:  # or the child would go on in the parent's code
+        os._exit(status)
 
 
 # -- the end of the program

@@ -471,8 +471,11 @@ class Scheduler:
         self.post(lambda: self.raise_in_main(error or KeyboardInterrupt()))
 
     def report(self, error: BaseException, t: Task | None) -> None:
-        """Hand an error that nobody collects to the error handler, on the hub."""
-        self.post(lambda: cold.handle(t, error))
+        """Hand an error that nobody collects to the error handler, on the hub; now if that has had its last turn."""
+        if self.closing:
+            cold.handle(t, error)
+        else:
+            self.post(lambda: cold.handle(t, error))
 
     def recount(self, t: Task, outside: bool) -> None:
         """What a parked task waits on has become, or has ceased to be, fed from the outside."""

@@ -17,7 +17,7 @@ from math import inf as NEVER
 from flower._typing import TYPE_CHECKING, Any, Literal
 from flower.channels._channel import channel
 from flower.channels._deadlock import refusal
-from flower.channels._failures import raise_as_it_is, was_passed_on, was_refused
+from flower.channels._failures import raise_as_it_is, same_as, was_passed_on, was_refused
 from flower.channels._scheduler import cancel, current_scheduler
 from flower.channels._task import PAUSED, check_timeout
 from flower.channels._tasklet import tasklet
@@ -312,8 +312,13 @@ class group:
 
     def _conclude(self, error: BaseException | None, swallow: bool) -> bool:
         """Raise what is to be raised; True if the body's exception ends here."""
-        # (One that the body, or a member, has from a join of a member is the same, and counts once.)
-        errors = list({id(each): each for each in self._errors if each is not error}.values())
+        # (One that the body, or a member, has from a join of a member is the same, or a copy, and counts once.)
+        distinct: dict[int, BaseException] = {}
+        for each in self._errors:
+            distinct.setdefault(id(same_as(each)), each)
+        if error is not None:
+            distinct.pop(id(same_as(error)), None)
+        errors = list(distinct.values())
         self._errors = []
         if error is None or (errors and isinstance(error, GeneratorExit)):  # which is none, and has done its part
             if not errors:

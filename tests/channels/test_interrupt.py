@@ -303,11 +303,12 @@ def test_ctrl_c_that_another_tasklet_joins_still_reaches_main(what: str) -> None
     [
         ("ch.send_sequence, map(signal.raise_signal, [signal.SIGINT])", "main 1"),  # the core's own: it goes on
         pytest.param("signal.raise_signal, signal.SIGINT", "main KeyboardInterrupt()", marks=pytest.mark.compiled),
+        ("threading.Thread(target=signal.raise_signal, args=[signal.SIGINT]).run", "main KeyboardInterrupt()"),
     ],
 )
-def test_ctrl_c_in_a_tasklet_that_has_no_frame(starts: str, told: str) -> None:
+def test_ctrl_c_in_a_tasklet_that_has_no_frame_of_the_program(starts: str, told: str) -> None:
     code = f"""
-        import signal, flower, flower.time
+        import signal, threading, flower, flower.time
         ch = flower.channel(5)
         t = flower.go({starts})
         try:
@@ -454,6 +455,23 @@ def test_after_the_end_of_the_program_a_wait_says_so(wait: str) -> None:
         assert output(code) == "end\nwaited None\n"
     else:
         assert output(code) == "end\nTaskletExit('this thread is at its end: nothing is waited for any more')\n"
+
+
+def test_after_the_end_of_the_program_ctrl_c_is_not_held() -> None:
+    code = """
+        import atexit, signal
+        def late():
+            try:
+                signal.raise_signal(signal.SIGINT)
+                print("not interrupted")
+            except KeyboardInterrupt:
+                print("interrupted")
+        atexit.register(late)  # before the import of flower: so it is called after flower has ended
+        import flower
+        flower.go(print, "ran")
+        flower.run()
+    """
+    assert output(code) == "ran\ninterrupted\n"
 
 
 def test_the_interpreter_exits_while_other_threads_are_blocked() -> None:

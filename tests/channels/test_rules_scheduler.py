@@ -21,7 +21,7 @@ from flower import (
     tasklet,
 )
 
-from .support import NEVER, SOON, in_thread, output, settle
+from .support import NEVER, SOON, in_thread, output, python, settle
 
 
 class Boom(Exception):
@@ -393,6 +393,35 @@ def test_a_child_that_is_forked_in_a_callback_ends_with_it(where: str) -> None:
             print(os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]))
     """
     assert output(code, limit=20) == f"Timeout\n{7 if where.endswith('exits') else 0}\n"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "sys.excepthook = lambda *error: 1 / 0",
+        "r, w = os.pipe(); os.close(r); kept = sys.stdout = open(w, 'w')",
+    ],
+)
+def test_a_child_that_can_not_report_ends_all_the_same(broken: str) -> None:
+    code = f"""
+        import os, sys, flower
+        out, parent, children = sys.stdout, os.getpid(), []
+        {broken}
+        def forks():
+            children.append(os.fork())
+            if os.getpid() != parent:
+                print("something")
+                raise ValueError
+        flower.go(forks)
+        try:
+            flower.run()
+        except BaseException as error:
+            print("raised in main", repr(error), file=out)
+        if os.getpid() != parent:
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]), file=out)
+    """
+    assert python(code).stdout.splitlines()[-1] == "1"
 
 
 def test_a_fork_in_a_channel_callback_is_the_tasklet_s() -> None:

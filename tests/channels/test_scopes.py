@@ -184,6 +184,20 @@ def test_the_error_of_a_member_that_is_joined_in_its_group_is_raised_as_it_is(wh
     assert caught.value is error
 
 
+@pytest.mark.parametrize("body_joins", [False, True])
+def test_the_error_of_a_member_that_several_join_in_its_group_counts_once(body_joins: bool) -> None:
+    def fail() -> None:
+        raise ValueError("the only one")
+
+    with pytest.raises(ValueError, match="the only one"), flower.group() as g:
+        member = g.go(fail)
+        for _ in range(2):
+            g.go(member.join)
+        if body_joins:
+            flower.schedule()
+            member.join()
+
+
 def test_the_bodys_error_cancels_the_group_and_is_raised() -> None:
     with pytest.raises(LookupError), flower.group() as g:
         t = g.go(channel().receive)

@@ -116,6 +116,32 @@ def test_clean_up_at_the_thread_s_end_may_send(network: str) -> None:
 
 
 @pytest.mark.slow
+def test_clean_up_that_fails_at_the_thread_s_end_is_told_to_the_error_handler() -> None:
+    told: list[tuple[str, str]] = []
+
+    def fails() -> None:
+        try:
+            channel().receive()
+        finally:
+            raise ValueError("the clean-up failed")
+
+    def handler(t: Any, error: BaseException) -> None:
+        with pytest.raises(flower.TaskletExit, match="this thread is at its end"):
+            schedule()
+        told.append((t.label, str(error)))
+
+    def works() -> None:
+        go(fails).label = "the cleaner"
+        schedule()
+
+    flower.set_error_handler(handler)
+    try:
+        ends_early(works)
+    finally:
+        flower.set_error_handler(None)
+    assert told == [("the cleaner", "the clean-up failed")]
+
+
 def test_clean_up_that_sleeps_at_the_thread_s_end_does_not_hang() -> None:
     code = """
         import threading, warnings, flower, flower.time
