@@ -523,13 +523,12 @@ class Serving:
     @property
     def waiting(self) -> int:
         """Bytes of answers that wait to be sent, those included that nobody waits with."""
-        return self.unsent + self.session.outbox.bytes
+        return self.unsent + self.session.outbox.bytes + self.session.outbox.words
 
     def is_behind(self) -> bool:
         """Whether so much waits that the peer is to be held back."""
         outbox = self.session.outbox
-        answers = self.unsent + outbox.bytes - outbox.words
-        return self.backlog > ENOUGH or answers > ENOUGH or outbox.words > self.most
+        return self.backlog > ENOUGH or self.unsent + outbox.bytes > ENOUGH or outbox.words > self.most
 
     def hold_back(self) -> None:
         """Read no more until less waits, or until we wait for an answer, which may be behind it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import errno
@@ -291,6 +292,29 @@ def test_a_peer_that_gives_ends_and_does_not_read_what_becomes_of_them_is_held_b
             break
         assert number < 20_000
     assert len(b.streams) < 100
+    b.close()
+    a.conn.cut(None)
+    link.settle()
+
+
+def test_a_peer_that_does_not_read_of_its_credit_is_held_back_by_what_that_takes_in_memory() -> None:
+    """What is said of it are some twenty bytes, which take six times as many."""
+
+    def sink(values: Any) -> None:
+        with contextlib.suppress(ChannelBroken):
+            list(values)
+
+    a, b = link.linked({}, {"sink": sink})
+    link.deliver_all(a, b)
+    b.serving.most = 100_000
+    a.conn.sent += msgpack.packb([2, "sink", [msgpack.ExtType(70, msgpack.packb([2, 1, 0, 0, {"meet": True}]))]])
+    for number in range(1000):
+        a.conn.deliver(1 << 30)
+        link.settle()
+        if b.serving.proceed.balance < 0:
+            break
+        a.conn.sent += msgpack.packb([2, "$/d", [1, number]])
+    assert 100 < number < 900
     b.close()
     a.conn.cut(None)
     link.settle()
