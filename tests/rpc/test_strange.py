@@ -320,7 +320,8 @@ def test_a_peer_that_does_not_read_of_its_credit_is_held_back_by_what_that_takes
     link.settle()
 
 
-def test_two_peers_that_close_many_channels_at_a_time_do_not_wait_for_each_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reason", ["r" * 1000, ValueError("e" * 8000)], ids=["text", "error"])
+def test_two_peers_that_close_many_channels_at_a_time_do_not_wait_for_each_other(tmp_path: Path, reason: Any) -> None:
     """What both have to say of them is more than both sockets take, and neither reads before that is said."""
 
     channels: list[channel[Any]] = [channel() for _ in range(4000)]
@@ -333,7 +334,7 @@ def test_two_peers_that_close_many_channels_at_a_time_do_not_wait_for_each_other
         (back,) = server.peers
         ours = back.call("last")
         for end in (*theirs, *ours):
-            end.close("r" * 1000)
+            end.close(reason)
         assert peer._session.serving.waiting > 1_000_000
         until(lambda: not (len(peer._session.streams) or len(back._session.streams)))
 
