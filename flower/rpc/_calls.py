@@ -30,6 +30,7 @@ from flower.errors import Cancelled, ChannelClosed, Overloaded, RemoteError, Tim
 from flower.rpc._context import _current
 from flower.rpc._faults import fault as make_fault
 from flower.rpc._faults import rebuild
+from flower.rpc._hello import LEAST_MESSAGE
 from flower.rpc._inbound import Inbound
 from flower.rpc._line import CALL, CANCEL, CAST, Line
 from flower.rpc._serving import ENOUGH, MAX_DEADLINE, Serving
@@ -44,8 +45,8 @@ if not cython.compiled:
 
 # Reply channels that are kept for the next call.
 SPARE = 64
-# Bytes of a request that is sent before the peer has told its limits.
-EARLY = 64 * 1024
+# Bytes of a request that is sent before the peer has told its limits: what any peer takes.
+EARLY = LEAST_MESSAGE
 
 _get_current = _current.get
 

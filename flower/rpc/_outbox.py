@@ -65,8 +65,8 @@ class Outbox:
         self._control: deque[tuple[bytes, Any, bool]] = deque()
         self._daemon = True
         self.sources: deque[Source] = deque()
-        self.bytes = 0  # of control frames,
-        self.words = 0  # and of those among them that are about channels
+        self.bytes = 0  # of control frames that are not about channels,
+        self.words = 0  # and of those that are, with what they take beside: they may be very many, and short
         self.queued = 0  # bytes of values
         self._hurried = 0
         self.choked: dict[Source, None] = {}
@@ -89,9 +89,10 @@ class Outbox:
                 self._commit(told)
         else:
             self._control.append((data, told, is_word))
-            self.bytes += len(data)
             if is_word:
-                self.words += len(data)
+                self.words += len(data) + FRAME_COST
+            else:
+                self.bytes += len(data)
             self._wake()
 
     def send_now(self, data: bytes) -> bool:
@@ -211,9 +212,10 @@ class Outbox:
             data, told, is_word = self._control.popleft()
             if told is not None:
                 self._sent.append(told)
-            self.bytes -= len(data)
             if is_word:
-                self.words -= len(data)
+                self.words -= len(data) + FRAME_COST
+            else:
+                self.bytes -= len(data)
             pieces.append(data)
             size += len(data)
         while self.sources and size < BATCH:

@@ -33,7 +33,7 @@ cdef class Serving:
 
     @cython.locals(session=Line, limit=Py_ssize_t)
     cdef on_request(self, list event)
-    @cython.locals(outbox=Outbox, answers=Py_ssize_t)
+    @cython.locals(outbox=Outbox)
     cdef bint is_behind(self) except -1
     @cython.locals(session=Line, cost=Py_ssize_t, context=Context, t=Task)
     cdef bint begin(self, list event) except -1

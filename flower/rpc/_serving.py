@@ -5,8 +5,9 @@
 What is held for a peer is bounded in bytes: the requests that are being served, the notifications that wait
 to be served, and the answers that wait until the peer reads. Past ENOUGH bytes of the last two, the reader
 reads no more (TCP then stops the peer) and no further method is begun. While we wait for an answer of the
-peer's, which may come behind all that, the reader goes on up to ``most``, and then the connection is cut. What is said
-of channels holds it up from ``most`` bytes on: two peers that close thousands at a time would wait for each other.
+peer's, which may come behind all that, the reader goes on up to ``most``, and then the connection is cut. Where nobody
+waits for that answer any more, it goes on as far behind answers, and then no further: two peers that have given up
+calls would wait for each other. For the same reason what is said of channels holds it up from ``most`` bytes on.
 
 Invariants
 
@@ -522,24 +523,26 @@ class Serving:
     @property
     def waiting(self) -> int:
         """Bytes of answers that wait to be sent, those included that nobody waits with."""
-        return self.unsent + self.session.outbox.bytes
+        return self.unsent + self.session.outbox.bytes + self.session.outbox.words
 
     def is_behind(self) -> bool:
         """Whether so much waits that the peer is to be held back."""
         outbox = self.session.outbox
-        answers = self.unsent + outbox.bytes - outbox.words
-        return self.backlog > ENOUGH or answers > ENOUGH or outbox.words > self.most
+        return self.backlog > ENOUGH or self.unsent + outbox.bytes > ENOUGH or outbox.words > self.most
 
     def hold_back(self) -> None:
         """Read no more until less waits, or until we wait for an answer, which may be behind it."""
         session = self.session
+        pending, given_up = session.calls.pending, session.calls.given_up
         while self.is_behind() and session.fault is None:
-            if len(session.calls.pending) > len(session.calls.given_up):
+            if len(pending) > len(given_up):
                 if self.backlog > self.most:
                     raise Flood(f"{session.name}: it sends notifications faster than they are served")
                 if self.waiting > self.most:
                     raise Flood(f"{session.name}: it sends requests and does not read the answers")
                 return
+            if pending and self.backlog <= ENOUGH and self.waiting <= self.most:
+                return  # the peer may be held back likewise, behind an answer that nobody here waits for any more
             if session.is_at_end():
                 return  # no more comes than what has, so it may all be read
             try:

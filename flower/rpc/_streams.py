@@ -21,7 +21,7 @@ import msgpack
 from flower.channels._channel import channel
 from flower.channels._ends import Receiver, Sender
 from flower.errors import ChannelBroken, ProtocolError
-from flower.rpc._faults import brief, fault, packed, rebuild_abort
+from flower.rpc._faults import BRIEF, brief, fault, packed, rebuild_abort
 from flower.rpc._inbound import MAX_HELD, MAX_REASON, MORE_ITEMS, Inbound
 from flower.rpc._outbound import DROPPED, Outbound
 from flower.rpc._wire import Unmade, short
@@ -113,7 +113,13 @@ class Streams:
             session.outbox.post(self.telling(kind, params), told, True)
 
     def telling(self, kind: str, params: list[Any]) -> bytes:
-        """A control frame. If the last of the params is an error, that is shortened for a peer that takes no more."""
+        """A control frame. If the last of the params is an error, that is shortened for a peer that takes no more.
+
+        Where much is said of channels and waits, reasons and errors are, too: all that are open can be told of then,
+        before the reader is held up, and the peer's, which would wait for it, with all that it has to say.
+        """
+        if self.session.outbox.words > self.session.serving.most // 2:
+            params = [_in_brief(each) for each in params]
 
         def pack(last: Any) -> bytes:
             data = self.session.wire.notify(kind, [*params[:-1], last])
@@ -439,6 +445,10 @@ class Streams:
         inbound, self.inbound = self.inbound, {}
         for other in inbound.values():
             other.broken(text)
+
+
+def _in_brief(value: Any) -> Any:
+    return brief(value) if isinstance(value, dict) else value[:BRIEF] if isinstance(value, str) else value
 
 
 def _nothing() -> None:

@@ -21,7 +21,7 @@ from flower.rpc._hello import Settings
 from flower.rpc._session import DEFAULTS
 from flower.rpc._wire import Wire
 from tests.net.support import NEVER, Program, failing, in_thread, rounds, until
-from tests.rpc.support import Calc, pair, raw_client, raw_server, served, settle
+from tests.rpc.support import URL, Calc, pair, raw_client, raw_server, served, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -242,6 +242,30 @@ def test_an_answer_that_nobody_waits_for_is_no_reason_to_read_on() -> None:
         until(lambda: peer._session.serving.proceed.balance == -1)
         calc.gate.send(None, NEVER)
         until(lambda: len(calc.log) == 60)
+
+
+def test_two_peers_that_have_given_up_their_calls_do_not_wait_for_each_other() -> None:
+    """Neither read on, since its answers had not left: so nothing came through any more, of channels neither."""
+    gates: Any = [flower.channel(), flower.channel()]
+    log: list[Any] = []
+
+    def service(gate: Any) -> Any:
+        return {"long": lambda: gate.receive(NEVER) or b"x" * 8_000_000, "note": log.append}
+
+    with rpc.serve(URL, service(gates[0])) as server, rpc.connect(server.url, service(gates[1])) as peer:
+        peer.ping(NEVER)
+        peers = peer, *server.peers
+        replies = [each.start("long") for _ in range(4) for each in peers]
+        until(lambda: all(gate.balance == -4 for gate in gates))
+        for n in range(4):
+            for each, gate in zip(peers, gates, strict=True):
+                gate.send(None, NEVER)
+                flower.schedule()
+                flower.go(each.notify, "note", n)
+        for reply in replies:
+            reply.receiver.close()
+        until(lambda: len(log) == 8)
+    settle()
 
 
 @pytest.mark.parametrize("end", ["close", "half", "garbage"])

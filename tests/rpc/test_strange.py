@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import errno
@@ -296,7 +297,31 @@ def test_a_peer_that_gives_ends_and_does_not_read_what_becomes_of_them_is_held_b
     link.settle()
 
 
-def test_two_peers_that_close_many_channels_at_a_time_do_not_wait_for_each_other(tmp_path: Path) -> None:
+def test_a_peer_that_does_not_read_of_its_credit_is_held_back_by_what_that_takes_in_memory() -> None:
+    """What is said of it are some twenty bytes, which take six times as many."""
+
+    def sink(values: Any) -> None:
+        with contextlib.suppress(ChannelBroken):
+            list(values)
+
+    a, b = link.linked({}, {"sink": sink})
+    link.deliver_all(a, b)
+    b.serving.most = 100_000
+    a.conn.sent += msgpack.packb([2, "sink", [msgpack.ExtType(70, msgpack.packb([2, 1, 0, 0, {"meet": True}]))]])
+    for number in range(1000):
+        a.conn.deliver(1 << 30)
+        link.settle()
+        if b.serving.proceed.balance < 0:
+            break
+        a.conn.sent += msgpack.packb([2, "$/d", [1, number]])
+    assert 100 < number < 900
+    b.close()
+    a.conn.cut(None)
+    link.settle()
+
+
+@pytest.mark.parametrize("reason", ["r" * 1000, ValueError("e" * 8000)], ids=["text", "error"])
+def test_two_peers_that_close_many_channels_at_a_time_do_not_wait_for_each_other(tmp_path: Path, reason: Any) -> None:
     """What both have to say of them is more than both sockets take, and neither reads before that is said."""
 
     channels: list[channel[Any]] = [channel() for _ in range(4000)]
@@ -309,7 +334,7 @@ def test_two_peers_that_close_many_channels_at_a_time_do_not_wait_for_each_other
         (back,) = server.peers
         ours = back.call("last")
         for end in (*theirs, *ours):
-            end.close("r" * 1000)
+            end.close(reason)
         assert peer._session.serving.waiting > 1_000_000
         until(lambda: not (len(peer._session.streams) or len(back._session.streams)))
 
