@@ -419,9 +419,9 @@ def test_a_method_is_described() -> None:
 
 
 def test_a_docstring_that_no_wire_carries_is_told_all_the_same() -> None:
-    def odd() -> None:
-        "\ud800 is half a character"
+    def odd() -> None: ...
 
+    odd.__doc__ = "\ud800 is half a character"  # Python 3.13 compiles no such docstring
     with served({"odd": odd, "len": len}) as (_, peer):
         assert peer.call("$/list")["odd"]["doc"] == r"\ud800 is half a character"
 
