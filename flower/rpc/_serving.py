@@ -522,7 +522,7 @@ class Serving:
 
     @property
     def waiting(self) -> int:
-        """Bytes of answers that wait to be sent, those included that nobody waits with."""
+        """Bytes that wait to be sent: of answers, those included that nobody waits with, and about channels."""
         return self.unsent + self.session.outbox.bytes + self.session.outbox.words
 
     def is_behind(self) -> bool:

@@ -533,7 +533,6 @@ def test_values_of_a_kind_with_odd_methods_can_be_drawn() -> None:
 @pytest.mark.slow
 def test_a_typed_test_stays_typed(tmp_path: Path) -> None:
     """mypy's strict mode takes no untyped decorator."""
-    pytest.importorskip("mypy")
     (tmp_path / "test_typed.py").write_text(TYPED, "utf-8")
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", tmp_path / "cache"]
     env = {**os.environ, "MYPYPATH": str(ROOT)}
