@@ -26,6 +26,7 @@ from typing import Any, Protocol, TypeVar
 
 from flower import channels
 from flower.channels import channel, getcurrent, move_on, tasklet
+from flower.channels._delivery import report
 from flower.errors import Cancelled, ChannelClosed, TaskletExit, TaskletKilled, Timeout
 from flower.net._loop import Awaited, LoopPoller, io_poller, running_task
 
@@ -231,9 +232,9 @@ def _wait(awaitable: Any, timeout: float | None) -> Any:
             awaited.done.receive(timeout)
         except BaseException as first:
             me = getcurrent()
-            interruption = awaited.cancel(report=lambda error: poller.scheduler.report(error, me)) or first
+            interruption = awaited.cancel(report=lambda error: report(poller.scheduler, error, me)) or first
             if not isinstance(interruption, Cancelled | Timeout):
-                awaited.forsake(report=lambda error: poller.scheduler.report(error, me))
+                awaited.forsake(report=lambda error: report(poller.scheduler, error, me))
                 raise interruption
             if awaited.task.cancelled():
                 awaited.forsake()

@@ -39,13 +39,15 @@ MAY_IMPORT["cli"] = MAY_IMPORT["testing"] = set(MAY_IMPORT) - {"_pure", "_typing
 MAY_IMPORT["__main__"] = {"cli"}
 MAY_IMPORT["__init__"] = {"_pure", "errors", "channels", "time"}  # `import flower` stays quick
 
-_CORE = "_blocking _channel _deadlock _failures _hub _lifecycle _scheduler _signals _task _waiting _watch"
+_CORE = "_blocking _channel _deadlock _delivery _failures _hub _lifecycle _scheduler _signals _task _waiting _watch"
 
 # Private modules that another part may use: the poller interface, which the I/O tasklet implements, and the
 # core's clocks, whose public face flower.time is, ...
 SHARED_PRIVATE = {
     ("time", "flower.channels._clock"),
     ("net", "flower.channels._scheduler"),
+    ("net", "flower.channels._delivery"),
+    ("aio", "flower.channels._delivery"),
     ("net", "flower.channels._poller"),
     ("rpc", "flower.channels._ends"),
     ("rpc", "flower.channels._scheduler"),

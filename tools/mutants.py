@@ -221,7 +221,7 @@ FAULTS = [
     ),
     Fault(
         "those who join are not woken",
-        "_scheduler",
+        "_delivery",
         "    while joiners.count:\n        joiner =",
         "    while joiners.count > 1:\n        joiner =",
     ),

@@ -9,6 +9,7 @@ import weakref
 from flower._typing import TYPE_CHECKING, Any
 from flower.channels import _hub, _scheduler
 from flower.channels._channel import channel
+from flower.channels._delivery import raise_in_main
 from flower.channels._scheduler import fail
 from flower.channels._task import BLOCKED, PAUSED, SELECT, Task, case_channels, place
 from flower.errors import Deadlock
@@ -60,7 +61,7 @@ def asleep_for_good(s: Any) -> float:
     victim = victim_of(s)
     error = Deadlock(report(s, victim))
     if not fail(victim, error):  # main has left the queue for a tasklet that it switched to
-        s.raise_in_main(error)
+        raise_in_main(s, error)
     return 0.0
 
 
@@ -86,7 +87,7 @@ def refuse_in_main(s: Any) -> bool:
     """Raise that error in main, unless it is about to run anyway; says whether it was raised."""
     if s.main.decided:
         return False
-    s.raise_in_main(refusal(_FOREIGN, s.main))
+    raise_in_main(s, refusal(_FOREIGN, s.main))
     return True
 
 

@@ -16,7 +16,7 @@ from greenlet import GreenletExit
 from flower._typing import TYPE_CHECKING, Any
 from flower.channels import _deadlock, _lifecycle, _scheduler
 from flower.channels._deadlock import refusal
-from flower.channels._scheduler import tell_joiners
+from flower.channels._delivery import raise_in_main, report, spare_main, tell_joiners
 from flower.channels._task import BLOCKED, ERRORS, KILL, TRAP
 from flower.errors import Cancelled, TaskletExit, TaskletKilled
 
@@ -68,13 +68,13 @@ def settle(s: Any, t: Any, func: Any) -> None:
         return
     if issubclass(type(error), KeyboardInterrupt):
         pass_on(error)  # once, however many end with it
-        s.raise_in_main(error)
+        raise_in_main(s, error)
     elif not collected:
         if _handler is not None or s.interposer is not None or _attribute(error, "_flower_conn"):
-            s.report(error, t)
+            report(s, error, t)
         else:
             note(error, lambda: f"This ended {describe(t)}, which nobody joined.")
-            s.raise_in_main(error)
+            raise_in_main(s, error)
 
 
 def note(error: BaseException, text: Callable[[], str]) -> bool:
@@ -184,7 +184,7 @@ def collect(t: Any, error: BaseException | None, traceback: Any, value: Any) -> 
     if issubclass(type(error), (TaskletExit, GreenletExit)):
         raise TaskletKilled(f"{describe(t)} was killed") from None
     if not was_passed_on(error) or _scheduler.current_scheduler().current is t.sched.main:
-        t.sched.spare_main(error)
+        spare_main(t.sched, error)
     if issubclass(type(error), Cancelled):  # of a scope in there, which is none of the joiner's
         raise TaskletKilled(f"{describe(t)} was cancelled") from None
     if t.collected or t.failure is not error:

@@ -22,6 +22,7 @@ except ImportError:
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from flower.channels import _scheduler
+from flower.channels._delivery import raise_in_main
 from flower.channels._scheduler import Scheduler, fail
 from flower.channels._task import Task, members, withdraw
 from flower.channels._waiting import Alarm
@@ -72,7 +73,7 @@ def live(s: Scheduler) -> object:
     while not s.closing:
         try:
             while raised:
-                s.raise_in_main(raised.pop())
+                raise_in_main(s, raised.pop())
             s.entered = s.poller
             s.entered.run(turn_of_s)
             if s.entered is not s.poller:

@@ -13,6 +13,7 @@ from greenlet import getcurrent
 
 from flower._typing import TYPE_CHECKING, Any
 from flower.channels import _deadlock, _hub, _scheduler
+from flower.channels._delivery import interrupt_main
 from flower.channels._scheduler import COMPILED, Scheduler
 from flower.channels._task import BLOCKED, withdraw
 from flower.errors import TaskletExit
@@ -149,9 +150,9 @@ def on_sigint(signum: int, frame: FrameType | None) -> None:
         error = KeyboardInterrupt()
         if current is not s.main:
             _scheduler.cold.pass_on(error)
-            s.interrupt_main(error)
+            interrupt_main(s, error)
         raise error
-    s.interrupt_main()
+    interrupt_main(s)
 
 
 def _in_flower(frame: FrameType | None, func: Any) -> bool:

@@ -19,9 +19,6 @@ cdef extern from *:
 @cython.locals(s=Scheduler)
 cpdef int wake(Task t) except -1
 cpdef bint fail(Task t, object error) except -1
-@cython.locals(joiner=Task, joiners=WaitQueue, told=bint)
-cpdef bint tell_joiners(Task t) except -1
-cpdef bint cancel(Task t, object scope, object error) except -1
 cdef int check_switch(Scheduler s) except -1
 
 @cython.final
@@ -90,14 +87,12 @@ cdef class Scheduler:
     cdef int rouse(self) except -1
     cpdef object expire(self, Task t, double now)
     cpdef object post(self, object callback)
-    cpdef object raise_in_main(self, object error)
     cpdef object recount(self, Task t, bint outside)
     cpdef object hold(self)
     cpdef object release(self)
     cpdef object set_alarm(self, Alarm alarm, double when)
     cpdef bint clear_alarm(self, Alarm alarm) except -1
     cpdef object sleep_until(self, double when)
-    cpdef object throw_into(self, Task t, object error)
     cdef int tell(self, Task before, Task after) except -1
 
 cpdef Scheduler here()

@@ -43,7 +43,7 @@ from greenlet import getcurrent, greenlet
 from flower.channels._poller import ThreadPoller
 from flower.channels._task import Task, members, withdraw
 from flower.channels._waiting import Alarm, Timers, WaitQueue
-from flower.errors import TaskletExit, Timeout
+from flower.errors import Timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,13 +55,12 @@ COMPILED: bool = cython.compiled
 if cython.compiled:
     import_greenlet()  # type: ignore[name-defined]  # noqa: F821  (from the .pxd)
 else:
-    from flower.channels._task import BLOCKED, ERRORS, KILL, PAUSED, READY, RUN, RUNNING, SLEEP
+    from flower.channels._task import BLOCKED, ERRORS, KILL, READY, RUN, RUNNING, SLEEP
     from flower.channels._uncompiled import (
         coarse,
         deepen,
         get_here,
         guarded,
-        hold,
         is_here,
         set_here,
         switch_to,
@@ -106,26 +105,6 @@ def fail(t: Task, error: object) -> bool:
     t.error = error
     wake(t)
     return True
-
-
-def tell_joiners(t: Task) -> bool:
-    """Wake those who wait for the task's end with how it ended: by the time they run, it may have another life.
-
-    Says whether there were any: who has joined before, and given up, is none.
-    """
-    outcome = (t.failure, t.traceback, t.value)  # first: to allocate may run finalizers, and let a joiner give up
-    joiners, t.joiners = t.joiners, None
-    told = joiners.count > 0
-    while joiners.count:
-        joiner = cython.cast(Task, joiners.first)
-        joiner.value = outcome
-        fail(joiner, None)
-    return told
-
-
-def cancel(t: Task, scope: object, error: object) -> bool:
-    """`fail`, if the scope is still the task's innermost one: another thread may have seen it and come late."""
-    return t.scope is scope and fail(t, error)
 
 
 class Scheduler:
@@ -418,40 +397,6 @@ class Scheduler:
         if self.polling:
             self.rouse()
 
-    def raise_in_main(self, error: BaseException) -> None:
-        """Raise an error in the main task: now if it is parked, undecided; else when it next parks."""
-        main = self.main
-        if main.state == PAUSED:  # there may be nobody left to insert it
-            wake(main)
-        if main.state == BLOCKED and not main.decided:
-            withdraw(main)
-        elif main.state != READY or main.decided or main.error is not None:
-            self.main_errors.append(error)
-            main.alert |= ERRORS
-            return
-        else:
-            self.ready.remove(main)
-        main.error = error
-        main.state = READY
-        self.ready.push(main)
-        if self.polling:
-            self.rouse()
-
-    def spare_main(self, error: BaseException) -> bool:
-        """Somebody has collected an error; says whether it was yet to be raised in main."""
-        main = self.main
-        errors = self.main_errors
-        for i in range(len(errors)):
-            if errors[i] is error:  # mostly the first, where there are many: those who join come in the same order
-                del errors[i]
-                if not errors:
-                    main.alert &= ~ERRORS
-                return True
-        if main.error is error and main.state == READY and not main.decided:
-            main.error = None
-            return True
-        return False
-
     def post(self, callback: Callable[[], object]) -> None:
         """Have the hub call the function in its next turn; it may neither block nor raise.
 
@@ -462,20 +407,6 @@ class Scheduler:
         self.attentive = True
         if self.polling:
             self.rouse()
-
-    def interrupt_main(self, error: BaseException | None = None) -> None:
-        """Ctrl-C: KeyboardInterrupt is raised in the main task where it waits, or when it next parks.
-
-        ``error`` is the one that a tasklet has, too: who collects it there spares main.
-        """
-        self.post(lambda: self.raise_in_main(error or KeyboardInterrupt()))
-
-    def report(self, error: BaseException, t: Task | None) -> None:
-        """Hand an error that nobody collects to the error handler, on the hub; now if that has had its last turn."""
-        if self.closing:
-            cold.handle(t, error)
-        else:
-            self.post(lambda: cold.handle(t, error))
 
     def recount(self, t: Task, outside: bool) -> None:
         """What a parked task waits on has become, or has ceased to be, fed from the outside."""
@@ -524,18 +455,6 @@ class Scheduler:
         if when < t.when:
             t.when = when
         park(t, SLEEP, False)
-
-    def throw_into(self, t: Task, error: BaseException) -> None:
-        """Raise an error in a live task that is not current: where it is parked or queued, or else at its next park."""
-        if fail(t, error):
-            return
-        if t.state in (READY, PAUSED) and not t.decided and t.carrier is not None and t.error is None:
-            t.error = error
-        elif not (t.alert & KILL and isinstance(t.pending, TaskletExit)):  # a kill stands, whatever is thrown after it
-            t.pending = error
-            t.alert |= KILL
-        if t.state == PAUSED:
-            wake(t)
 
 
 def may_park(timeout: float | None) -> Task | None:
@@ -676,8 +595,4 @@ def set_current_scheduler(scheduler: Scheduler | None) -> None:
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
 
-    cancel = hold(cancel)
-    guarded(
-        Scheduler,
-        "recount set_poller hold release raise_in_main throw_into set_alarm clear_alarm check_wait pause sleep_until",
-    )
+    guarded(Scheduler, "recount set_poller hold release set_alarm clear_alarm check_wait pause sleep_until")

@@ -17,8 +17,9 @@ from math import inf as NEVER
 from flower._typing import TYPE_CHECKING, Any, Literal
 from flower.channels._channel import channel
 from flower.channels._deadlock import refusal
+from flower.channels._delivery import cancel, report, spare_main
 from flower.channels._failures import raise_as_it_is, same_as, was_passed_on, was_refused
-from flower.channels._scheduler import cancel, current_scheduler
+from flower.channels._scheduler import current_scheduler
 from flower.channels._task import PAUSED, check_timeout
 from flower.channels._tasklet import tasklet
 from flower.errors import Cancelled, Deadlock, TaskletExit, Timeout
@@ -285,7 +286,7 @@ class group:
         for_main, self._for_main = self._for_main, None
         if for_main is not None and (own or error is None):
             scheduler = current_scheduler()
-            if scheduler.current is scheduler.main and scheduler.spare_main(for_main):
+            if scheduler.current is scheduler.main and spare_main(scheduler, for_main):
                 error, own = for_main, False
         return self._conclude(None if own else error, error is not None and own)
 
@@ -327,7 +328,7 @@ class group:
                 raise_as_it_is(errors.pop())  # and not in the context of the body's cancellation
         elif isinstance(error, (TaskletExit, KeyboardInterrupt, Cancelled)):
             for other in errors:
-                current_scheduler().report(other, None)
+                report(current_scheduler(), other, None)
             raise error
         elif not errors:
             raise error

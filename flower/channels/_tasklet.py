@@ -15,6 +15,7 @@ except ImportError:
 
 from flower.channels import _scheduler
 from flower.channels._bomb import exception_from
+from flower.channels._delivery import throw_into
 from flower.channels._scheduler import Scheduler, wake
 from flower.channels._task import Task, check_timeout
 from flower.channels._waiting import WaitQueue
@@ -234,7 +235,7 @@ class tasklet(Task):
                 track(self)
             self.die(error)
             return
-        s.throw_into(self, error)
+        throw_into(self, error)
         if not pending and s is mine and me is not None and self.state == READY:
             s.ready.remove(self)
             me.state = READY

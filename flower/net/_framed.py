@@ -21,6 +21,7 @@ from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
 from flower.channels import bomb, channel, getcurrent, move_on, tasklet
+from flower.channels._delivery import report
 from flower.channels._failures import copy_error, note
 from flower.channels._scheduler import current_scheduler
 from flower.errors import ChannelClosed, ProtocolError, TaskletExit
@@ -299,7 +300,7 @@ def _writer(conn: ByteChannel, codec: Codec[Any], inner: _Inner) -> None:
                     data = as_bytes(codec.encode(message))
                 except Exception as error:
                     _say_dropped(error, message)
-                    current_scheduler().report(error, getcurrent())
+                    report(current_scheduler(), error, getcurrent())
                 else:  # it counts as sent: others may have filled the room meanwhile, and a close is not to lose it
                     if not (isinstance(conn, Conn) and conn._stream.offer(data, urgent=True)):
                         conn.send(data)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flower.channels import channel, getcurrent, move_on, schedule, select, tasklet
+from flower.channels._delivery import report
 from flower.channels._failures import note
 from flower.channels._scheduler import current_scheduler
 from flower.channels._task import check_timeout
@@ -176,7 +177,7 @@ class _Handlers:
             handler(conn)
         except FAILURES as error:
             note(error, lambda: f"This ended the handler of {conn!r}; the listener goes on.")
-            current_scheduler().report(error, getcurrent())
+            report(current_scheduler(), error, getcurrent())
         finally:
             conn.close()
             self._running.pop(getcurrent(), None)

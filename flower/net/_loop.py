@@ -31,6 +31,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, TypeVar
 
 from flower.channels import channel, shield
+from flower.channels._delivery import raise_in_main, spare_main
 from flower.channels._failures import pass_on, was_passed_on
 from flower.channels._scheduler import current_scheduler
 from flower.errors import TaskletExit
@@ -101,7 +102,7 @@ class LoopPoller(Turns):
                     # who wait for it: what they make of it is no news for main.
                     if _is_of_a_task(error):
                         pass_on(error)
-                    self.scheduler.post(functools.partial(self.scheduler.raise_in_main, error))
+                    self.scheduler.post(functools.partial(raise_in_main, self.scheduler, error))
                     self._due = False  # it may have been the turn that was hit, as it began
                     self.ready()
         finally:
@@ -380,7 +381,7 @@ class Awaited:
                 return result
             scheduler = current_scheduler()
             if scheduler.current is scheduler.main:
-                scheduler.spare_main(error)
+                spare_main(scheduler, error)
             raise error
         finally:
             del error, self  # the error's traceback names this frame
@@ -418,7 +419,7 @@ class Awaited:
                     dispose(result)
             elif isinstance(error, KeyboardInterrupt | SystemExit):
                 if not was_passed_on(error):
-                    current_scheduler().raise_in_main(error)
+                    raise_in_main(current_scheduler(), error)
             elif report is not None:
                 report(error)
         finally:

@@ -21,6 +21,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from flower.channels._delivery import interrupt_main
+
 TIMER_GRAIN = 0.001  # seconds: libuv counts whole milliseconds; a shorter wait is rounded up to one
 NEVER = math.inf
 LONGEST_SLEEP = 86_400.0  # seconds: one timer waits at most this long, and is then armed again
@@ -92,7 +94,7 @@ class Turns:
         try:
             delay = turn()
         except KeyboardInterrupt:  # of a signal handler that ran between two tasklets
-            self.scheduler.interrupt_main()
+            interrupt_main(self.scheduler)
             delay = 0.0
         except BaseException as error:  # the scheduler's own failure: nothing here may swallow it
             self._failure = error

@@ -19,6 +19,7 @@ from greenlet import GreenletExit, getcurrent
 import flower
 from flower.channels import _hub, _lifecycle, _scheduler, _watch
 from flower.channels._deadlock import REASONS, victim_of
+from flower.channels._delivery import raise_in_main, throw_into
 from flower.channels._scheduler import Scheduler, current_scheduler, fail, set_current_scheduler
 from flower.channels._task import BLOCKED, READY, RUN, check_timeout
 from flower.errors import TaskletExit
@@ -374,7 +375,7 @@ class World:
             self.choices.stop()
             s = self._scheduler
             if s.current is not self._main or self._main.state in (BLOCKED, READY):
-                s.raise_in_main(error)
+                raise_in_main(s, error)
 
     # -- called by the scheduler
 
@@ -385,7 +386,7 @@ class World:
         """The chooser: who runs next, or whom the program directs. With nobody to choose from, it is told who parks."""
         me = self._scheduler.current
         if me is not None and getcurrent() is not me.carrier:
-            self._scheduler.throw_into(me, refusal_of_greenlet(self))  # which is still where it was
+            throw_into(me, refusal_of_greenlet(self))  # which is still where it was
             return me
         if directed is not None:
             return directed
