@@ -26,6 +26,7 @@ from flower.channels._control import (
     switch_trap,
 )
 from flower.channels._deadlock import ignore_thread
+from flower.channels._ends import Receiver, Sender
 from flower.channels._failures import set_error_handler
 from flower.channels._scope import group, move_on, shield, timeout
 from flower.channels._select import select
@@ -34,6 +35,8 @@ from flower.channels._tasklet import go, tasklet
 from flower.channels._wait import wait
 
 __all__ = [
+    "Receiver",
+    "Sender",
     "after",
     "atomic",
     "blocking",

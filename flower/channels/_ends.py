@@ -18,6 +18,8 @@ class _End(Generic[T]):
     __slots__ = ("_channel",)
 
     def __init__(self, ch: channel[T]) -> None:
+        if not hasattr(ch, "_abandon"):
+            raise TypeError(f"a {type(self).__name__} is an end of a channel, not of {ch!r}")
         self._channel = ch
 
     def __eq__(self, other: object) -> bool:
@@ -46,7 +48,17 @@ class _End(Generic[T]):
 
 
 class Sender(_End[T]):
-    """The sending end of a channel. In ``select``, the channel of a pair ``(sender, value)``."""
+    """The sending end of a channel, ``ch.sender``. In ``select``, the channel of a pair ``(sender, value)``.
+
+    It has what sends and nothing that receives, for functions whose signature is to say so; in annotations it is
+    generic, ``Sender[int]``. Two of one channel are equal.
+
+    >>> import flower
+    >>> def greet(out: flower.Sender[str]) -> None:
+    ...     out.send("hello")
+    >>> ch = flower.channel(1); greet(ch.sender); ch.receive()
+    'hello'
+    """
 
     __slots__ = ()
 
@@ -80,7 +92,18 @@ class Sender(_End[T]):
 
 
 class Receiver(_End[T]):
-    """The receiving end of a channel. In ``select``, a receive case."""
+    """The receiving end of a channel, ``ch.receiver``. In ``select``, a receive case.
+
+    It has what receives and nothing that sends, and iteration; in annotations it is generic, ``Receiver[int]``. Two of
+    one channel are equal.
+
+    >>> import flower
+    >>> def total(numbers: flower.Receiver[int]) -> int:
+    ...     return sum(numbers)
+    >>> ch = flower.channel(2); ch.send_sequence([1, 2]); ch.close(); total(ch.receiver)
+    2
+    3
+    """
 
     __slots__ = ()
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextvars
 import gc
 import math
+import os
+import re
+import subprocess
 import sys
 import time
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +22,7 @@ from flower import ChannelClosed, Deadlock, Timeout, channel, go, schedule, sele
 
 from .support import CAPACITIES, NEVER, SOON, drain, in_thread, settle, spawn_parked
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 over_capacities = pytest.mark.parametrize("capacity", CAPACITIES)
 
 # -- The consumer gives up: ch.receiver.close(reason)
@@ -66,6 +71,32 @@ def test_the_ends_are_one_way_views() -> None:
     ch.sender.send(3)
     ch.sender.close()
     assert list(ch.receiver) == [3]
+    assert ch.sender == flower.Sender(ch) != flower.Receiver(ch) == ch.receiver
+
+
+@pytest.mark.parametrize("end", [flower.Sender, flower.Receiver])
+def test_an_end_is_of_a_channel(end: type) -> None:
+    with pytest.raises(TypeError, match=f"a {end.__name__} is an end of a channel, not of 5"):
+        end(5)
+
+
+@pytest.mark.slow
+def test_the_ends_are_for_signatures(tmp_path: Path) -> None:
+    """mypy's strict mode knows what each end takes and gives."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import flower\n"
+        "def doubled(numbers: flower.Receiver[int], out: flower.Sender[int]) -> None:\n"
+        "    for n in numbers:\n"
+        "        out.send(2 * n)\n"
+        "    out.receive()\n"
+        "ch = flower.channel[int](1)\n"
+        "doubled(ch.receiver, flower.channel[str]().sender)\n"
+    )
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", tmp_path / "cache", program]
+    env = {**os.environ, "MYPYPATH": str(ROOT)}
+    said = subprocess.run(command, env=env, capture_output=True, text=True).stdout
+    assert re.findall(r"program.py:(\d+): error: .*\[(.+)\]", said) == [("5", "attr-defined"), ("7", "arg-type")]
 
 
 def test_the_ends_are_select_cases() -> None:
