@@ -38,7 +38,7 @@ from flower.channels._waiting import Alarm
 from flower.errors import Cancelled, ChannelClosed, Disconnected, ProtocolError, Timeout
 from flower.rpc._builtin import BUILTIN
 from flower.rpc._context import Context, _current
-from flower.rpc._faults import describe, describe_abort, describe_plain, fault, packed, rebuild_abort, to_plain
+from flower.rpc._faults import describe, describe_abort, describe_plain, fault, packed, rebuild_abort
 from flower.rpc._line import CALL, CAST
 from flower.rpc._outbound import ENDS
 from flower.rpc._service import InvalidArguments, Method
@@ -400,8 +400,7 @@ class Serving:
         return describe(error, kind, self.session.settings.tracebacks)
 
     def _fault(self, kind: str, text: str) -> Any:
-        told = fault(kind, text)
-        return to_plain(told) if self.session.theirs is None else told
+        return text if self.session.theirs is None else fault(kind, text)
 
     def _wait_for_room(self) -> None:
         """Wait until the peer has read of the answers before this one."""
