@@ -95,12 +95,10 @@ class Session(Line):
         self.streams = Streams(self, dialed)
         self.codec = Codec(self.streams)
         self.wire = Wire(LOCKED_MESSAGE if self.is_locked else settings.max_message, self.codec)
-        self.outbox = Outbox(conn, self.streams.commit)
+        self.outbox = Outbox(conn, self.streams.commit, self._sent, self.streams.choke)
         self.serving = Serving(self)
         self.calls = Calls(self, self.serving)
         self.call, self.begin, self.stream, self.notify = _methods(self.calls)
-        self.outbox.on_sent = self._sent
-        self.outbox.on_full = self.streams.choke
         self._left: Any = None
         self._on_end = on_end
         self._hello_id = 0
@@ -115,7 +113,7 @@ class Session(Line):
         """Begin to read, in a tasklet of its own. Where we connected, say hello."""
         self.daemon = daemon
         self.conn.keep_alive()
-        self.outbox.start(daemon)
+        self.outbox.daemon = daemon
         if self.handshake.state is GREETING:
             self.early = True
             self.codec.flower = None
