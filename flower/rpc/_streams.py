@@ -374,7 +374,8 @@ class Streams:
             lost = told - taken
             text = f"{self.session.name}: a channel ended as its receiving end came home, and {lost} values are lost"
             reason = ChannelBroken(text, lost)
-        closed = self._closed(reason)
+        closed: channel[Any] = channel(0, "a remote channel")
+        closed._abandon(reason)
         return closed.sender if is_sender else closed.receiver
 
     def note_end(self, number: int, told: Any) -> None:
@@ -382,11 +383,6 @@ class Streams:
         self._ended[number] = brief(told, MAX_REASON) if isinstance(told, dict) else told
         if len(self._ended) > MOST_ENDED:
             del self._ended[next(iter(self._ended))]
-
-    def _closed(self, reason: Any) -> channel[Any]:
-        ch: channel[Any] = channel(0, "a remote channel")
-        ch._abandon(reason)
-        return ch
 
     # -- What the peer says about a channel
 
