@@ -41,7 +41,7 @@ from flower.rpc._context import Context, _current
 from flower.rpc._faults import describe, describe_abort, describe_plain, fault, packed, rebuild_abort
 from flower.rpc._line import CALL, CAST
 from flower.rpc._outbound import ENDS
-from flower.rpc._service import InvalidArguments, Method
+from flower.rpc._service import InvalidArguments
 from flower.rpc._types import NotPlain
 from flower.rpc._wire import MAX_MESSAGE, Unmade, short
 
@@ -283,10 +283,7 @@ class Serving:
                 raise Cancelled
             if self.unsent > ENOUGH:
                 self._wait_for_room()
-            if type(function) is Method:
-                result = cython.cast(Method, function).call(args, kwargs)
-            else:
-                result = function(*args, **(kwargs or {}))
+            result = function.call(args, kwargs)
             del args, kwargs
             if type(result) is GeneratorType:
                 if session.early:
@@ -498,11 +495,8 @@ class Serving:
         self.noticed = context
         _set_current(context)
         try:
-            function: Any = session.exports[method]
-            if type(function) is Method:
-                result = cython.cast(Method, function).call(args, kwargs)
-            else:
-                result = function(*args, **(kwargs or {}))
+            function = session.exports[method]
+            result = function.call(args, kwargs)
             if type(result) is GeneratorType:
                 raise TypeError("it streams, and has not run: of a notification, nobody takes the values")
         except ENDS:

@@ -47,6 +47,7 @@ from flower.rpc._hello import GREETING, HELLO, LOCKED, LOCKED_MESSAGE, BadHello,
 from flower.rpc._line import CANCEL, DATA, Line
 from flower.rpc._outbox import Outbox, Source
 from flower.rpc._pulse import Pulse
+from flower.rpc._service import Method
 from flower.rpc._serving import MAX_DEADLINE, Flood, Serving, log, printable
 from flower.rpc._streams import Streams
 from flower.rpc._types import Codec
@@ -77,7 +78,7 @@ class Session(Line):
     def __init__(
         self,
         conn: Any,
-        exports: dict[str, Any],
+        exports: dict[str, Method],
         on_end: Callable[[Session], object],
         *,
         dialed: bool = False,
