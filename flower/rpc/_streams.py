@@ -79,8 +79,7 @@ class Home:
 
     def on_stop(self, reason: Any, dropped: int) -> None:
         for member in list(self.members):
-            session = member.streams.session
-            session.here(lambda member=member: member.stop(reason, None))  # type: ignore[misc]
+            member.session.here(lambda member=member: member.stop(reason, None))  # type: ignore[misc]
 
 
 class Streams:
@@ -326,13 +325,11 @@ class Streams:
             outbound = self.outbound[number] = Outbound(self, number, proxy, here=False)
             outbound.start(items, size)
             return proxy.sender
-        if kind == RECEIVING:
-            inbound = Inbound(self, number, None, meets=isinstance(opts, dict) and bool(opts.get("meet")))
-            self.inbound[number] = inbound
-            return inbound.hand_out().receiver
-        self.inbound[number] = unknown = Inbound(self, number, None, meets=False)  # until the peer's last word
-        receiver = unknown.hand_out().receiver
-        receiver.close("this kind of channel is not known here")
+        meets = kind == RECEIVING and isinstance(opts, dict) and bool(opts.get("meet"))
+        inbound = self.inbound[number] = Inbound(self, number, None, meets)
+        receiver = inbound.hand_out().receiver
+        if kind != RECEIVING:  # it is there until the peer's last word
+            receiver.close("this kind of channel is not known here")
         return receiver
 
     def turn_away(self, value: Any, reason: str) -> None:
