@@ -40,12 +40,8 @@ PIECE: Any = object()
 class Source:
     """A channel whose values leave by here: their bytes, and the ends of channels in them, or None."""
 
-    queue: deque[tuple[bytes, Any]]
-    listed: bool
-    within: bool
-
     def __init__(self) -> None:
-        self.queue = deque()
+        self.queue: deque[tuple[bytes, Any]] = deque()
         self.listed = False
         self.within = False  # a piece of a value has left, and not yet the last one
 
