@@ -105,9 +105,7 @@ def packed(pack: Callable[[Any], bytes], told: Any) -> bytes:
     try:
         return pack(told)
     except (TypeError, ValueError):
-        if not isinstance(told, dict):
-            return pack(_brief(told))
-        return pack(brief(told))
+        return pack(brief(told) if isinstance(told, dict) else _brief(told))
 
 
 def brief(told: dict[str, Any], most: int = BRIEF) -> dict[str, Any]:

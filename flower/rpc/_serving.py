@@ -168,7 +168,7 @@ class Serving:
         if function is None:
             return "unimplemented", f"unknown method: {printable(method)}"
         try:
-            self._post(session.wire.reply(event[1], function(session, *args)))
+            session.outbox.post(session.wire.reply(event[1], function(session, *args)))
         except KeyError:
             name = args[0] if type(args[0]) is str else short(args[0])
             return "unimplemented", f"unknown method: {printable(name)}"
@@ -415,7 +415,7 @@ class Serving:
             if fresh is not None:
                 session.streams.roll_back(fresh)
             session.wire.reopen(msgid)  # the caller may still wait: of one who was killed as he waited for room
-            self._post(self._refusal(msgid, self._fault("cancelled", f"cancelled: {type(error).__name__}")))
+            session.outbox.post(self._refusal(msgid, self._fault("cancelled", f"cancelled: {type(error).__name__}")))
             if not isinstance(error, OSError | ChannelClosed):
                 raise
             session.give_up()  # the caller is gone, or we have hung up: there is nobody to tell
@@ -430,14 +430,11 @@ class Serving:
     def refuse(self, msgid: int, kind: str, text: str) -> None:
         """Answer without a tasklet of its own: there may be very many."""
         self.refused += 1
-        self._post(self._refusal(msgid, self._fault(kind, text)))
+        self.session.outbox.post(self._refusal(msgid, self._fault(kind, text)))
 
     def _refusal(self, msgid: int, told: Any) -> bytes:
         wire: Any = self.session.wire
         return packed(partial(wire.refuse, msgid), told)
-
-    def _post(self, data: bytes) -> None:
-        self.session.outbox.post(data)
 
     # -- Notifications
 

@@ -140,11 +140,6 @@ class Session(Line):
         return None if self._hello_id else "plain" if self.theirs is None else "flower"
 
     @property
-    def identity(self) -> Any:
-        """What `Settings.verify` gave for the peer."""
-        return self.handshake.identity
-
-    @property
     def inflight(self) -> int:
         """Calls of the peer that are being served."""
         return self.serving.inflight
