@@ -165,10 +165,9 @@ class Streams:
                 self.session.outbox.hurry(outlet)
                 fresh.append((lambda: self._came_home(outlet, ch), _nothing))
                 return [HOME, outlet.id, 0, 0, {}]
-        forwards = isinstance(ch._outlet, Outbound)
         number = self._new_id()
         inbound = Inbound(self, number, ch, meets=ch.capacity == 0)
-        if forwards:
+        if isinstance(ch._outlet, Outbound):
             inbound.granted = max(0, ch._credit)
         elif inbound.meets:
             inbound.granted = max(0, -ch.balance)
@@ -217,15 +216,15 @@ class Streams:
         if ch.closing:
             inbound.stop(ch.reason, None)
             return
+        inbound.hold = None
         outlet = ch._outlet
-        inbound.hold = ch if isinstance(outlet, Outbound) else None
         if isinstance(outlet, Outbound):
+            inbound.hold = ch
             outlet.followers.append(inbound)
-            inbound.look()
-            return
-        home = ch._feeder if isinstance(ch._feeder, Home) else Home(ch)
-        if inbound not in home.members:
-            home.members.append(inbound)
+        else:
+            home = ch._feeder if isinstance(ch._feeder, Home) else Home(ch)
+            if inbound not in home.members:
+                home.members.append(inbound)
         inbound.look()
 
     def stay(self, ch: channel[Any], followers: list[Any]) -> None:
