@@ -295,8 +295,6 @@ class Wire:
             msgid = number
             if msgid not in self._calls:
                 break
-        if type(method) is not str:
-            _check_method(method)
         before = self._last_id
         self._last_id = number  # now: what is packed may have a finalizer that calls, too
         self._calls.add(msgid)
@@ -314,8 +312,6 @@ class Wire:
 
     def notify(self, method: str, params: Any) -> bytes:
         """A notification. Raises as `call` does."""
-        if type(method) is not str:
-            _check_method(method)
         return self._pack(NOTIFICATION, None, method, params, NO_LIMIT)
 
     def reply(self, msgid: int, result: Any, most: int = NO_LIMIT) -> bytes:
@@ -364,6 +360,9 @@ class Wire:
         return value
 
     def _pack(self, kind: int, msgid: Any, first: Any, second: Any, most: int) -> bytes:
+        """``first`` and ``second``: a method and its params; of an answer, the error and the result."""
+        if kind != _RESPONSE and not isinstance(first, str):
+            raise TypeError(f"a method's name is a str, not {short(first)}")
         if self.most_sent >= ROOMY:
             plain = pack_plain(kind, msgid, first, second)
             if plain is not None and len(plain) <= most:
@@ -426,11 +425,6 @@ def _are_plain(values: Any) -> bool:
 def _check_id(msgid: Any) -> None:
     if whole(msgid) < 0:
         raise _Broken(f"an id is an unsigned 32-bit integer, not {short(msgid)}")
-
-
-def _check_method(method: Any) -> None:
-    if not isinstance(method, str):
-        raise TypeError(f"a method's name is a str, not {short(method)}")
 
 
 class _Tools(Packing):
