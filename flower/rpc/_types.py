@@ -346,8 +346,12 @@ def unpack(data: Any, load: Callable[[int, bytes], Any], keyed: bool) -> Any:
     )
 
 
-def new_packer(packing: Packing) -> msgpack.Packer:
+def new_packer(packing: Packing, buf_size: int = 512) -> msgpack.Packer:
     """A packer that asks about all but the plain types."""
     return msgpack.Packer(
-        default=packing.default, use_bin_type=True, strict_types=True, unicode_errors="surrogateescape", buf_size=512
+        default=packing.default,
+        use_bin_type=True,
+        strict_types=True,
+        unicode_errors="surrogateescape",
+        buf_size=buf_size,
     )

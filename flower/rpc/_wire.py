@@ -447,13 +447,6 @@ class _Tools(Packing):
 
     def renew(self) -> None:
         """Start with fresh ones."""
-        packer = msgpack.Packer(
-            default=self.default,
-            use_bin_type=True,
-            strict_types=True,
-            unicode_errors="surrogateescape",
-            buf_size=4096,
-        )
         unpacker = msgpack.Unpacker(
             raw=False,
             strict_map_key=False,
@@ -462,7 +455,7 @@ class _Tools(Packing):
             read_size=4096,
             max_buffer_size=0,  # what it is fed has been looked at (see `_scan`)
         )
-        self.pack = packer.pack
+        self.pack = new_packer(self, 4096).pack
         self.feed, self.unpack = unpacker.feed, unpacker.unpack
 
 
