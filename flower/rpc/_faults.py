@@ -125,9 +125,8 @@ def rebuild(told: Any, kind: type[RemoteError] | None = None) -> RemoteError:
     if not isinstance(told, dict):
         return (kind or RemoteError)(told)
     ours = kind or _OF_KIND.get(_str(told.get("k")), RemoteError)
-    its = (
-        registered_class(_str(told.get("t"))) or _BUILTIN.get(_str(told.get("t"))) or _BUILTIN.get(_str(told.get("b")))
-    )
+    cls, base = _str(told.get("t")), _str(told.get("b"))
+    its = registered_class(cls) or _BUILTIN.get(cls) or _BUILTIN.get(base)
     found = _both(ours, its, told) if its is not None and not issubclass(ours, its) else ours(told)
     cause = told.get("c")
     if isinstance(cause, dict):

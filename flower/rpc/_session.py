@@ -320,16 +320,13 @@ class Session(Line):
                     self._on_event(event)
                 fault = Disconnected(f"{self.name}: the peer closed the connection")
                 self._last_answers = self.awaited = self.theirs is None and self._answering()
-        except ProtocolError as error:
+        except (ProtocolError, AuthError) as error:
             log.warning("%s; the connection is closed", error)
             fault = error
             if isinstance(error, Flood):
                 self.conn.abort()
-            else:
+            elif isinstance(error, ProtocolError):
                 schedule()  # the requests that came before it are answered, if their methods don't wait
-        except AuthError as error:
-            log.warning("%s; the connection is closed", error)
-            fault = error
         except OSError as error:
             fault = Disconnected(f"{self.name}: {error}")
             fault.__cause__ = error
