@@ -11,7 +11,6 @@ cdef class Session(Line):
     cdef public object on_leaving
     cdef readonly double began
     cdef readonly object handshake
-    cdef readonly object codec
     cdef readonly Streams streams
     cdef readonly Calls calls
     cdef readonly Serving serving

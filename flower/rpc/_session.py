@@ -94,8 +94,7 @@ class Session(Line):
         self.handshake = Handshake(settings, dialed, authenticated)
         self.is_locked = self.handshake.state is LOCKED
         self.streams = Streams(self, dialed)
-        self.codec = Codec(self.streams)
-        self.wire = Wire(LOCKED_MESSAGE if self.is_locked else settings.max_message, self.codec)
+        self.wire = Wire(LOCKED_MESSAGE if self.is_locked else settings.max_message, Codec(self.streams))
         self.outbox = Outbox(conn, self.streams.commit, self._sent, self.streams.choke)
         self.serving = Serving(self)
         self.calls = Calls(self, self.serving)
@@ -117,7 +116,7 @@ class Session(Line):
         self.outbox.daemon = daemon
         if self.handshake.state is GREETING:
             self.early = True
-            self.codec.flower = None
+            self.wire.codec.flower = None
             self._hello_id, data = self.wire.call(HELLO, [self._sign(self.settings.announce(with_token=True))])
             self.outbox.post(data)
             self.outbox.flush()
@@ -427,7 +426,7 @@ class Session(Line):
         """Who the peer is, is known now, and it knows that."""
         self.early = False
         self.theirs = self.handshake.theirs
-        self.codec.flower = self.theirs is not None
+        self.wire.codec.flower = self.theirs is not None
         if self.theirs is not None:
             self.wire.most_sent = self.theirs.max_message
             self.calls.most = self.theirs.max_inflight
