@@ -16,7 +16,7 @@ def ping(session: Session, *_: Any) -> None:
 
 def list_methods(session: Session) -> dict[str, dict[str, Any]]:
     """All methods that may be called, with their signatures and documentation."""
-    return {name: describe(function) for name, function in session.exports.items()}
+    return {name: describe(method) for name, method in session.exports.items()}
 
 
 def help_on(session: Session, name: str) -> dict[str, Any]:

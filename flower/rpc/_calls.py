@@ -302,8 +302,7 @@ class Calls:
     def _unsent(self, error: BaseException, fresh: Any) -> None:
         """A message did not leave. Raises Disconnected in place of the error where nothing can be sent any more."""
         session = self._session
-        if fresh is not None:
-            session.streams.roll_back(fresh)
+        session.streams.roll_back(fresh)
         if isinstance(error, OSError | ChannelClosed) and not isinstance(error, Timeout) and self._is_mute():
             session.mute = True
             raise session.disconnected(error, not_run=True) from error

@@ -412,8 +412,7 @@ class Serving:
         try:
             session.put(data)
         except BaseException as error:
-            if fresh is not None:
-                session.streams.roll_back(fresh)
+            session.streams.roll_back(fresh)
             session.wire.reopen(msgid)  # the caller may still wait: of one who was killed as he waited for room
             session.outbox.post(self._refusal(msgid, self._fault("cancelled", f"cancelled: {type(error).__name__}")))
             if not isinstance(error, OSError | ChannelClosed):
