@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flower.rpc._service import Method
     from flower.rpc._session import Session
 
-# Characters of one method's documentation.
-MAX_DOC = 8 * 1024
 
-
-def ping(session: Session) -> None:
+def ping(session: Session, *_: Any) -> None:
     """That we are here. Any value may be sent along; it is ignored."""
 
 
 def list_methods(session: Session) -> dict[str, dict[str, Any]]:
     """All methods that may be called, with their signatures and documentation."""
-    return {name: describe(function) for name, function in session.exports.items()}
+    return {name: describe(method) for name, method in session.exports.items()}
 
 
 def help_on(session: Session, name: str) -> dict[str, Any]:
@@ -38,7 +35,7 @@ def stats(session: Session) -> dict[str, Any]:
 
 
 BUILTIN: dict[str, Callable[..., Any]] = {
-    "$/ping": lambda session, *_: None,
+    "$/ping": ping,
     "$/list": list_methods,
     "$/help": help_on,
     "$/health": health,
@@ -46,13 +43,6 @@ BUILTIN: dict[str, Callable[..., Any]] = {
 }
 
 
-def describe(function: Callable[..., Any]) -> dict[str, Any]:
+def describe(method: Method) -> dict[str, Any]:
     """The signature and documentation of an exported method."""
-    if isinstance(getattr(function, "signature", None), str):
-        return {key: getattr(function, key) for key in ("signature", "doc", "streams")}
-    try:
-        signature = str(inspect.signature(function))
-    except (TypeError, ValueError):
-        signature = "(...)"
-    doc = (inspect.getdoc(function) or "")[:MAX_DOC]
-    return {"signature": signature, "doc": doc, "streams": inspect.isgeneratorfunction(function)}
+    return {"signature": method.signature, "doc": method.doc, "streams": method.streams}

@@ -198,10 +198,8 @@ class Calls:
             try:
                 line.put(data)
             except BaseException as error:
-                failure = self._unsent(error, fresh)
-                if failure is None:
-                    raise
-                raise failure from error
+                self._unsent(error, fresh)
+                raise
             if fresh is not None:
                 session.streams.commit(fresh)
             return
@@ -282,10 +280,8 @@ class Calls:
         except BaseException as error:  # then not a byte of it was taken
             if self.pending.pop(msgid, None) is not None:
                 line.wire.take_back(msgid)
-            failure = self._unsent(error, fresh)
-            if failure is None:
-                raise
-            raise failure from error
+            self._unsent(error, fresh)
+            raise
         if fresh is not None:
             session.streams.commit(fresh)
         self.made += 1
@@ -303,16 +299,13 @@ class Calls:
             return inherited, None
         return own, timeout
 
-    def _unsent(self, error: BaseException, fresh: Any) -> BaseException | None:
-        """A message did not leave: what is to be raised in place of the error, if anything is."""
+    def _unsent(self, error: BaseException, fresh: Any) -> None:
+        """A message did not leave. Raises Disconnected in place of the error where nothing can be sent any more."""
         session = self._session
-        if fresh is not None:
-            session.streams.roll_back(fresh)
+        session.streams.roll_back(fresh)
         if isinstance(error, OSError | ChannelClosed) and not isinstance(error, Timeout) and self._is_mute():
             session.mute = True
-            failure: BaseException = session.disconnected(error, not_run=True)
-            return failure
-        return None
+            raise session.disconnected(error, not_run=True) from error
 
     def _is_mute(self) -> bool:
         """Whether nothing can be sent any more: an error that came as a tasklet waited for room may be another's."""

@@ -79,7 +79,7 @@ class Context:
     @property
     def identity(self) -> Any:
         """What `Settings.verify` gave when it let the caller in, or None."""
-        return self.session.identity
+        return self.session.handshake.identity
 
     def remaining(self) -> float | None:
         """Seconds that the caller will still wait, 0.0 if it does no longer; None if it waits for good."""

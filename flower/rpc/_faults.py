@@ -1,6 +1,6 @@
 """Errors on their way through the wire: an exception becomes a map (for plain peers a string), and a map an exception.
 
-A map has ``k`` (its kind, one of `KINDS`), ``t`` (the class, by name), ``b`` (the built-in class that it is based on),
+A map has ``k`` (its kind, of `_OF_KIND`), ``t`` (the class, by name), ``b`` (the built-in class that it is based on),
 ``m`` (its text), ``a`` (its arguments, when they are plain data), ``tb`` (its traceback as text, if that may be told)
 and ``c`` (its cause, another map). No class is ever looked up by a name from the wire, but in the table of the
 built-in exceptions and in that of the registered ones.
@@ -45,7 +45,6 @@ _OF_KIND: dict[str, type[RemoteError]] = {
     "cancelled": RemoteCancelled,
     "deadline": DeadlineExceeded,
 }
-KINDS = frozenset(_OF_KIND)
 
 # Exceptions that end something where they are raised are told of, but not raised under their own class.
 _NOT_AGAIN = (StopIteration, StopAsyncIteration)
@@ -101,25 +100,18 @@ def describe_plain(error: BaseException) -> str:
     return f"{name}: {text}" if text else name
 
 
-def to_plain(told: dict[str, Any]) -> str:
-    """The string for a plain peer of a map that `fault` made."""
-    return str(told["m"])
-
-
 def packed(pack: Callable[[Any], bytes], told: Any) -> bytes:
     """``pack(told)``; of the little that any peer takes, where an error can't be packed or is too long for the peer."""
     try:
         return pack(told)
     except (TypeError, ValueError):
-        if not isinstance(told, dict):
-            return pack(_brief(told))
-        return pack(brief(told))
+        return pack(brief(told) if isinstance(told, dict) else _brief(told))
 
 
 def brief(told: dict[str, Any], most: int = BRIEF) -> dict[str, Any]:
     """The little of a map that any peer takes: its kind, its class, and ``most`` characters of its text."""
     kind, cls, base = (_str(told.get(key)) for key in ("k", "t", "b"))
-    found = fault(kind if kind in KINDS else "failed", _brief(told.get("m"), most))
+    found = fault(kind if kind in _OF_KIND else "failed", _brief(told.get("m"), most))
     found["t"] = _encodable(cls[:BRIEF])
     return {**found, "b": base} if base in _BUILTIN else found
 
@@ -133,9 +125,8 @@ def rebuild(told: Any, kind: type[RemoteError] | None = None) -> RemoteError:
     if not isinstance(told, dict):
         return (kind or RemoteError)(told)
     ours = kind or _OF_KIND.get(_str(told.get("k")), RemoteError)
-    its = (
-        registered_class(_str(told.get("t"))) or _BUILTIN.get(_str(told.get("t"))) or _BUILTIN.get(_str(told.get("b")))
-    )
+    cls, base = _str(told.get("t")), _str(told.get("b"))
+    its = registered_class(cls) or _BUILTIN.get(cls) or _BUILTIN.get(base)
     found = _both(ours, its, told) if its is not None and not issubclass(ours, its) else ours(told)
     cause = told.get("c")
     if isinstance(cause, dict):

@@ -224,11 +224,10 @@ class Handshake:
     ``theirs`` is the peer's hello, from FLOWER on; ``identity`` what ``verify`` gave for it.
     """
 
-    __slots__ = ("dialed", "identity", "settings", "state", "theirs")
+    __slots__ = ("identity", "settings", "state", "theirs")
 
     def __init__(self, settings: Settings, dialed: bool, authenticated: bool = False) -> None:
         self.settings = settings
-        self.dialed = dialed
         self.theirs: Hello | None = None
         self.identity: Any = None
         if dialed:
@@ -240,7 +239,7 @@ class Handshake:
 
     def greeted(self, params: Any) -> dict[str, Any]:
         """The peer said hello: our answer. Raises `BadHello` (it broke the protocol), `AuthError`."""
-        if (self.state, "hello") not in _NEXT or self.dialed:
+        if self.state not in (WAITING, LOCKED):
             raise BadHello("a hello where none is due")
         if not isinstance(params, list) or len(params) != 1:
             raise BadHello("a hello has one param, a map")

@@ -34,7 +34,6 @@ cdef class Inbound:
     cdef public bint stopped
     cdef object _parts
     cdef Py_ssize_t _parts_size
-    cdef Py_ssize_t _parts_held
     cdef object _alarm
     cdef object _late
     cdef double _deadline

@@ -13,7 +13,7 @@ Invariants
   behind what is on the way.
 - It stays in the table of `Streams` until the sender has said the last word, ``$/end`` or ``$/rst``; after ``$/stop``
   what arrives is counted and dropped, pieces when they are a value: there may be ends in it.
-- ``streams.partial`` counts the bytes of the pieces that are held, of all channels (``_parts_held`` are this one's).
+- ``streams.partial`` counts the bytes of the pieces that are held, of all channels, with PIECE_COST for each.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Inbound:
         self.granted_bytes = self._bytes_window
         self.stopped = False
         self._parts: list[bytes] | None = None
-        self._parts_size = self._parts_held = 0
+        self._parts_size = 0
         self._alarm: Alarm | None = None
         self._late = ""
         self._deadline = 0.0
@@ -129,10 +129,9 @@ class Inbound:
             self._alarm = None
 
     def drop_parts(self) -> None:
-        self.streams.partial -= self._parts_held
-        self._parts_held = 0
-        if self._parts:
-            self._parts.clear()
+        if self._parts is not None:
+            self.streams.partial -= self._parts_size + PIECE_COST * len(self._parts)
+            self._parts = None
 
     def hand_out(self) -> channel[Any]:
         """The channel of a remote end, for its user: from now on it is his alone."""
@@ -201,7 +200,6 @@ class Inbound:
         if self._parts_size > 2 * most:
             raise ProtocolError(f"{session.name}: a value longer than {most} bytes")
         self._parts.append(piece)
-        self._parts_held += size + PIECE_COST
         self.streams.partial += size + PIECE_COST
         if self.streams.partial > MOST_PARTIAL * most:
             text = f"pieces of many long values at a time, {self.streams.partial} bytes"
@@ -210,7 +208,6 @@ class Inbound:
             return self
         data = b"".join(self._parts)
         self.drop_parts()
-        self._parts = None
         return session.wire.unpack_value(data)  # a value that nobody wants, too: the ends in it are to be stopped
 
     def deliver(self, value: Any) -> None:

@@ -25,6 +25,7 @@ from flower.net._transport import Tap
 if TYPE_CHECKING:
     from flower.rpc._hello import Hello, Settings
     from flower.rpc._outbox import Outbox
+    from flower.rpc._service import Method
     from flower.rpc._wire import Wire
 
 if not cython.compiled:
@@ -47,7 +48,7 @@ class Line(Tap):
     wire: Wire
     outbox: Outbox
 
-    def __init__(self, conn: Any, name: str, exports: dict[str, Any], settings: Settings) -> None:
+    def __init__(self, conn: Any, name: str, exports: dict[str, Method], settings: Settings) -> None:
         self.conn = conn
         self.direct: Conn | None = conn if type(conn) is Conn else None  # the same, for those who are compiled
         self.name = name

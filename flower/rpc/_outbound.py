@@ -331,8 +331,6 @@ class Outbound(Source):
         are_whole = len(self.kept) == self.sent - taken
         values = [value for value, _ in self.kept] + list(self._later)
         followers = self.leave()
-        while self.kept:
-            self._forget()
         self._last_word(END, [self.id, self.sent])
         if are_whole:
             put_back(ch, values)

@@ -16,9 +16,11 @@ cdef class Outbox:
     cdef object _conn
     cdef Conn _direct
     cdef object _commit
+    cdef object _on_sent
+    cdef object _on_full
     cdef object _sent
     cdef object _control
-    cdef bint _daemon
+    cdef public bint daemon
     cdef public object sources
     cdef readonly Py_ssize_t bytes
     cdef readonly Py_ssize_t words
@@ -28,8 +30,6 @@ cdef class Outbox:
     cdef readonly Py_ssize_t unfinished
     cdef readonly bint writing
     cdef readonly bint closed
-    cdef public object on_sent
-    cdef public object on_full
 
     cpdef post(self, bytes data, object told=*, bint is_word=*)
     cpdef bint send_now(self, bytes data) except -1

@@ -40,12 +40,8 @@ PIECE: Any = object()
 class Source:
     """A channel whose values leave by here: their bytes, and the ends of channels in them, or None."""
 
-    queue: deque[tuple[bytes, Any]]
-    listed: bool
-    within: bool
-
     def __init__(self) -> None:
-        self.queue = deque()
+        self.queue: deque[tuple[bytes, Any]] = deque()
         self.listed = False
         self.within = False  # a piece of a value has left, and not yet the last one
 
@@ -56,14 +52,22 @@ class Source:
 class Outbox:
     """The frames of one connection that wait to be sent. Nothing here blocks, but the tasklet."""
 
-    def __init__(self, conn: Any, commit: Callable[[Any], object]) -> None:
+    def __init__(
+        self,
+        conn: Any,
+        commit: Callable[[Any], object],
+        on_sent: Callable[[], object],
+        on_full: Callable[[], object],
+    ) -> None:
         self._conn = conn
         self._direct: Conn | None = conn if type(conn) is Conn else None  # the same, which takes what it has room for
         self._commit = commit  # told of the ends, and the last words, that have left
+        self._on_sent = on_sent
+        self._on_full = on_full
         self._sent: deque[Any] = deque()  # what is told of the batch that has left just now
         # Frames, what is told when they have left, or None, and whether they are about a channel.
         self._control: deque[tuple[bytes, Any, bool]] = deque()
-        self._daemon = True
+        self.daemon = True
         self.sources: deque[Source] = deque()
         self.bytes = 0  # of control frames that are not about channels,
         self.words = 0  # and of those that are, with what they take beside: they may be very many, and short
@@ -73,12 +77,6 @@ class Outbox:
         self.unfinished = 0
         self.writing = False
         self.closed = False
-        self.on_sent: Callable[[], object] | None = None
-        self.on_full: Callable[[], object] | None = None
-
-    def start(self, daemon: bool) -> None:
-        """Nothing leaves before that."""
-        self._daemon = daemon
 
     def post(self, data: bytes, told: Any = None, is_word: bool = False) -> None:
         """Send a control frame as soon as there is room. In the connection's own thread."""
@@ -104,8 +102,8 @@ class Outbox:
         source.queue.append((data, fresh))
         before = self.queued
         self.queued += len(data) + FRAME_COST
-        if self.queued >= MOST_QUEUED > before and self.on_full is not None:
-            self.on_full()
+        if self.queued >= MOST_QUEUED > before:
+            self._on_full()
 
     def is_full(self, source: Source) -> bool:
         """Whether so much waits that no source should have more; then this one is told when that is over."""
@@ -142,7 +140,7 @@ class Outbox:
     def _wake(self) -> None:
         if not self.writing:
             self.writing = True
-            tasklet(self._write, label="rpc writer", daemon=self._daemon)()
+            tasklet(self._write, label="rpc writer", daemon=self.daemon)()
 
     def close(self) -> None:
         """Nothing more leaves."""
@@ -169,16 +167,15 @@ class Outbox:
             while self._has_more():
                 self._conn.send(b"")  # waits for room
                 self._send_batch()
-                if self.on_sent is not None:
-                    self.on_sent()
+                self._on_sent()
         except (OSError, ChannelClosed):
             self.close()  # the reader learns of it, and tells everybody
         finally:
             self.writing = False
             if self._has_more():  # this tasklet was killed, or interrupted
                 self._wake()
-            elif self.on_sent is not None:
-                self.on_sent()
+            else:
+                self._on_sent()
 
     def _has_more(self) -> bool:
         if self.closed:

@@ -99,8 +99,8 @@ class Peer:
         """
         if self._chain is not None:
             reply: channel[Any] = self._chain(Call(method, args, kwargs, "start", timeout))
-            return reply
-        reply = self._session.begin(method, args, kwargs, timeout=timeout)
+        else:
+            reply = self._session.begin(method, args, kwargs, timeout=timeout)
         return reply
 
     def notify(self, method: str, /, *args: Any, **kwargs: Any) -> None:
@@ -125,8 +125,8 @@ class Peer:
         """
         if self._chain is not None:
             values: Receiver[Any] = self._chain(Call(method, args, kwargs, "stream", timeout))
-            return values
-        values = self._session.stream(method, args, kwargs, timeout=timeout)
+        else:
+            values = self._session.stream(method, args, kwargs, timeout=timeout)
         return values
 
     @property

@@ -256,10 +256,6 @@ class Pool:
         return None
 
     @property
-    def outstanding(self) -> int:
-        return sum(session.outstanding for session in self._sessions)
-
-    @property
     def conn(self) -> Any:
         """The connection of the session that has the next call. Raises Disconnected where there is none."""
         session = self._choose([])

@@ -57,21 +57,9 @@ class Scanner:
     """
 
     data: Any
-    size: int
-    start: int
-    at: int
     tail: Any
     rest: Any
-    rest_at: int
-    whole: bool  # the message was found, and is over
-    left: int
-    is_map: bool
-    keyed: bool  # a map has a key of an ext type
     outer: Any
-    depth: int
-    cost: int
-    most: int
-    most_cost: int
     fault: Any
 
     def __init__(self, most: int, most_cost: int) -> None:
@@ -81,7 +69,9 @@ class Scanner:
             self.outer = [0] * MAX_DEPTH
         self.size = self.start = self.at = self.rest_at = self.cost = self.depth = 0
         self.left = 1
-        self.whole = self.is_map = self.keyed = False
+        self.whole = False  # the message was found, and is over
+        self.is_map = False
+        self.keyed = False  # a map has a key of an ext type
         self.most = most
         self.most_cost = most_cost
         self.fault = None

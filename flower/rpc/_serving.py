@@ -38,10 +38,10 @@ from flower.channels._waiting import Alarm
 from flower.errors import Cancelled, ChannelClosed, Disconnected, ProtocolError, Timeout
 from flower.rpc._builtin import BUILTIN
 from flower.rpc._context import Context, _current
-from flower.rpc._faults import describe, describe_abort, describe_plain, fault, packed, rebuild_abort, to_plain
+from flower.rpc._faults import describe, describe_abort, describe_plain, fault, packed, rebuild_abort
 from flower.rpc._line import CALL, CAST
 from flower.rpc._outbound import ENDS
-from flower.rpc._service import InvalidArguments, Method
+from flower.rpc._service import InvalidArguments
 from flower.rpc._types import NotPlain
 from flower.rpc._wire import MAX_MESSAGE, Unmade, short
 
@@ -168,7 +168,7 @@ class Serving:
         if function is None:
             return "unimplemented", f"unknown method: {printable(method)}"
         try:
-            self._post(session.wire.reply(event[1], function(session, *args)))
+            session.outbox.post(session.wire.reply(event[1], function(session, *args)))
         except KeyError:
             name = args[0] if type(args[0]) is str else short(args[0])
             return "unimplemented", f"unknown method: {printable(name)}"
@@ -283,10 +283,7 @@ class Serving:
                 raise Cancelled
             if self.unsent > ENOUGH:
                 self._wait_for_room()
-            if type(function) is Method:
-                result = cython.cast(Method, function).call(args, kwargs)
-            else:
-                result = function(*args, **(kwargs or {}))
+            result = function.call(args, kwargs)
             del args, kwargs
             if type(result) is GeneratorType:
                 if session.early:
@@ -400,8 +397,7 @@ class Serving:
         return describe(error, kind, self.session.settings.tracebacks)
 
     def _fault(self, kind: str, text: str) -> Any:
-        told = fault(kind, text)
-        return to_plain(told) if self.session.theirs is None else told
+        return text if self.session.theirs is None else fault(kind, text)
 
     def _wait_for_room(self) -> None:
         """Wait until the peer has read of the answers before this one."""
@@ -416,10 +412,9 @@ class Serving:
         try:
             session.put(data)
         except BaseException as error:
-            if fresh is not None:
-                session.streams.roll_back(fresh)
+            session.streams.roll_back(fresh)
             session.wire.reopen(msgid)  # the caller may still wait: of one who was killed as he waited for room
-            self._post(self._refusal(msgid, self._fault("cancelled", f"cancelled: {type(error).__name__}")))
+            session.outbox.post(self._refusal(msgid, self._fault("cancelled", f"cancelled: {type(error).__name__}")))
             if not isinstance(error, OSError | ChannelClosed):
                 raise
             session.give_up()  # the caller is gone, or we have hung up: there is nobody to tell
@@ -434,14 +429,11 @@ class Serving:
     def refuse(self, msgid: int, kind: str, text: str) -> None:
         """Answer without a tasklet of its own: there may be very many."""
         self.refused += 1
-        self._post(self._refusal(msgid, self._fault(kind, text)))
+        self.session.outbox.post(self._refusal(msgid, self._fault(kind, text)))
 
     def _refusal(self, msgid: int, told: Any) -> bytes:
         wire: Any = self.session.wire
         return packed(partial(wire.refuse, msgid), told)
-
-    def _post(self, data: bytes) -> None:
-        self.session.outbox.post(data)
 
     # -- Notifications
 
@@ -499,11 +491,8 @@ class Serving:
         self.noticed = context
         _set_current(context)
         try:
-            function: Any = session.exports[method]
-            if type(function) is Method:
-                result = cython.cast(Method, function).call(args, kwargs)
-            else:
-                result = function(*args, **(kwargs or {}))
+            function = session.exports[method]
+            result = function.call(args, kwargs)
             if type(result) is GeneratorType:
                 raise TypeError("it streams, and has not run: of a notification, nobody takes the values")
         except ENDS:

@@ -2,7 +2,6 @@
 cimport cython
 from flower.rpc._calls cimport Calls
 from flower.rpc._line cimport Line
-from flower.rpc._outbox cimport Outbox, Source
 from flower.rpc._serving cimport Serving
 from flower.rpc._streams cimport Streams
 from flower.rpc._wire cimport _NOTIFICATION, _REQUEST, _RESPONSE, Wire
@@ -12,7 +11,6 @@ cdef class Session(Line):
     cdef public object on_leaving
     cdef readonly double began
     cdef readonly object handshake
-    cdef readonly object codec
     cdef readonly Streams streams
     cdef readonly Calls calls
     cdef readonly Serving serving
@@ -36,6 +34,3 @@ cdef class Session(Line):
     cdef bint _take(self, list event) except -1
     @cython.locals(kind=int)
     cdef _on_event(self, list event)
-
-cdef class _Greeting(Source):
-    pass

@@ -47,6 +47,7 @@ from flower.rpc._hello import GREETING, HELLO, LOCKED, LOCKED_MESSAGE, BadHello,
 from flower.rpc._line import CANCEL, DATA, Line
 from flower.rpc._outbox import Outbox, Source
 from flower.rpc._pulse import Pulse
+from flower.rpc._service import Method
 from flower.rpc._serving import MAX_DEADLINE, Flood, Serving, log, printable
 from flower.rpc._streams import Streams
 from flower.rpc._types import Codec
@@ -77,7 +78,7 @@ class Session(Line):
     def __init__(
         self,
         conn: Any,
-        exports: dict[str, Any],
+        exports: dict[str, Method],
         on_end: Callable[[Session], object],
         *,
         dialed: bool = False,
@@ -93,14 +94,11 @@ class Session(Line):
         self.handshake = Handshake(settings, dialed, authenticated)
         self.is_locked = self.handshake.state is LOCKED
         self.streams = Streams(self, dialed)
-        self.codec = Codec(self.streams)
-        self.wire = Wire(LOCKED_MESSAGE if self.is_locked else settings.max_message, self.codec)
-        self.outbox = Outbox(conn, self.streams.commit)
+        self.wire = Wire(LOCKED_MESSAGE if self.is_locked else settings.max_message, Codec(self.streams))
+        self.outbox = Outbox(conn, self.streams.commit, self._sent, self.streams.choke)
         self.serving = Serving(self)
         self.calls = Calls(self, self.serving)
         self.call, self.begin, self.stream, self.notify = _methods(self.calls)
-        self.outbox.on_sent = self._sent
-        self.outbox.on_full = self.streams.choke
         self._left: Any = None
         self._on_end = on_end
         self._hello_id = 0
@@ -115,10 +113,10 @@ class Session(Line):
         """Begin to read, in a tasklet of its own. Where we connected, say hello."""
         self.daemon = daemon
         self.conn.keep_alive()
-        self.outbox.start(daemon)
+        self.outbox.daemon = daemon
         if self.handshake.state is GREETING:
             self.early = True
-            self.codec.flower = None
+            self.wire.codec.flower = None
             self._hello_id, data = self.wire.call(HELLO, [self._sign(self.settings.announce(with_token=True))])
             self.outbox.post(data)
             self.outbox.flush()
@@ -139,11 +137,6 @@ class Session(Line):
     def peer_is(self) -> str | None:
         """ "flower" or "plain"; None while that is not known."""
         return None if self._hello_id else "plain" if self.theirs is None else "flower"
-
-    @property
-    def identity(self) -> Any:
-        """What `Settings.verify` gave for the peer."""
-        return self.handshake.identity
 
     @property
     def inflight(self) -> int:
@@ -326,16 +319,13 @@ class Session(Line):
                     self._on_event(event)
                 fault = Disconnected(f"{self.name}: the peer closed the connection")
                 self._last_answers = self.awaited = self.theirs is None and self._answering()
-        except ProtocolError as error:
+        except (ProtocolError, AuthError) as error:
             log.warning("%s; the connection is closed", error)
             fault = error
             if isinstance(error, Flood):
                 self.conn.abort()
-            else:
+            elif isinstance(error, ProtocolError):
                 schedule()  # the requests that came before it are answered, if their methods don't wait
-        except AuthError as error:
-            log.warning("%s; the connection is closed", error)
-            fault = error
         except OSError as error:
             fault = Disconnected(f"{self.name}: {error}")
             fault.__cause__ = error
@@ -436,7 +426,7 @@ class Session(Line):
         """Who the peer is, is known now, and it knows that."""
         self.early = False
         self.theirs = self.handshake.theirs
-        self.codec.flower = self.theirs is not None
+        self.wire.codec.flower = self.theirs is not None
         if self.theirs is not None:
             self.wire.most_sent = self.theirs.max_message
             self.calls.most = self.theirs.max_inflight

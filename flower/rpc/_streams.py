@@ -79,8 +79,7 @@ class Home:
 
     def on_stop(self, reason: Any, dropped: int) -> None:
         for member in list(self.members):
-            session = member.streams.session
-            session.here(lambda member=member: member.stop(reason, None))  # type: ignore[misc]
+            member.session.here(lambda member=member: member.stop(reason, None))  # type: ignore[misc]
 
 
 class Streams:
@@ -166,10 +165,9 @@ class Streams:
                 self.session.outbox.hurry(outlet)
                 fresh.append((lambda: self._came_home(outlet, ch), _nothing))
                 return [HOME, outlet.id, 0, 0, {}]
-        forwards = isinstance(ch._outlet, Outbound)
         number = self._new_id()
         inbound = Inbound(self, number, ch, meets=ch.capacity == 0)
-        if forwards:
+        if isinstance(ch._outlet, Outbound):
             inbound.granted = max(0, ch._credit)
         elif inbound.meets:
             inbound.granted = max(0, -ch.balance)
@@ -218,15 +216,15 @@ class Streams:
         if ch.closing:
             inbound.stop(ch.reason, None)
             return
+        inbound.hold = None
         outlet = ch._outlet
-        inbound.hold = ch if isinstance(outlet, Outbound) else None
         if isinstance(outlet, Outbound):
+            inbound.hold = ch
             outlet.followers.append(inbound)
-            inbound.look()
-            return
-        home = ch._feeder if isinstance(ch._feeder, Home) else Home(ch)
-        if inbound not in home.members:
-            home.members.append(inbound)
+        else:
+            home = ch._feeder if isinstance(ch._feeder, Home) else Home(ch)
+            if inbound not in home.members:
+                home.members.append(inbound)
         inbound.look()
 
     def stay(self, ch: channel[Any], followers: list[Any]) -> None:
@@ -326,13 +324,11 @@ class Streams:
             outbound = self.outbound[number] = Outbound(self, number, proxy, here=False)
             outbound.start(items, size)
             return proxy.sender
-        if kind == RECEIVING:
-            inbound = Inbound(self, number, None, meets=isinstance(opts, dict) and bool(opts.get("meet")))
-            self.inbound[number] = inbound
-            return inbound.hand_out().receiver
-        self.inbound[number] = unknown = Inbound(self, number, None, meets=False)  # until the peer's last word
-        receiver = unknown.hand_out().receiver
-        receiver.close("this kind of channel is not known here")
+        meets = kind == RECEIVING and isinstance(opts, dict) and bool(opts.get("meet"))
+        inbound = self.inbound[number] = Inbound(self, number, None, meets)
+        receiver = inbound.hand_out().receiver
+        if kind != RECEIVING:  # it is there until the peer's last word
+            receiver.close("this kind of channel is not known here")
         return receiver
 
     def turn_away(self, value: Any, reason: str) -> None:
@@ -374,7 +370,8 @@ class Streams:
             lost = told - taken
             text = f"{self.session.name}: a channel ended as its receiving end came home, and {lost} values are lost"
             reason = ChannelBroken(text, lost)
-        closed = self._closed(reason)
+        closed: channel[Any] = channel(0, "a remote channel")
+        closed._abandon(reason)
         return closed.sender if is_sender else closed.receiver
 
     def note_end(self, number: int, told: Any) -> None:
@@ -382,11 +379,6 @@ class Streams:
         self._ended[number] = brief(told, MAX_REASON) if isinstance(told, dict) else told
         if len(self._ended) > MOST_ENDED:
             del self._ended[next(iter(self._ended))]
-
-    def _closed(self, reason: Any) -> channel[Any]:
-        ch: channel[Any] = channel(0, "a remote channel")
-        ch._abandon(reason)
-        return ch
 
     # -- What the peer says about a channel
 

@@ -3,7 +3,6 @@
 cdef class Codec:
     cdef public object flower
     cdef public object ends
-    cdef public Py_ssize_t most
     cdef public Py_ssize_t budget
     cdef public int depth
     cdef public object problem

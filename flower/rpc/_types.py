@@ -33,7 +33,6 @@ MAX_EXT_DEPTH = 32
 MOST_ALIKE = 64
 
 C = TypeVar("C", bound=type)
-_UTC = datetime.UTC
 _MICROSECOND = datetime.timedelta(microseconds=1)
 
 
@@ -147,7 +146,7 @@ def _make_datetime(contents: list[Any]) -> datetime.datetime:
     text, offset, fold = contents
     found = datetime.datetime.fromisoformat(text)
     if offset is not None:
-        found = found.replace(tzinfo=datetime.timezone(offset * _MICROSECOND) if offset else _UTC)
+        found = found.replace(tzinfo=datetime.timezone(offset * _MICROSECOND))
     return found.replace(fold=fold)
 
 
@@ -242,10 +241,9 @@ class Codec:
     sent is no end of the connection: ``problem`` then says why, and whoever reads the message looks at it.
     """
 
-    def __init__(self, ends: Ends | None = None, most: int = 0) -> None:
+    def __init__(self, ends: Ends | None = None) -> None:
         self.flower: bool | None = False
         self.ends = ends
-        self.most = most
         self.budget = 0  # bytes that the contents of the message's ext types may still take
         self.depth = 0  # of ext types in ext types, in what is made
         self.problem: Exception | None = None
@@ -348,8 +346,12 @@ def unpack(data: Any, load: Callable[[int, bytes], Any], keyed: bool) -> Any:
     )
 
 
-def new_packer(packing: Packing) -> msgpack.Packer:
+def new_packer(packing: Packing, buf_size: int = 512) -> msgpack.Packer:
     """A packer that asks about all but the plain types."""
     return msgpack.Packer(
-        default=packing.default, use_bin_type=True, strict_types=True, unicode_errors="surrogateescape", buf_size=512
+        default=packing.default,
+        use_bin_type=True,
+        strict_types=True,
+        unicode_errors="surrogateescape",
+        buf_size=buf_size,
     )

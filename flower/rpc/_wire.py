@@ -295,8 +295,6 @@ class Wire:
             msgid = number
             if msgid not in self._calls:
                 break
-        if type(method) is not str:
-            _check_method(method)
         before = self._last_id
         self._last_id = number  # now: what is packed may have a finalizer that calls, too
         self._calls.add(msgid)
@@ -314,8 +312,6 @@ class Wire:
 
     def notify(self, method: str, params: Any) -> bytes:
         """A notification. Raises as `call` does."""
-        if type(method) is not str:
-            _check_method(method)
         return self._pack(NOTIFICATION, None, method, params, NO_LIMIT)
 
     def reply(self, msgid: int, result: Any, most: int = NO_LIMIT) -> bytes:
@@ -364,6 +360,9 @@ class Wire:
         return value
 
     def _pack(self, kind: int, msgid: Any, first: Any, second: Any, most: int) -> bytes:
+        """``first`` and ``second``: a method and its params; of an answer, the error and the result."""
+        if kind != _RESPONSE and not isinstance(first, str):
+            raise TypeError(f"a method's name is a str, not {short(first)}")
         if self.most_sent >= ROOMY:
             plain = pack_plain(kind, msgid, first, second)
             if plain is not None and len(plain) <= most:
@@ -428,11 +427,6 @@ def _check_id(msgid: Any) -> None:
         raise _Broken(f"an id is an unsigned 32-bit integer, not {short(msgid)}")
 
 
-def _check_method(method: Any) -> None:
-    if not isinstance(method, str):
-        raise TypeError(f"a method's name is a str, not {short(method)}")
-
-
 class _Tools(Packing):
     """A thread's encoder and decoder: they are large, and idle between two calls, so all its connections share them.
 
@@ -453,13 +447,6 @@ class _Tools(Packing):
 
     def renew(self) -> None:
         """Start with fresh ones."""
-        packer = msgpack.Packer(
-            default=self.default,
-            use_bin_type=True,
-            strict_types=True,
-            unicode_errors="surrogateescape",
-            buf_size=4096,
-        )
         unpacker = msgpack.Unpacker(
             raw=False,
             strict_map_key=False,
@@ -468,7 +455,7 @@ class _Tools(Packing):
             read_size=4096,
             max_buffer_size=0,  # what it is fed has been looked at (see `_scan`)
         )
-        self.pack = packer.pack
+        self.pack = new_packer(self, 4096).pack
         self.feed, self.unpack = unpacker.feed, unpacker.unpack
 
 

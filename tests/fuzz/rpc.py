@@ -14,6 +14,7 @@ import tracemalloc
 from typing import Any
 
 from flower.rpc import Settings
+from flower.rpc._service import exports
 from flower.rpc._session import READER_FAILED, Session
 from flower.rpc._wire import MEMORY_FACTOR, OPEN, Wire
 from tests.rpc.link import End, settle
@@ -29,7 +30,7 @@ class Service:
     def __init__(self) -> None:
         self.kept: Any = None
 
-    def exports(self) -> dict[str, Any]:
+    def methods(self) -> dict[str, Any]:
         return {"echo": lambda *args, **kwargs: args[0] if args else None, "keep": self.keep, "count": self.count}
 
     def keep(self, end: Any) -> Any:
@@ -68,7 +69,7 @@ def feed_session(pieces: list[bytes]) -> None:
     ours.peer, theirs.peer = theirs, ours
     service = Service()
     ended: list[Session] = []
-    session = Session(ours, service.exports(), ended.append, settings=LIMITS)
+    session = Session(ours, exports(service.methods()), ended.append, settings=LIMITS)
     session.start(daemon=True)
     for piece in pieces:
         if not ours.incoming.closing:

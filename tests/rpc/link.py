@@ -9,6 +9,7 @@ from typing import Any
 import flower
 from flower import ChannelClosed, bomb, channel
 from flower.rpc import Settings
+from flower.rpc._service import exports
 from flower.rpc._session import DEFAULTS, Session
 
 ROOM = 4096  # bytes that an end takes before its senders wait
@@ -85,8 +86,8 @@ def linked(
     """Two sessions over a link; the left one says hello."""
     one, other = End("left"), End("right")
     one.peer, other.peer = other, one
-    a = Session(one, left, _nothing, dialed=True, settings=settings)
-    b = Session(other, right, _nothing, settings=theirs or settings)
+    a = Session(one, exports(left), _nothing, dialed=True, settings=settings)
+    b = Session(other, exports(right), _nothing, settings=theirs or settings)
     for session in (a, b):
         session.start(daemon=True)
     return a, b
