@@ -13,7 +13,7 @@ import inspect
 import os
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, overload
 
 from flower.testing._choices import KINDS, Choices, Replay, Strategy, fingerprint, literal
@@ -182,7 +182,8 @@ class Plan:
         """One example."""
         world.choices.values += [literal(drawn[name]) for name in self.arguments]
         ours = {self.world: world, **{name: Data(world) for name in self.data}}
-        run_in(world, functools.partial(self.test, *args, **ours, **kwargs))
+        with _without_subtests(args):
+            run_in(world, functools.partial(self.test, *args, **ours, **kwargs))
 
     def replay(self, strategy: Replay, args: Any = (), kwargs: dict[str, Any] | None = None) -> World:
         """Run one schedule."""
@@ -229,6 +230,20 @@ class Plan:
                 )
         if len(one) != len(two):
             raise Nondeterministic("the same choices gave two logs, one longer than the other")
+
+
+@contextlib.contextmanager
+def _without_subtests(args: Any) -> Iterator[None]:
+    """A test case of unittest keeps what fails in its subTest for the end of all examples: here it fails its own."""
+    case: Any = args[0] if args else None
+    if not hasattr(case, "subTest"):
+        yield
+        return
+    case.subTest = lambda *_, **params: contextlib.nullcontext()
+    try:
+        yield
+    finally:
+        del case.subTest
 
 
 def _in_hypothesis(test: Callable[[None], None]) -> None:

@@ -9,6 +9,7 @@ import random
 import re
 import subprocess
 import sys
+import unittest
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +20,7 @@ from hypothesis.stateful import Bundle, consumes
 
 import flower
 import flower.testing as ft
-from tests.testing.support import found, holds, notes, out_of_turn, schedule_of
+from tests.testing.support import SCHEDULE, found, holds, notes, out_of_turn, schedule_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NUMBER: Any = st.integers(0, 9)
@@ -72,6 +73,27 @@ class TestMethods:
 @ft.explore(max_examples=5)
 def test_fixtures_pass_through(w: ft.World, tmp_path: Any) -> None:
     assert tmp_path.is_dir()
+
+
+def test_a_subtest_of_unittest_fails_its_example() -> None:
+    """It is raised where it fails, and shrunk: unittest would keep one failure for each example."""
+
+    class Case(unittest.TestCase):
+        @ft.explore(max_examples=50, database=None, seed=1)
+        def test(self, w: ft.World, n: int = NUMBER) -> None:
+            with self.subTest("small", n=n):
+                self.assertLess(n, 4)
+
+    result = unittest.TestResult()
+    case = Case("test")
+    case.run(result)
+    assert not result.errors and len(result.failures) == 1
+    text = result.failures[0][1]
+    schedule = SCHEDULE.search(text)
+    assert schedule and "4 not less than 4" in text
+    with pytest.raises(AssertionError, match="4 not less than 4"):
+        ft.replay(Case.test, schedule[1], case)
+    assert "subTest" not in vars(case)
 
 
 @pytest.mark.parametrize("strategy", ["auto", "pct", "gap", "walk", "all"])
