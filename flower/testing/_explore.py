@@ -43,6 +43,7 @@ class Config:
 
     examples: int | None = None
     schedule: str | None = None
+    parameters = ""  # of the test that pytest runs, as in "[1-2]"
 
 
 class Plan:
@@ -132,7 +133,7 @@ class Plan:
         @functools.wraps(self.test)
         def example(**drawn: Any) -> None:
             source = drawn.pop(self.world)
-            world = source.world(program=self.program, **self.world_options, strategy=strategy)
+            world = source.world(program=self.program + Config.parameters, **self.world_options, strategy=strategy)
             self.examples += 1
             kept = self._keep(drawn) if self.examples >= self._next_check() else None
             try:
@@ -187,9 +188,9 @@ class Plan:
 
     def replay(self, strategy: Replay, args: Any = (), kwargs: dict[str, Any] | None = None) -> World:
         """Run one schedule."""
-        if strategy.program != fingerprint(self.program):
+        if strategy.program.partition("-")[0] != fingerprint(self.program):
             raise ScheduleError(f"the schedule is of another program than {self.program}: {strategy.schedule!r}")
-        world = World(Choices(strategy, self.program), **self.world_options)
+        world = World(Choices(strategy, self.program + Config.parameters), **self.world_options)
         drawn = {name: strategy.value() for name in self.arguments}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"Using `\w+` outside")  # of Hypothesis's test, which this is none of
