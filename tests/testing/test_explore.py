@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given, settings, stateful
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, consumes
 
@@ -295,15 +295,29 @@ def test_worlds_for_given() -> None:
     test()
 
 
-def test_a_finding_leaves_the_with_block() -> None:
-    @settings(database=None, deadline=None, report_multiple_bugs=False)
-    @given(w=ft.schedules())
-    def test(w: ft.World) -> None:
-        with w:
-            flower.channel().receive()
+@pytest.mark.slow
+def test_a_finding_leaves_the_with_block_and_is_shrunk() -> None:
+    """Raised anew where it leaves: without a place in the test, Hypothesis takes it for a failure of its own."""
 
-    with pytest.raises(ft.Deadlock):
-        test()
+    class Rules(ft.machine):
+        @stateful.rule(n=NUMBER)
+        def wait(self, n: int) -> None:
+            if n > 3:
+                flower.channel().receive()
+
+    @settings(database=None, deadline=None, report_multiple_bugs=False)
+    @given(w=ft.schedules(), n=NUMBER)
+    def test(w: ft.World, n: int) -> None:
+        with w:
+            if n > 3:
+                flower.channel().receive()
+
+    machine = Rules.TestCase
+    machine.settings = settings(database=None, deadline=None, report_multiple_bugs=False)
+    for run in (test, machine().runTest):
+        with pytest.raises(ft.Deadlock) as caught:
+            run()  # type: ignore[operator]
+        assert "n=4" in notes(caught.value)
 
 
 @pytest.mark.slow
