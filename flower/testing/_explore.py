@@ -487,6 +487,8 @@ def schedules(
     ...     with w:
     ...         ...
     """
+    from hypothesis import strategies as st
+
     options = {"max_steps": max_steps, "early_timers": early_timers, "starvation": starvation}
     check_options(strategy, **options)
-    return sources().map(lambda source: source.world(strategy=strategy, **options))
+    return st.composite(lambda draw: draw(sources()).world(strategy=strategy, **options))()

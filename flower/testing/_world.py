@@ -227,7 +227,7 @@ class World:
         return self._history.linearizable(model)
 
     def __repr__(self) -> str:
-        return f"<World {self.choices.schedule()}>"
+        return f"<World {self.choices.schedule()}>" if self._scheduler is not None else "<World>"
 
     def schedule(self) -> str:
         """The schedule string of the choices made so far; see `replay`."""

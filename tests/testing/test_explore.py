@@ -321,6 +321,19 @@ def test_a_finding_leaves_the_with_block_and_is_shrunk() -> None:
 
 
 @pytest.mark.slow
+def test_a_report_shows_the_world_of_given_as_a_world() -> None:
+    @settings(database=None, deadline=None)
+    @given(w=ft.schedules())
+    def test(w: ft.World) -> None:
+        with w:
+            assert not flower.getcurrent()
+
+    with pytest.raises(AssertionError) as caught:
+        test()
+    assert "    w=<World>," in notes(caught.value)
+
+
+@pytest.mark.slow
 def test_a_state_machine_whose_rules_block() -> None:
     class Queue(ft.machine):
         def begin(self) -> None:
