@@ -23,12 +23,12 @@ from flower.channels._scheduler import Scheduler, current_scheduler, fail, set_c
 from flower.channels._task import BLOCKED, READY, RUN, check_timeout
 from flower.errors import TaskletExit
 from flower.testing._choices import UNKNOWN, Choices, Replay, literal
-from flower.testing._findings import BlockedOutside, Finding, Starvation, StepLimit
+from flower.testing._findings import BlockedOutside, Finding, Starvation
 from flower.testing._history import History
 from flower.testing._log import Log
 from flower.testing._outcome import (
+    all_asleep,
     annotate,
-    deadlock,
     describe,
     examine,
     is_control,
@@ -36,6 +36,7 @@ from flower.testing._outcome import (
     line_of,
     plain,
     show_error,
+    step_limit,
     tasklet_failed,
 )
 from flower.testing._outside import Guard, OwnPoller, refusal_of_greenlet, world_here
@@ -453,12 +454,7 @@ class World:
         """After each operation and at each switch: is everything as it must be?"""
         self._steps += 1
         if self._steps > self._max_steps:
-            cycle = self._log.cycle()
-            if cycle:
-                why = "; it goes round in this cycle:\n" + "\n".join(f"  {line}" for line in cycle)
-            else:
-                why = ", and no cycle shows in its log"
-            self.abort(StepLimit(f"the program was not done after {self._max_steps} steps{why}", cycle))
+            self.abort(step_limit(self))
             return
         self._guard.alive(self._steps)
         if self._invariants:
@@ -547,9 +543,7 @@ class World:
         elif self._failed:
             fail(main, tasklet_failed(self))
         else:
-            victim = victim_of(s)
-            blocked = [t for t in self._names if t.state == BLOCKED and (t is main or not t.daemon or _sends(t))]
-            fail(victim, deadlock(self, blocked, "all tasklets are asleep, and nothing can wake one of them"))
+            fail(victim_of(s), all_asleep(self))
 
     def on_failure(self, t: Any, error: BaseException, handler: Any) -> None:
         """An error that nobody collects, and the error handler of the moment."""
@@ -596,8 +590,3 @@ def on_fault(name: str) -> bool:
     """
     world = world_here()
     return False if world is None else world.fault(name)
-
-
-def _sends(t: Any) -> bool:
-    """Whether somebody has a value that nobody takes: that tells of a deadlock, a daemon's too."""
-    return REASONS[t.blocked_in] == "send"
