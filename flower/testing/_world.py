@@ -392,8 +392,8 @@ class World:
             return directed
         if self._closing:
             return ready[0] if ready else None
-        if me is not None and me.state == BLOCKED and not me.decided:
-            self._on_park(me)
+        if me is not None and not me.decided:
+            self._on_switch(me)
         if not ready:
             return None
         if len(self._names) < 2 or any(t not in self._names for t in ready):
@@ -443,7 +443,12 @@ class World:
         self.log_line("the clock", f"jumps to {self._now:.6g} s, while others can run", True)
         return True
 
-    def _on_park(self, me: Any) -> None:
+    def _on_switch(self, me: Any) -> None:
+        """A tasklet parks, or has called `schedule`."""
+        if me.state == READY and me not in self._settling:
+            self.log_line(self.name_of(me), "gives way")
+        if me.state != BLOCKED:
+            return
         self.tap.parked.add(me)
         self._since[me] = self._steps
         if me.blocked_in != RUN:

@@ -115,12 +115,13 @@ def test_step_limit_shows_the_cycle() -> None:
     assert "goes round in this cycle" in str(error)
 
 
-def test_a_livelock_of_yields_ends() -> None:
+def test_a_livelock_of_yields_ends_and_shows_its_cycle() -> None:
     def test(w: ft.World) -> None:
         while True:
             flower.schedule()
 
-    found(ft.StepLimit, test, max_steps=300, max_examples=5)
+    error = found(ft.StepLimit, test, max_steps=300, max_examples=5)
+    assert error.cycle == ("test: gives way",)
 
 
 @pytest.mark.slow
