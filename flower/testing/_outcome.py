@@ -30,7 +30,7 @@ def is_control(error: BaseException) -> bool:
     module = type(error).__module__
     if module.partition(".")[0] in ("hypothesis", "_pytest"):
         return True
-    if isinstance(error, (Exception, Cancelled, TaskletExit, BlockedOutside, BaseExceptionGroup)):
+    if isinstance(error, (Exception, SystemExit, Cancelled, TaskletExit, BlockedOutside, BaseExceptionGroup)):
         return False
     pytest = sys.modules.get("pytest")  # what pytest.fail() and pytest.raises() raise is no Exception, and a failure
     return pytest is None or type(error) is not pytest.fail.Exception

@@ -298,6 +298,30 @@ def test_a_failure_of_pytest_is_reported_as_others_are() -> None:
     assert not notes(found(pytest.skip.Exception, skipped))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_program_that_exits_is_reported_as_other_failures_are(inside: bool) -> None:
+    def test(w: ft.World) -> None:
+        order: list[int] = []
+
+        def add(n: int) -> None:
+            order.append(n)
+            if order == [2, 1]:
+                raise SystemExit("too slow")
+
+        w.go(add, 1)
+        w.go(add, 2)
+        if not inside:
+            w.go(add, 3).join()
+            if order[0] == 2:
+                raise SystemExit("too slow")
+
+    error = found(SystemExit, test)
+    assert error.args == ("too slow",) and "add-2  runs out of turn" in notes(error)
+    with pytest.raises(SystemExit, match="too slow"):
+        ft.replay(ft.explore(test), schedule_of(error))
+
+
 def test_ctrl_c_ends_the_search() -> None:
     def test(w: ft.World) -> None:
         signal.raise_signal(signal.SIGINT)
