@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import signal
 import socket
 import subprocess
@@ -449,6 +450,24 @@ def test_odd_labels_values_and_functions() -> None:
         w.settle()
 
     holds(test)
+
+
+def test_a_channel_with_another_label_is_called_so() -> None:
+    """As that for the answer of an RPC, which is used again for the next call."""
+
+    def test(w: ft.World) -> None:
+        ch = flower.channel[int](1)
+        for label in ("get", "put", "put", "get"):
+            ch.label = label
+            ch.send(1)
+            ch.receive()
+        ch.label = "list"
+        ch.receive()
+
+    error = found(ft.Deadlock, test)
+    assert "test waits in receive on 'list'" in str(error)
+    names = re.findall(r"send\(1\) on (\S+)", notes(error))
+    assert names == ["'get'", "'put'", "'put'", "'get'#2"]
 
 
 def test_two_worlds_one_after_the_other_are_alike() -> None:
