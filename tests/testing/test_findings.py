@@ -115,6 +115,20 @@ def test_step_limit_shows_the_cycle() -> None:
     assert "goes round in this cycle" in str(error)
 
 
+def test_a_ticker_that_goes_on_for_good_is_a_cycle() -> None:
+    """Although it sends another time with each tick."""
+
+    def test(w: ft.World) -> None:
+        def work() -> None:
+            for _ in flower.tick(0.5):
+                pass
+
+        flower.go(work)
+
+    error = found(ft.StepLimit, test, max_steps=300, max_examples=5)
+    assert len(error.cycle) == 3 and "work: receive on 'tick 0.5 s': waits" in error.cycle
+
+
 def test_a_livelock_of_yields_ends_and_shows_its_cycle() -> None:
     def test(w: ft.World) -> None:
         while True:
