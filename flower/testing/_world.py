@@ -36,10 +36,11 @@ from flower.testing._outcome import (
     line_of,
     plain,
     show_error,
+    site_of,
     step_limit,
     tasklet_failed,
 )
-from flower.testing._outside import Guard, OwnPoller, refusal_of_greenlet, world_here
+from flower.testing._outside import Guard, OwnPoller, refusal_of_greenlet
 from flower.testing._tap import Tap
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class World:
         self._log = Log()
         self._names: dict[Any, str] = {}
         self.contexts: dict[Any, Any] = {}  # of tasklets, as they began
+        self.calling = "?"  # the line that `flower.blocking` was called in, while its function runs
         self._name_counts: dict[str, int] = {}
         self._actors: set[Any] = set()
         self._since: dict[Any, int] = {}
@@ -529,7 +531,8 @@ class World:
         """
         if self._error is not None or self._closing:
             return GreenletExit()
-        self.abort(error := BlockedOutside(what.format(line=line_of(frame))))
+        line = self.calling if site_of(frame) is None else line_of(frame)
+        self.abort(error := BlockedOutside(what.format(line=line)))
         return error
 
     def on_idle(self, deadline: float) -> None:
@@ -584,14 +587,3 @@ class World:
     def log_line(self, who: str, text: str, mark: bool = False) -> None:
         if not self._closing:
             self._log.add(self._now, who, text, mark)
-
-
-def on_fault(name: str) -> bool:
-    """A place in a program where a test may inject a fault: whether it happens now. False outside of exploration.
-
-    >>> def save(data):
-    ...     if on_fault("the disk is full"):
-    ...         raise OSError("no space left")
-    """
-    world = world_here()
-    return False if world is None else world.fault(name)
