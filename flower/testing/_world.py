@@ -88,6 +88,7 @@ class World:
         self._name_counts: dict[str, int] = {}
         self._actors: set[Any] = set()
         self._since: dict[Any, int] = {}
+        self._resting: dict[Any, str] = {}  # who waits in no operation, whose end would be logged, and in what
         self._settling: dict[Any, None] = {}
         self._limits: list[float] = []  # where `advance` is to end: time does not jump there early
         self._invariants: list[Callable[[], object]] = []
@@ -386,6 +387,12 @@ class World:
 
     def _choose(self, ready: list[Any], directed: Any) -> Any:
         """The chooser: who runs next, or whom the program directs. With nobody to choose from, it is told who parks."""
+        chosen = self._who_is_next(ready, directed)
+        if chosen in self._resting:
+            self.log_line(self.name_of(chosen), f"{self._resting.pop(chosen)}: goes on")
+        return chosen
+
+    def _who_is_next(self, ready: list[Any], directed: Any) -> Any:
         me = self._scheduler.current
         if me is not None and getcurrent() is not me.carrier:
             self._scheduler.throw_into(me, refusal_of_greenlet(self))  # which is still where it was
@@ -454,7 +461,10 @@ class World:
         self.tap.parked.add(me)
         self._since[me] = self._steps
         if me.blocked_in != RUN:
-            what = self.tap.doing.get(me, "") if me.blocked_in in (1, 2, 3) else REASONS[me.blocked_in]
+            if me.blocked_in in (1, 2, 3):
+                what = self.tap.doing.get(me, "")
+            else:
+                what = self._resting[me] = REASONS[me.blocked_in]
             self.log_line(self.name_of(me), f"{what}: waits")
 
     def _step(self, me: Any) -> None:
