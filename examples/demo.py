@@ -34,7 +34,11 @@ class DemoFailed(Exception):
 
 
 def say(text=""):
-    print(text, flush=True)
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # whoever reads it has had enough, as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
 
 
 def title(number, text):

@@ -485,6 +485,14 @@ def test_interrupted_demo_leaves_no_process_behind(signum: signal.Signals) -> No
         assert_gone(out)
 
 
+def test_demo_of_which_only_the_beginning_is_read() -> None:
+    with readme_port(), ended(start("demo.py")) as demo:
+        assert demo.stdout and demo.stderr
+        assert demo.stdout.readline().startswith("Flower's demonstration")
+        demo.stdout.close()
+        assert demo.stderr.read() == "" and demo.wait(LIMIT) == 1
+
+
 def assert_gone(out: str) -> None:
     """The processes that the demonstration named are no more."""
     processes = [int(pid) for pid in re.findall(r"_server\.py: process (\d+)", out)]

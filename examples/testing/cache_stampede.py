@@ -7,9 +7,14 @@ Prints a report such as
 
     AssertionError: the page was fetched 2 times
     The schedule (nobody ran out of turn, 8 steps):
-         1 test      sleep: waits
-         2 reader-1  sleep: waits
-         3 reader-2  sleep: waits
+         1     0.000 s  test      sleep: waits
+         2     0.000 s  reader-1  gives way
+         3     0.000 s  reader-2  gives way
+         4     0.000 s  reader-1  sleep: waits
+         5     0.000 s  reader-2  sleep: waits
+         6     1.000 s  reader-1  sleep: goes on
+         7     1.000 s  reader-2  sleep: goes on
+         8    20.000 s  test      sleep: goes on
 """
 
 import traceback

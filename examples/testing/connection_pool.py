@@ -13,10 +13,14 @@ Prints a report such as
          6     0.000 s  client-2  receive on 'pool' -> 'connection 1'
          7     0.000 s  client-2  sleep: waits
          8     0.000 s  client-3  receive on 'pool': waits
-         9     0.100 s  client-1  send('connection 0') on 'pool'
-        10     0.100 s  client-2  send('connection 1') on 'pool'
-        11     0.100 s  client-3  receive on 'pool' -> 'connection 0'
-        12     0.100 s  client-3  sleep: waits
+         9     0.100 s  client-1  sleep: goes on
+        10     0.100 s  client-1  send('connection 0') on 'pool'
+        11     0.100 s  client-2  sleep: goes on
+        12     0.100 s  client-2  send('connection 1') on 'pool'
+        13     0.100 s  client-3  receive on 'pool' -> 'connection 0'
+        14     0.100 s  client-3  sleep: waits
+        15     1.000 s  client-3  sleep: goes on
+        16    30.000 s  test      sleep: goes on
 """
 
 import traceback

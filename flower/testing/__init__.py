@@ -34,7 +34,8 @@ from flower.testing._findings import (
     ValueLost,
 )
 from flower.testing._history import Operation
-from flower.testing._world import World, on_fault
+from flower.testing._outside import on_fault
+from flower.testing._world import World
 
 if TYPE_CHECKING:
     from flower.testing._conformance import ChannelConformance, ConnectionConformance

@@ -53,8 +53,9 @@ class Offer:
 class Book:
     """What is known of one channel."""
 
-    def __init__(self, name: str, held: int) -> None:
+    def __init__(self, name: str, label: Any, held: int) -> None:
         self.name = name
+        self.label = label  # of the channel, when it got the name
         self.unknown = held  # values that were there before
         self.remote = False  # its values come from a connection, or leave through one: not only by operations
         self.given_up = False  # what is sent is received no more

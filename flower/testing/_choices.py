@@ -255,7 +255,8 @@ def literal(value: Any) -> str:
 
 
 def fingerprint(program: str) -> str:
-    return f"{zlib.crc32(program.encode()):08x}"
+    """What a schedule string says of its program; of a test with parameters, also for which ones it is: ``test[1]``."""
+    return "-".join(f"{zlib.crc32(part.encode()):08x}" for part in program.split("[", 1))
 
 
 def _pack(values: list[str]) -> str:

@@ -13,7 +13,7 @@ import inspect
 import os
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, overload
 
 from flower.testing._choices import KINDS, Choices, Replay, Strategy, fingerprint, literal
@@ -43,6 +43,7 @@ class Config:
 
     examples: int | None = None
     schedule: str | None = None
+    parameters = ""  # of the test that pytest runs, as in "[1-2]"
 
 
 class Plan:
@@ -132,7 +133,7 @@ class Plan:
         @functools.wraps(self.test)
         def example(**drawn: Any) -> None:
             source = drawn.pop(self.world)
-            world = source.world(program=self.program, **self.world_options, strategy=strategy)
+            world = source.world(program=self.program + Config.parameters, **self.world_options, strategy=strategy)
             self.examples += 1
             kept = self._keep(drawn) if self.examples >= self._next_check() else None
             try:
@@ -182,13 +183,14 @@ class Plan:
         """One example."""
         world.choices.values += [literal(drawn[name]) for name in self.arguments]
         ours = {self.world: world, **{name: Data(world) for name in self.data}}
-        run_in(world, functools.partial(self.test, *args, **ours, **kwargs))
+        with _without_subtests(args):
+            run_in(world, functools.partial(self.test, *args, **ours, **kwargs))
 
     def replay(self, strategy: Replay, args: Any = (), kwargs: dict[str, Any] | None = None) -> World:
         """Run one schedule."""
-        if strategy.program != fingerprint(self.program):
+        if strategy.program.partition("-")[0] != fingerprint(self.program):
             raise ScheduleError(f"the schedule is of another program than {self.program}: {strategy.schedule!r}")
-        world = World(Choices(strategy, self.program), **self.world_options)
+        world = World(Choices(strategy, self.program + Config.parameters), **self.world_options)
         drawn = {name: strategy.value() for name in self.arguments}
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"Using `\w+` outside")  # of Hypothesis's test, which this is none of
@@ -229,6 +231,20 @@ class Plan:
                 )
         if len(one) != len(two):
             raise Nondeterministic("the same choices gave two logs, one longer than the other")
+
+
+@contextlib.contextmanager
+def _without_subtests(args: Any) -> Iterator[None]:
+    """A test case of unittest keeps what fails in its subTest for the end of all examples: here it fails its own."""
+    case: Any = args[0] if args else None
+    if not hasattr(case, "subTest"):
+        yield
+        return
+    case.subTest = lambda *_, **params: contextlib.nullcontext()
+    try:
+        yield
+    finally:
+        del case.subTest
 
 
 def _in_hypothesis(test: Callable[[None], None]) -> None:
@@ -471,6 +487,8 @@ def schedules(
     ...     with w:
     ...         ...
     """
+    from hypothesis import strategies as st
+
     options = {"max_steps": max_steps, "early_timers": early_timers, "starvation": starvation}
     check_options(strategy, **options)
-    return sources().map(lambda source: source.world(strategy=strategy, **options))
+    return st.composite(lambda draw: draw(sources()).world(strategy=strategy, **options))()

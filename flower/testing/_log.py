@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 LONGEST_LOG = 120  # lines of a report; of a longer log, the first and the last are shown
 LONGEST_TEXT = 40  # characters of a value
+_TIME = re.compile(r"\d+\.\d+")
 _PLAIN = (int, float, complex, bool, str, bytes, type(None))
 
 
@@ -35,12 +37,16 @@ class Log:
         return "\n".join(shown)
 
     def cycle(self) -> tuple[str, ...]:
-        """What the log's end repeats, three times or more, as lines; empty if it repeats nothing."""
+        """What the log's end repeats, three times or more, as lines; empty if it repeats nothing.
+
+        As it is, or else but for the times in it, as a ticker sends them.
+        """
         recent = [f"{who}: {text}" for _, who, text, _ in self.lines[-600:]]
-        for length in range(1, len(recent) // 3 + 1):
-            last = recent[-length:]
-            if recent[-2 * length : -length] == last and recent[-3 * length : -2 * length] == last:
-                return tuple(last)
+        for lines in (recent, [_TIME.sub("", line) for line in recent]):
+            for length in range(1, len(recent) // 3 + 1):
+                last = lines[-length:]
+                if lines[-2 * length : -length] == last and lines[-3 * length : -2 * length] == last:
+                    return tuple(recent[-length:])
         return ()
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, cast
 from hypothesis import stateful
 
 from flower.testing._explore import Source, check_options, sources
+from flower.testing._findings import Finding
 from flower.testing._world import World
 
 
@@ -103,5 +104,5 @@ class machine(stateful.RuleBasedStateMachine):
             except BaseException as raised:
                 error = raised
         final = self._world.conclude(error)
-        if final is not None and final is not sys.exc_info()[1]:
+        if final is not None and (final is not sys.exc_info()[1] or isinstance(final, Finding)):  # as in `__exit__`
             raise final

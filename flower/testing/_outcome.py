@@ -13,7 +13,7 @@ from flower.channels._failures import note
 from flower.channels._task import BLOCKED
 from flower.errors import Cancelled, TaskletExit
 from flower.testing._choices import UNKNOWN
-from flower.testing._findings import BlockedOutside, Finding, TaskletFailed, TaskletLeak, deadlock_of
+from flower.testing._findings import BlockedOutside, Finding, StepLimit, TaskletFailed, TaskletLeak, deadlock_of
 
 if TYPE_CHECKING:
     from flower.testing._world import World
@@ -30,7 +30,7 @@ def is_control(error: BaseException) -> bool:
     module = type(error).__module__
     if module.partition(".")[0] in ("hypothesis", "_pytest"):
         return True
-    if isinstance(error, (Exception, Cancelled, TaskletExit, BlockedOutside, BaseExceptionGroup)):
+    if isinstance(error, (Exception, SystemExit, Cancelled, TaskletExit, BlockedOutside, BaseExceptionGroup)):
         return False
     pytest = sys.modules.get("pytest")  # what pytest.fail() and pytest.raises() raise is no Exception, and a failure
     return pytest is None or type(error) is not pytest.fail.Exception
@@ -124,6 +124,26 @@ def deadlock(world: World, blocked: list[Any], what: str) -> Finding:
     sites = frozenset((t.blocked_in, site_of(t.frame)) for t in blocked if t.state == BLOCKED)
     lines = "\n".join(f"  {describe(world, t)}" for t in blocked)
     return deadlock_of(sites)(f"{what}:\n{lines}")
+
+
+def all_asleep(world: World) -> Finding:
+    """The finding that nobody can run, and that nothing will come; of the daemons, those count that have a value."""
+    blocked = [
+        t
+        for t in world._names
+        if t.state == BLOCKED and (t is world._main or not t.daemon or REASONS[t.blocked_in] == "send")
+    ]
+    return deadlock(world, blocked, "all tasklets are asleep, and nothing can wake one of them")
+
+
+def step_limit(world: World) -> Finding:
+    """The finding that the program is not done, and goes round perhaps."""
+    cycle = world._log.cycle()
+    if cycle:
+        why = "; it goes round in this cycle:\n" + "\n".join(f"  {line}" for line in cycle)
+    else:
+        why = ", and no cycle shows in its log"
+    return StepLimit(f"the program was not done after {world._max_steps} steps{why}", cycle)
 
 
 def tasklet_failed(world: World) -> Finding:

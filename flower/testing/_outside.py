@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from greenlet import getcurrent
 
 from flower.channels import _blocking, _failures, _scheduler, _signals, _watch
-from flower.testing._outcome import site_of
+from flower.testing._outcome import line_of, site_of
 
 if TYPE_CHECKING:
     from flower.testing._world import World
@@ -97,14 +97,34 @@ class _Workers:
         world = world_here()
         if world is None:
             self.real.submit(job)
-        else:
-            world._scheduler.post(job)
+            return
+        line = line_of(sys._getframe())
+
+        def call() -> None:
+            world.calling = line
+            try:
+                job()
+            finally:
+                world.calling = "?"
+
+        world._scheduler.post(call)
 
 
 def world_here() -> World | None:
     """The world that is in force in this thread, or None."""
     s: Any = _scheduler.present()
     return None if s is None else getattr(s.interposer, "world", None)
+
+
+def on_fault(name: str) -> bool:
+    """A place in a program where a test may inject a fault: whether it happens now. False outside of exploration.
+
+    >>> def save(data):
+    ...     if on_fault("the disk is full"):
+    ...         raise OSError("no space left")
+    """
+    world = world_here()
+    return False if world is None else world.fault(name)
 
 
 class _Replaced:

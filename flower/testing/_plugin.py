@@ -3,8 +3,8 @@
 ``--flower-examples=N``
     Try N schedules for each explored test, whatever it asks for.
 ``--flower-schedule=STR``
-    Run the one schedule that a report ends with, without Hypothesis. Explored tests that it does not belong to are
-    left out, so that nothing else need be selected.
+    Run the one schedule that a report ends with, without Hypothesis. Explored tests, and parameters of them, that it
+    does not belong to are left out, so that nothing else need be selected.
 """
 
 from __future__ import annotations
@@ -42,17 +42,27 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     Config.examples = Config.schedule = None
+    Config.parameters = ""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    Config.parameters = _parameters(item)
+
+
+def _parameters(item: pytest.Item) -> str:
+    callspec = getattr(item, "callspec", None)
+    return "" if callspec is None else f"[{callspec.id}]"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if Config.schedule is None:
         return
     wanted = Replay(Config.schedule).program
-    kept = []
-    for item in items:
-        plan = getattr(getattr(item, "obj", None), "flower_plan", None)
-        if isinstance(plan, Plan) and fingerprint(plan.program) == wanted:
-            kept.append(item)
+    plans = [(item, getattr(getattr(item, "obj", None), "flower_plan", None)) for item in items]
+    ours = [(item, plan.program) for item, plan in plans if isinstance(plan, Plan)]
+    kept = [item for item, program in ours if fingerprint(program + _parameters(item)) == wanted]
+    if not kept:  # it was found without these parameters, or with others
+        kept = [item for item, program in ours if fingerprint(program) == wanted.partition("-")[0]]
     if not kept:
         import pytest
 

@@ -63,20 +63,22 @@ class Tap:
     def book(self, ch: Any) -> Book:
         found = self._books.get(id(ch))
         if found is not None and found[0]() is ch:
-            if ch._outlet is not None or ch._feeder is not None:
-                found[1].remote = True
-            return found[1]
-        label = ch.label
-        if label:
-            count = self._numbers[label] = self._numbers.get(label, 0) + 1
-            name = repr(label) if count == 1 else f"{label!r}#{count}"
+            book = found[1]
+            if ch.label != book.label:  # it is used again, for something else
+                book.label, book.name = ch.label, self._new_name(ch.label)
         else:
-            count = self._numbers[""] = self._numbers.get("", 0) + 1
-            name = f"channel-{count}"
-        book = Book(name, len(ch))
-        book.remote = ch._outlet is not None or ch._feeder is not None
-        self._books[id(ch)] = (weakref.ref(ch), book)
+            book = Book(self._new_name(ch.label), ch.label, len(ch))
+            self._books[id(ch)] = (weakref.ref(ch), book)
+        if ch._outlet is not None or ch._feeder is not None:
+            book.remote = True
         return book
+
+    def _new_name(self, label: Any) -> str:
+        label = label or ""
+        count = self._numbers[label] = self._numbers.get(label, 0) + 1
+        if not label:
+            return f"channel-{count}"
+        return repr(label) if count == 1 else f"{label!r}#{count}"
 
     def name(self, ch: Any) -> str:
         return self.book(ch).name

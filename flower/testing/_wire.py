@@ -130,7 +130,7 @@ class Transport(Link):
     def __init__(self, network: Network, host: str, other: str) -> None:
         self._network = network
         self.host = host
-        self._other = other
+        self.other = other
         self._way = f"{host} -> {other}"
         self._protocol: Any = None
         self._flight: deque[tuple[float, str, bytes]] = deque()
@@ -154,7 +154,7 @@ class Transport(Link):
         protocol.connection_made(self)
         incoming = getattr(protocol, "incoming", None)
         if incoming is not None:
-            incoming.label = f"{self._other} -> {self.host}"
+            incoming.label = f"{self.other} -> {self.host}"
         while self._early:
             self._take(*self._early.popleft())
 
@@ -164,7 +164,7 @@ class Transport(Link):
         if not data or self._closing or self._eof or self._lost:  # of no bytes, the peer sees nothing
             return
         network = self._network
-        network.may_part(self.host, self._other)
+        network.may_part(self.host, self.other)
         broken = network.reset_at(len(data))
         ended = network.half_close_at(len(data)) if broken is None else None
         if broken is not None or ended is not None:
@@ -181,7 +181,7 @@ class Transport(Link):
         if ended is not None:
             self._eof = self._ended_by_fault = True
             self._send(EOF, b"", 0.0)
-        if not self._full and (self._size > self._high or (self._size and network.fills(self._way))):
+        if not self._full and (self._size > self._high or (self._size and network.fills(self.host, self.other))):
             self._full = True
             self._protocol.pause_writing()
         self.pump()
@@ -238,7 +238,7 @@ class Transport(Link):
     # -- the flight
 
     def _send(self, kind: str, data: bytes, delay: float) -> None:
-        when = self._network.world.now + self._network.latency(self.host, self._other) + delay
+        when = self._network.world.now + self._network.latency(self.host, self.other) + delay
         self._last = max(self._last, when)
         self._flight.append((self._last, kind, data))
         self._size += len(data)
@@ -248,7 +248,7 @@ class Transport(Link):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self._flight or self._network.blocked(self.host, self._other):
+        if not self._flight or self._network.blocked(self.host, self.other):
             return
         when, kind, _ = self._flight[0]
         if kind == DATA and not self.peer._reading and not self.peer._lost:
@@ -257,7 +257,7 @@ class Transport(Link):
 
     def _arrive(self) -> None:
         self._timer = None
-        if not self._flight or self._network.blocked(self.host, self._other):
+        if not self._flight or self._network.blocked(self.host, self.other):
             return
         _, kind, data = self._flight.popleft()
         self._size -= len(data)
@@ -270,11 +270,16 @@ class Transport(Link):
             self.peer._early.append((kind, data))
         else:
             self.peer._take(kind, data)
-        if self._full and self._size <= self._high // 4 and not self._lost:
-            self._full = False
-            self._protocol.resume_writing()
+        if self._size <= self._high // 4:
+            self.relieve()
         self._look_for_the_end()
         self.pump()
+
+    def relieve(self) -> None:
+        """The write buffer, if it was full, takes bytes again, unless it has too many."""
+        if self._full and self._size <= self._high and not self._lost:
+            self._full = False
+            self._protocol.resume_writing()
 
     def _take(self, kind: str, data: bytes) -> None:
         """Something has arrived here."""

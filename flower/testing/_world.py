@@ -24,12 +24,12 @@ from flower.channels._scheduler import Scheduler, current_scheduler, fail, set_c
 from flower.channels._task import BLOCKED, READY, RUN, check_timeout
 from flower.errors import TaskletExit
 from flower.testing._choices import UNKNOWN, Choices, Replay, literal
-from flower.testing._findings import BlockedOutside, Finding, Starvation, StepLimit
+from flower.testing._findings import BlockedOutside, Finding, Starvation
 from flower.testing._history import History
 from flower.testing._log import Log
 from flower.testing._outcome import (
+    all_asleep,
     annotate,
-    deadlock,
     describe,
     examine,
     is_control,
@@ -37,9 +37,11 @@ from flower.testing._outcome import (
     line_of,
     plain,
     show_error,
+    site_of,
+    step_limit,
     tasklet_failed,
 )
-from flower.testing._outside import Guard, OwnPoller, refusal_of_greenlet, world_here
+from flower.testing._outside import Guard, OwnPoller, refusal_of_greenlet
 from flower.testing._tap import Tap
 
 if TYPE_CHECKING:
@@ -83,9 +85,11 @@ class World:
         self._log = Log()
         self._names: dict[Any, str] = {}
         self.contexts: dict[Any, Any] = {}  # of tasklets, as they began
+        self.calling = "?"  # the line that `flower.blocking` was called in, while its function runs
         self._name_counts: dict[str, int] = {}
         self._actors: set[Any] = set()
         self._since: dict[Any, int] = {}
+        self._resting: dict[Any, str] = {}  # who waits in no operation, whose end would be logged, and in what
         self._settling: dict[Any, None] = {}
         self._limits: list[float] = []  # where `advance` is to end: time does not jump there early
         self._invariants: list[Callable[[], object]] = []
@@ -228,7 +232,7 @@ class World:
         return self._history.linearizable(model)
 
     def __repr__(self) -> str:
-        return f"<World {self.choices.schedule()}>"
+        return f"<World {self.choices.schedule()}>" if self._scheduler is not None else "<World>"
 
     def schedule(self) -> str:
         """The schedule string of the choices made so far; see `replay`."""
@@ -253,7 +257,7 @@ class World:
 
     def __exit__(self, kind: Any, error: BaseException | None, tb: Any) -> None:
         final = self.conclude(error)
-        if final is not None and final is not error:
+        if final is not None and (final is not error or isinstance(final, Finding)):  # whose place `plain` has removed
             raise final
 
     def open(self) -> None:
@@ -384,6 +388,12 @@ class World:
 
     def _choose(self, ready: list[Any], directed: Any) -> Any:
         """The chooser: who runs next, or whom the program directs. With nobody to choose from, it is told who parks."""
+        chosen = self._who_is_next(ready, directed)
+        if chosen in self._resting:
+            self.log_line(self.name_of(chosen), f"{self._resting.pop(chosen)}: goes on")
+        return chosen
+
+    def _who_is_next(self, ready: list[Any], directed: Any) -> Any:
         me = self._scheduler.current
         if me is not None and getcurrent() is not me.carrier:
             throw_into(me, refusal_of_greenlet(self))  # which is still where it was
@@ -392,8 +402,8 @@ class World:
             return directed
         if self._closing:
             return ready[0] if ready else None
-        if me is not None and me.state == BLOCKED and not me.decided:
-            self._on_park(me)
+        if me is not None and not me.decided:
+            self._on_switch(me)
         if not ready:
             return None
         if len(self._names) < 2 or any(t not in self._names for t in ready):
@@ -443,23 +453,26 @@ class World:
         self.log_line("the clock", f"jumps to {self._now:.6g} s, while others can run", True)
         return True
 
-    def _on_park(self, me: Any) -> None:
+    def _on_switch(self, me: Any) -> None:
+        """A tasklet parks, or has called `schedule`."""
+        if me.state == READY and me not in self._settling:
+            self.log_line(self.name_of(me), "gives way")
+        if me.state != BLOCKED:
+            return
         self.tap.parked.add(me)
         self._since[me] = self._steps
         if me.blocked_in != RUN:
-            what = self.tap.doing.get(me, "") if me.blocked_in in (1, 2, 3) else REASONS[me.blocked_in]
+            if me.blocked_in in (1, 2, 3):
+                what = self.tap.doing.get(me, "")
+            else:
+                what = self._resting[me] = REASONS[me.blocked_in]
             self.log_line(self.name_of(me), f"{what}: waits")
 
     def _step(self, me: Any) -> None:
         """After each operation and at each switch: is everything as it must be?"""
         self._steps += 1
         if self._steps > self._max_steps:
-            cycle = self._log.cycle()
-            if cycle:
-                why = "; it goes round in this cycle:\n" + "\n".join(f"  {line}" for line in cycle)
-            else:
-                why = ", and no cycle shows in its log"
-            self.abort(StepLimit(f"the program was not done after {self._max_steps} steps{why}", cycle))
+            self.abort(step_limit(self))
             return
         self._guard.alive(self._steps)
         if self._invariants:
@@ -529,7 +542,8 @@ class World:
         """
         if self._error is not None or self._closing:
             return GreenletExit()
-        self.abort(error := BlockedOutside(what.format(line=line_of(frame))))
+        line = self.calling if site_of(frame) is None else line_of(frame)
+        self.abort(error := BlockedOutside(what.format(line=line)))
         return error
 
     def on_idle(self, deadline: float) -> None:
@@ -548,9 +562,7 @@ class World:
         elif self._failed:
             fail(main, tasklet_failed(self))
         else:
-            victim = victim_of(s)
-            blocked = [t for t in self._names if t.state == BLOCKED and (t is main or not t.daemon or _sends(t))]
-            fail(victim, deadlock(self, blocked, "all tasklets are asleep, and nothing can wake one of them"))
+            fail(victim_of(s), all_asleep(self))
 
     def on_failure(self, t: Any, error: BaseException, handler: Any) -> None:
         """An error that nobody collects, and the error handler of the moment."""
@@ -586,19 +598,3 @@ class World:
     def log_line(self, who: str, text: str, mark: bool = False) -> None:
         if not self._closing:
             self._log.add(self._now, who, text, mark)
-
-
-def on_fault(name: str) -> bool:
-    """A place in a program where a test may inject a fault: whether it happens now. False outside of exploration.
-
-    >>> def save(data):
-    ...     if on_fault("the disk is full"):
-    ...         raise OSError("no space left")
-    """
-    world = world_here()
-    return False if world is None else world.fault(name)
-
-
-def _sends(t: Any) -> bool:
-    """Whether somebody has a value that nobody takes: that tells of a deadlock, a daemon's too."""
-    return REASONS[t.blocked_in] == "send"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import signal
 import socket
 import subprocess
@@ -298,6 +299,30 @@ def test_a_failure_of_pytest_is_reported_as_others_are() -> None:
     assert not notes(found(pytest.skip.Exception, skipped))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_program_that_exits_is_reported_as_other_failures_are(inside: bool) -> None:
+    def test(w: ft.World) -> None:
+        order: list[int] = []
+
+        def add(n: int) -> None:
+            order.append(n)
+            if order == [2, 1]:
+                raise SystemExit("too slow")
+
+        w.go(add, 1)
+        w.go(add, 2)
+        if not inside:
+            w.go(add, 3).join()
+            if order[0] == 2:
+                raise SystemExit("too slow")
+
+    error = found(SystemExit, test)
+    assert error.args == ("too slow",) and "add-2  runs out of turn" in notes(error)
+    with pytest.raises(SystemExit, match="too slow"):
+        ft.replay(ft.explore(test), schedule_of(error))
+
+
 def test_ctrl_c_ends_the_search() -> None:
     def test(w: ft.World) -> None:
         signal.raise_signal(signal.SIGINT)
@@ -425,6 +450,24 @@ def test_odd_labels_values_and_functions() -> None:
         w.settle()
 
     holds(test)
+
+
+def test_a_channel_with_another_label_is_called_so() -> None:
+    """As that for the answer of an RPC, which is used again for the next call."""
+
+    def test(w: ft.World) -> None:
+        ch = flower.channel[int](1)
+        for label in ("get", "put", "put", "get"):
+            ch.label = label
+            ch.send(1)
+            ch.receive()
+        ch.label = "list"
+        ch.receive()
+
+    error = found(ft.Deadlock, test)
+    assert "test waits in receive on 'list'" in str(error)
+    names = re.findall(r"send\(1\) on (\S+)", notes(error))
+    assert names == ["'get'", "'put'", "'put'", "'get'#2"]
 
 
 def test_two_worlds_one_after_the_other_are_alike() -> None:

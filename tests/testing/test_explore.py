@@ -9,17 +9,18 @@ import random
 import re
 import subprocess
 import sys
+import unittest
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given, settings, stateful
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, consumes
 
 import flower
 import flower.testing as ft
-from tests.testing.support import found, holds, notes, out_of_turn, schedule_of
+from tests.testing.support import SCHEDULE, found, holds, notes, out_of_turn, schedule_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NUMBER: Any = st.integers(0, 9)
@@ -72,6 +73,27 @@ class TestMethods:
 @ft.explore(max_examples=5)
 def test_fixtures_pass_through(w: ft.World, tmp_path: Any) -> None:
     assert tmp_path.is_dir()
+
+
+def test_a_subtest_of_unittest_fails_its_example() -> None:
+    """It is raised where it fails, and shrunk: unittest would keep one failure for each example."""
+
+    class Case(unittest.TestCase):
+        @ft.explore(max_examples=50, database=None, seed=1)
+        def test(self, w: ft.World, n: int = NUMBER) -> None:
+            with self.subTest("small", n=n):
+                self.assertLess(n, 4)
+
+    result = unittest.TestResult()
+    case = Case("test")
+    case.run(result)
+    assert not result.errors and len(result.failures) == 1
+    text = result.failures[0][1]
+    schedule = SCHEDULE.search(text)
+    assert schedule and "4 not less than 4" in text
+    with pytest.raises(AssertionError, match="4 not less than 4"):
+        ft.replay(Case.test, schedule[1], case)
+    assert "subTest" not in vars(case)
 
 
 @pytest.mark.parametrize("strategy", ["auto", "pct", "gap", "walk", "all"])
@@ -273,15 +295,42 @@ def test_worlds_for_given() -> None:
     test()
 
 
-def test_a_finding_leaves_the_with_block() -> None:
+@pytest.mark.slow
+def test_a_finding_leaves_the_with_block_and_is_shrunk() -> None:
+    """Raised anew where it leaves: without a place in the test, Hypothesis takes it for a failure of its own."""
+
+    class Rules(ft.machine):
+        @stateful.rule(n=NUMBER)
+        def wait(self, n: int) -> None:
+            if n > 3:
+                flower.channel().receive()
+
     @settings(database=None, deadline=None, report_multiple_bugs=False)
+    @given(w=ft.schedules(), n=NUMBER)
+    def test(w: ft.World, n: int) -> None:
+        with w:
+            if n > 3:
+                flower.channel().receive()
+
+    machine = Rules.TestCase
+    machine.settings = settings(database=None, deadline=None, report_multiple_bugs=False)
+    for run in (test, machine().runTest):
+        with pytest.raises(ft.Deadlock) as caught:
+            run()  # type: ignore[operator]
+        assert "n=4" in notes(caught.value)
+
+
+@pytest.mark.slow
+def test_a_report_shows_the_world_of_given_as_a_world() -> None:
+    @settings(database=None, deadline=None)
     @given(w=ft.schedules())
     def test(w: ft.World) -> None:
         with w:
-            flower.channel().receive()
+            assert not flower.getcurrent()
 
-    with pytest.raises(ft.Deadlock):
+    with pytest.raises(AssertionError) as caught:
         test()
+    assert "    w=<World>," in notes(caught.value)
 
 
 @pytest.mark.slow

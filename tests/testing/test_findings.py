@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 import pytest
@@ -115,12 +116,49 @@ def test_step_limit_shows_the_cycle() -> None:
     assert "goes round in this cycle" in str(error)
 
 
-def test_a_livelock_of_yields_ends() -> None:
+def test_the_log_says_who_goes_on_after_a_sleep_or_a_join() -> None:
+    """What follows, a cancellation perhaps, need not be an operation."""
+
+    def test(w: ft.World) -> None:
+        def rest(seconds: float) -> None:
+            with flower.move_on(2):
+                flower.time.sleep(seconds)
+
+        one, two = w.go(rest, 1, name="one"), w.go(rest, 3, name="two")
+        one.join()
+        two.join()
+        raise AssertionError
+
+    log = re.findall(r"(\S+) s  (\S+ +\S+: goes on)", notes(found(AssertionError, test, max_examples=1)))
+    assert log == [
+        ("1.000", "one   sleep: goes on"),
+        ("1.000", "test  join: goes on"),
+        ("2.000", "two   sleep: goes on"),
+        ("2.000", "test  join: goes on"),
+    ]
+
+
+def test_a_ticker_that_goes_on_for_good_is_a_cycle() -> None:
+    """Although it sends another time with each tick."""
+
+    def test(w: ft.World) -> None:
+        def work() -> None:
+            for _ in flower.tick(0.5):
+                pass
+
+        flower.go(work)
+
+    error = found(ft.StepLimit, test, max_steps=300, max_examples=5)
+    assert len(error.cycle) == 3 and "work: receive on 'tick 0.5 s': waits" in error.cycle
+
+
+def test_a_livelock_of_yields_ends_and_shows_its_cycle() -> None:
     def test(w: ft.World) -> None:
         while True:
             flower.schedule()
 
-    found(ft.StepLimit, test, max_steps=300, max_examples=5)
+    error = found(ft.StepLimit, test, max_steps=300, max_examples=5)
+    assert error.cycle == ("test: gives way",)
 
 
 @pytest.mark.slow

@@ -346,6 +346,37 @@ def test_latency_partition_hold() -> None:
     holds(test, max_examples=30, early_timers=0)
 
 
+@pytest.mark.parametrize("sent_first", [True, False])
+@pytest.mark.parametrize("block, unblock", [("hold", "release"), ("partition", "heal")])
+def test_who_lets_through_what_is_held_back_may_wait_for_the_writer(block: str, unblock: str, sent_first: bool) -> None:
+    """The write buffer may count as full, but not until the test lets its bytes get through."""
+
+    def test(w: ft.World) -> None:
+        got: list[bytes] = []
+        w.net.at("server").go(serve, got.extend, daemon=True)
+        w.settle()
+        with w.net.at("client"), Dial("tcp", SERVER) as conn:
+
+            def writes() -> None:
+                conn.send(b"one")
+                conn.send(b"two")
+
+            ways = [getattr(w.net, block)]
+            if not sent_first:
+                ways.pop()("client", "server")
+            writer = w.go(writes)
+            w.settle()
+            for way in ways:
+                way("client", "server")
+            writer.join()
+            getattr(w.net, unblock)("client", "server")
+            w.advance(5)
+        w.advance(5)
+        assert b"".join(got) == b"onetwo"
+
+    holds(test, max_examples=100)
+
+
 @pytest.mark.slow
 def test_crash_and_restart() -> None:
     def test(w: ft.World) -> None:

@@ -369,6 +369,24 @@ def test_what_blocks_unseen_is_stopped(how: str, monkeypatch: pytest.MonkeyPatch
     assert "no step for" in str(error)
 
 
+def test_a_function_of_pythons_own_that_blocks_is_stopped_by_the_line_of_its_blocking(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("flower.testing._outside.STALL", 0.02)
+
+    def test(w: ft.World) -> None:
+        lock = threading.Lock()
+        lock.acquire()
+
+        def acquire() -> None:
+            flower.blocking(lock.acquire)
+
+        w.go(acquire)
+
+    error = found(ft.BlockedOutside, test, max_examples=1)
+    assert re.search(r"at \S*test_outside.py:\d+ in acquire$", str(error))
+
+
 @pytest.mark.slow
 def test_who_is_slowed_by_other_threads_is_not_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flower.testing._outside.STALL", 0.25)

@@ -63,6 +63,46 @@ def test_a_report_can_be_run_again(run: object) -> None:
     assert "examples: 1\n" in text
 
 
+PARAMETERS = """
+import pytest
+import flower
+import flower.testing as ft
+
+@pytest.mark.parametrize("capacity", [0, 1, 2])
+@ft.explore(database=None, max_examples=300)
+def test_order(w, capacity):
+    ch, order = flower.channel(capacity), []
+    def send():
+        ch.send(1)
+        order.append("sent")
+    def receive():
+        ch.receive()
+        order.append("received")
+    w.go(send)
+    w.go(receive)
+    w.settle()
+    assert order == ["sent", "received"] or capacity == 0
+"""
+
+
+@pytest.mark.slow
+def test_a_report_is_of_one_of_the_parameters(run: object, tmp_path: Path) -> None:
+    """Its schedule runs with these alone: with others it may fail in another way, or not at all."""
+    (tmp_path / "test_it.py").write_text(PARAMETERS, "utf-8")
+    status, text = run()  # type: ignore[operator]
+    assert status == 1 and "2 failed, 1 passed" in text, text
+    schedules = SCHEDULE.findall(text)
+    assert len(schedules) == 2
+    for capacity, schedule in enumerate(schedules, 1):
+        status, text = run(f"--flower-schedule={schedule}", "-rf")  # type: ignore[operator]
+        assert status == 1 and "1 failed, 2 deselected" in text and f"test_order[{capacity}]" in text, text
+        assert schedule in text
+    program = PARAMETERS.replace("@pytest", "# @pytest").replace("capacity):", "capacity=1):")  # it has none any more
+    (tmp_path / "test_it.py").write_text(program, "utf-8")
+    status, text = run(f"--flower-schedule={schedules[0]}")  # type: ignore[operator]
+    assert status == 1 and "1 failed" in text, text
+
+
 @pytest.mark.slow
 def test_the_first_steps_of_the_guide(run: object, tmp_path: Path) -> None:
     """Its first program as a file for pytest, and the schedule string that it shows: made by another run, elsewhere."""
