@@ -275,6 +275,7 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
             if wanted == "uvloop":
                 raise
         else:
+            _open_standard()
             return uvloop.new_event_loop()
     _probe()  # where this fails, the loop's own failure would be told of once more when it is collected
     return asyncio.SelectorEventLoop()
@@ -284,6 +285,15 @@ def _probe() -> None:
     """Raise OSError where the process can't open a pair of sockets, as every loop needs one."""
     for sock in socket.socketpair():
         sock.close()
+
+
+def _open_standard() -> None:
+    """Have descriptors 0 to 2 open, as Node.js does: libuv ends the process where it closes one of its own there."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, and never closed
 
 
 def _watches_signals(loop: asyncio.AbstractEventLoop) -> bool:

@@ -48,6 +48,24 @@ def poller() -> LoopPoller:
 # -- Which loop
 
 
+@pytest.mark.parametrize("closed", [[0], [1], [0, 1, 2]])
+def test_a_program_without_its_standard_descriptors_ends_well(closed: list[int]) -> None:
+    with Program(
+        f"""
+        import os, sys, flower
+        from flower.net import Dial, Listen
+        said = os.dup(1)
+        for fd in {closed}:
+            os.close(fd)
+        with Listen(("127.0.0.1", 0)) as listener, Dial("tcp", listener.addr()) as near, listener.receive(30) as far:
+            near.send(b"hello")
+            os.write(said, far.receive(30))
+        """
+    ) as program:
+        out, err = program.process.communicate(timeout=NEVER)
+    assert (out, program.process.returncode) == ("hello", 0), err
+
+
 def test_the_environment_chooses_the_loop(loop: str) -> None:
     assert type(poller().loop).__module__.startswith(loop)
 
