@@ -388,6 +388,7 @@ def test_blocking_in_a_callback_is_refused() -> None:
 
     poller().loop.call_soon(callback)
     until(lambda: len(caught) == 2)
+    assert "a signal handler" in str(caught[1])
 
 
 @pytest.mark.parametrize("closed", [True, False])
