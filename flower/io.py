@@ -119,8 +119,8 @@ def wait_read(io: Any, timeout: float | None = None) -> None:
     """Wait until there is something to read from a descriptor, or from what has a ``fileno``.
 
     The end of file is something, too. Blocks only the tasklet; cancelled, it has changed nothing. Several may wait for
-    one descriptor: all of them wake. Raises Timeout; TypeError or ValueError for what is no descriptor, OSError for
-    one that is not open.
+    one descriptor: all of them wake. To close it wakes nobody, since the file stays open while somebody waits: cancel
+    them. Raises Timeout; TypeError or ValueError for what is no descriptor, OSError for one that is not open.
 
     >>> import socket
     >>> near, far = socket.socketpair()
