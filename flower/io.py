@@ -15,6 +15,7 @@ from __future__ import annotations
 import builtins
 import errno
 import os
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -118,8 +119,8 @@ def wait_read(io: Any, timeout: float | None = None) -> None:
     """Wait until there is something to read from a descriptor, or from what has a ``fileno``.
 
     The end of file is something, too. Blocks only the tasklet; cancelled, it has changed nothing. Several may wait for
-    one descriptor: all of them wake. Raises Timeout; TypeError or ValueError for what is no descriptor, OSError for
-    one that is not open.
+    one descriptor: all of them wake. To close it wakes nobody, since the file stays open while somebody waits: cancel
+    them. Raises Timeout; TypeError or ValueError for what is no descriptor, OSError for one that is not open.
 
     >>> import socket
     >>> near, far = socket.socketpair()
@@ -328,7 +329,8 @@ class File:
     The methods do what the built-in file's do, each in a worker thread, one after the other in the order of their
     calls. Iteration gives lines, and reads many of them at a time; the other methods know nothing of that, and go on
     behind the last line that was given. An operation that has begun can't be cancelled: it goes on to its end, and the
-    cancellation comes at the next call that waits. A kill does not wait for it; its result is dropped.
+    cancellation comes at the next call that waits. A kill does not wait for it; its result is dropped. A child that is
+    forked meanwhile can't use the file: each method raises RuntimeError there.
 
     For files, that is. A pipe or a terminal may keep a worker thread for ever: see `reader`.
     """
@@ -343,6 +345,7 @@ class File:
         self._mark: Any = None  # where they began ...
         self._given = 0  # ... and how many since then were given
         self._fault: Exception | None = None  # what comes behind them
+        _files.add(self)
 
     def read(self, size: int = -1) -> Any:
         """At most ``size`` characters or bytes; by default all that is left."""
@@ -484,3 +487,17 @@ class File:
         self._ahead.clear()
         self._fault = None
         self.file.close()
+
+
+_files: weakref.WeakSet[File] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In the child: a worker is the parent's, and gives back neither the turn here nor the file's own lock."""
+    for file in _files:
+        if not len(file._turn):
+            file._turn._abandon(RuntimeError(f"{file!r} was in use as the process forked: it is the parent's"))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -257,7 +257,8 @@ def refuse_to_block(s: Any) -> None:
     if s.closing:
         raise TaskletExit("this thread is at its end: nothing is waited for any more")
     if s.current is None:
-        raise refusal("blocking is not possible here: this is a callback of the I/O tasklet, which must go on", None)
+        where = "a callback of the I/O tasklet, which must go on, or a signal handler in it"
+        raise refusal(f"blocking is not possible here: this is {where}; let a tasklet do it", None)
     raise refusal("blocking is not possible here: this is a callback, or a switch trap is set", s.current)
 
 

@@ -184,25 +184,40 @@ class Conn(Source):
             return front.try_receive(b"")  # a select has taken it, perhaps
         return b"" if front is None else bytes(front)
 
+    def _open_front(self) -> bytearray:
+        """Everything that was looked at and not taken, to take from. Copies it only the first time."""
+        front = self._front
+        if not isinstance(front, bytearray) or self._reading or self._stream.shut:
+            self._front = front = bytearray(self._take_front())
+        return front
+
+    def _take(self, buffer: bytearray, size: int) -> bytes:
+        """The first bytes of what is now in front; the rest stays there."""
+        with memoryview(buffer) as view:
+            taken = bytes(view[:size])
+        del buffer[:size]
+        self._front = buffer or None
+        return taken
+
     def _read_some(self, size: int, timeout: float | None) -> bytes:
         self._refuse_company()
-        data = self._take_front()
-        if not data:
+        buffer = self._open_front()
+        if not buffer:
+            self._front = None
             if size == 0:
-                return data
+                return b""
             source = self._receive_channel
             self._reading = True
             self._front = bytearray()  # so that everybody looks, and nobody waits for what comes after the rest
             try:
-                data = self._within(source, timeout)
+                data: bytes = self._within(source, timeout)
             finally:
                 self._reading = False
                 self._front = None
-        if len(data) > size:
-            self._front = bytearray(data)
-            del self._front[:size]
-            data = data[:size]
-        return data
+            if len(data) <= size:
+                return data
+            buffer = bytearray(data)
+        return self._take(buffer, size)
 
     def _gather(self, find: Callable[[bytearray, int], int], timeout: float | None) -> bytes:
         """Read until ``find(buffer, seen)`` says how many bytes to take; ``seen`` were there at its last call."""
@@ -215,11 +230,7 @@ class Conn(Source):
                     raise
                 raise Timeout(f"{self._stream.describe()}: what was to be read did not come in {timeout} s") from None
         self._refuse_company()
-        if isinstance(self._front, bytearray) and not self._reading:
-            buffer = self._front
-        else:
-            buffer = bytearray(self._take_front())
-        self._front = buffer
+        buffer = self._open_front()
         self._reading = True
         seen = 0
         try:
@@ -237,12 +248,7 @@ class Conn(Source):
             self._reading = False
             if not buffer:
                 self._front = None
-        with memoryview(buffer) as view:
-            taken = bytes(view[:end])
-        del buffer[:end]
-        if not buffer:
-            self._front = None
-        return taken
+        return self._take(buffer, end)
 
     def _refuse_company(self) -> None:
         if self._incoming.balance < 0:

@@ -87,7 +87,7 @@ class Framed(Source, Generic[T]):
         self.conn = conn
         self._codec = codec
         self._inner = _Inner(conn)
-        tasklet(_pump, label=f"reads {conn!r}", daemon=True)(conn, codec, self._inner)
+        tasklet(_pump, label=f"reads {conn!r}", daemon=True)(conn, codec, self._inner, _Unbegun(self._inner))
 
     # -- Receiving
 
@@ -247,7 +247,21 @@ class _Inner:
         return error
 
 
-def _pump(conn: ByteChannel, codec: Codec[Any], inner: _Inner) -> None:
+class _Unbegun:
+    """Tells those who receive where the pump will never begin: a thread without an event loop has ended before that."""
+
+    __slots__ = ("inner",)
+
+    def __init__(self, inner: _Inner) -> None:
+        self.inner: _Inner | None = inner
+
+    def __del__(self) -> None:
+        if self.inner is not None and not self.inner.messages.closing:
+            self.inner.settle(_thread_ended(self.inner.conn), True, False)
+
+
+def _pump(conn: ByteChannel, codec: Codec[Any], inner: _Inner, unbegun: _Unbegun) -> None:
+    unbegun.inner = None
     fault: Exception | None = None
     chunks = _Chunks(conn)
     try:

@@ -145,7 +145,7 @@ def _adopt(proto: str, given: Any) -> socket.socket:
 class _Own(socket.socket):
     """A second descriptor of a socket that was given: whoever gave it may close it, and harms nobody.
 
-    Else it is closed along with this one.
+    Else it is closed along with this one, whatever files were made of it: through them the peer would learn of no end.
     """
 
     given: socket.socket
@@ -158,11 +158,16 @@ class _Own(socket.socket):
 
     def close(self) -> None:
         super().close()
-        self.given.close()
+        self._close_given()
 
     def detach(self) -> int:
-        self.given.close()
+        self._close_given()
         return super().detach()
+
+    def _close_given(self) -> None:
+        fd = self.given.detach()
+        if fd >= 0:
+            socket.close(fd)
 
 
 def _give_back(sock: socket.socket) -> None:

@@ -117,7 +117,8 @@ class Listener(Source):
         Blocks until they have ended, at most ``grace`` seconds; those that run then are cut: their connections are
         aborted and their tasklets killed. Returns how many that were. A handler may call it, and is not waited for;
         nor is, by a handler, another that calls it, or has.
-        When it is cancelled, the listener is closed, and the handlers go on.
+        When it is cancelled, the listener is closed, and the handlers go on. So it is where nothing may wait and this
+        raises RuntimeError, as in a signal handler: let a tasklet receive from `flower.signals`, and call it.
         """
         seconds = check_timeout(grace)
         self.close()

@@ -44,6 +44,7 @@ Report = Callable[[BaseException], object] | None
 
 # What fails, and ends no more than that; a coroutine that somebody else cancels has failed, too.
 FAILURES = (Exception, asyncio.CancelledError)
+OUR_CALLBACKS = ("Loop._read_from_self", "LoopPoller", "Turns._on_", "_SignalWake")  # as in the texts of both loops
 LOOP_VARIABLE = "FLOWER_LOOP"
 STARVED = 0.01  # seconds between two attempts to enter the loop, where the process has no descriptor left for it
 CLOSING_TIME = 2.0  # seconds: at the end, what was written and not yet sent has this long to leave
@@ -86,7 +87,7 @@ class LoopPoller(Turns):
         """Stay in the loop, on the hub, until a turn returns a negative number."""
         self._turn = turn
         self._leaving = False
-        self.ready()
+        self._start_afresh()
         if self._signals is not None:
             self._signals.start()
         try:
@@ -103,8 +104,7 @@ class LoopPoller(Turns):
                     if _is_of_a_task(error):
                         pass_on(error)
                     self.scheduler.post(functools.partial(raise_in_main, self.scheduler, error))
-                    self._due = False  # it may have been the turn that was hit, as it began
-                    self.ready()
+                    self._start_afresh()
         finally:
             if self._signals is not None:
                 self._signals.stop()
@@ -187,6 +187,12 @@ class LoopPoller(Turns):
         self._tasks.discard(task)
         self.guests = self.hosting or bool(self._tasks)
 
+    def _start_afresh(self) -> None:
+        """Ask for a turn, which arms the timer: a signal handler that raised may have hit either as it began."""
+        self._due = False
+        self._cancel_timer()
+        self.ready()
+
     # -- Without a descriptor
 
     def _may_start(self) -> bool:
@@ -209,10 +215,17 @@ class LoopPoller(Turns):
             time.sleep(min(delay, STARVED))
 
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """A callback failed. If it was the turn, hit by a signal handler as it began, it must come again."""
-        self._due = False
-        if self._turn is not None:  # else run() asks for one
-            self.ready()
+        """A callback failed. Of Flower's own none does, but that a signal handler raised in it: that is for main.
+
+        So it is where the loop has read that there was a signal.
+        """
+        if self._turn is None:  # run() asks for one
+            self._due = False
+        else:
+            self._start_afresh()
+            if any(name in context["message"] for name in OUR_CALLBACKS):
+                self.scheduler.post(functools.partial(raise_in_main, self.scheduler, context["exception"]))
+                return
         loop.default_exception_handler(context)
 
 
@@ -263,6 +276,7 @@ def _new_event_loop() -> asyncio.AbstractEventLoop:
             if wanted == "uvloop":
                 raise
         else:
+            _open_standard()
             return uvloop.new_event_loop()
     _probe()  # where this fails, the loop's own failure would be told of once more when it is collected
     return asyncio.SelectorEventLoop()
@@ -272,6 +286,15 @@ def _probe() -> None:
     """Raise OSError where the process can't open a pair of sockets, as every loop needs one."""
     for sock in socket.socketpair():
         sock.close()
+
+
+def _open_standard() -> None:
+    """Have descriptors 0 to 2 open, as Node.js does: libuv ends the process where it closes one of its own there."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, and never closed
 
 
 def _watches_signals(loop: asyncio.AbstractEventLoop) -> bool:

@@ -11,6 +11,7 @@ Invariants
   (It is not told at each turn, as it asks the system for the process's number each time.)
 - At most one timer is armed (``_armed`` is when it fires). A deadline that moved further away leaves it
   alone.
+- What the loop was asked for is noted afterwards: where that is Python code, a signal handler may have raised in it.
 """
 
 from __future__ import annotations
@@ -50,9 +51,9 @@ class Turns:
 
     def ready(self) -> None:
         if not self._due:
-            self._due = True
             if not self._serving:
                 self.loop.call_soon(self._on_turn, context=self.context)
+            self._due = True
 
     def wake(self) -> None:
         if not self._due:
@@ -130,9 +131,9 @@ class Turns:
         if when >= self._armed:
             return  # the timer fires before that, and the turn that follows arms it again
         self._cancel_timer()
-        self._armed = when
         rounded = math.ceil(delay / TIMER_GRAIN) * TIMER_GRAIN
         self._timer = self.loop.call_later(rounded, self._on_timer, context=self.context)
+        self._armed = when
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -335,6 +335,16 @@ class ConnectionConformance(SendCases):
             assert near.status == "closed"
 
     @pytest.mark.parametrize("name", READERS)
+    @pytest.mark.parametrize("end", ["close", "abort"])
+    def test_what_is_left_of_a_chunk_is_dropped_by_a_local_end(self, name: str, end: str) -> None:
+        with self.connected() as (near, far):
+            near.send(b"12345678")
+            assert far.read_exactly(2) == b"12"
+            getattr(far, end)()
+            kind = ChannelClosed if end == "close" else ConnectionAbortedError
+            assert isinstance(failing(reader, name, far).join(NEVER), kind)
+
+    @pytest.mark.parametrize("name", READERS)
     def test_every_way_of_reading_sees_an_abort_of_the_peers(self, name: str) -> None:
         if self.seen_of_abort is ChannelClosed and name in ("read", "read(n)"):
             name = "receive"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import socket
+import tracemalloc
 import weakref
 from contextlib import redirect_stderr
 from io import StringIO
@@ -36,6 +37,28 @@ def test_polling_goes_on_when_the_buffer_was_taken(how: str) -> None:
                 except Timeout:
                     pass
         finish()
+
+
+@pytest.mark.parametrize("how", ["read", "read_exactly", "read_until"])
+def test_a_small_piece_is_taken_without_a_copy_of_the_rest(how: str) -> None:
+    size = 200_000
+    with plain_peer() as (conn, sock):
+        finish = in_thread(sock.sendall, b"1234567\n" * (size // 8))
+        with pytest.raises(Timeout):
+            conn.read_exactly(size + 1, timeout=0.1)
+        finish()
+        pieces = {"read": lambda: conn.read(8), "read_exactly": lambda: conn.read_exactly(8)}
+        take = pieces.get(how, conn.read_until)
+        take()
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(10):
+                assert take() == b"1234567\n"
+            most = tracemalloc.get_traced_memory()[1] - before
+        finally:
+            tracemalloc.stop()
+        assert most < size / 10
 
 
 def test_a_pause_that_comes_after_the_last_was_taken_ends_at_once() -> None:

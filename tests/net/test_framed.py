@@ -426,13 +426,15 @@ def test_the_end_of_its_thread_is_told_in_other_threads(begun: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:a thread ended with 1 tasklets:ResourceWarning")
-def test_the_end_of_a_thread_that_only_reads_is_told_in_other_threads() -> None:
+@pytest.mark.parametrize("begun", [True, False])
+def test_the_end_of_a_thread_that_only_reads_is_told_in_other_threads(begun: bool) -> None:
     made: flower.channel[Any] = flower.channel(1)
     leave = threading.Event()
 
     def body(conn: Conn) -> None:
         messages = framed(conn, Lines())
-        flower.schedule()
+        if begun:
+            flower.schedule()
         made.send(messages)
         leave.wait(NEVER)
 

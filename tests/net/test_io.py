@@ -786,6 +786,38 @@ def test_what_is_refused_leaves_the_file_usable(tmp_path: Path, monkeypatch: pyt
             assert file.readline() == "one\n"
 
 
+@pytest.mark.slow
+def test_a_forked_child_is_told_that_a_file_is_in_use_in_the_parent() -> None:
+    code = """
+        import os, tempfile, threading, flower
+        from flower.io import File
+        class Slow:
+            def read(self, size):
+                begun.set()
+                ended.wait(30)
+                return "data"
+        begun, ended = threading.Event(), threading.Event()
+        file, idle = File(Slow()), File(tempfile.TemporaryFile())
+        t = flower.go(file.read)
+        flower.blocking(begun.wait, 30)
+        if os.fork() == 0:
+            try:
+                with flower.timeout(10):
+                    file.read()
+            except RuntimeError as error:
+                idle.write(b"x")
+                print("child:", error, flush=True)
+            os._exit(0)
+        os.wait()
+        ended.set()
+        print("parent:", t.join())
+        idle.close()
+        """
+    child, parent = output(code).splitlines()
+    assert child.startswith("child: <File <") and "was in use as the process forked" in child
+    assert parent == "parent: data"
+
+
 def test_an_open_that_is_given_up_closes_the_file(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)

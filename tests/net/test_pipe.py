@@ -317,6 +317,16 @@ def test_a_plain_peer_of_a_socketpair() -> None:
         assert in_thread(receive_exactly, theirs, 5)() == b"hello"
 
 
+def test_a_given_socket_of_which_a_file_was_made_is_closed_with_its_connection() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, ours.makefile("rb"):
+        with Dial("sockpipe", ours):
+            pass
+        until(lambda: ours.fileno() < 0)
+        theirs.setblocking(False)
+        assert theirs.recv(1) == b""
+
+
 @pytest.mark.parametrize("by", ["socket", "number"])
 def test_what_was_given_is_closed_where_the_dial_is_cancelled_at_once(by: str) -> None:
     ours, theirs = socket.socketpair()
