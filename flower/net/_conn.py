@@ -86,7 +86,7 @@ class Conn(Source):
             front: channel[bytes] = channel(1)
             data = self._take_front()
             if data:
-                front.try_send(data)
+                front.try_send(bytes(data))
                 self._front = front
                 return front
         return look(self._incoming, self._reading_end)
@@ -173,36 +173,43 @@ class Conn(Source):
 
         return self._gather(find, timeout)
 
-    def _take_front(self) -> bytes:
+    def _take_front(self) -> bytearray:
         """Everything that was looked at and not taken. Raises RuntimeError while a tasklet reads it."""
         if self._reading:
             raise RuntimeError(f"{self._stream.describe()}: another tasklet is in the middle of reading")
         front, self._front = self._front, None
-        if self._stream.shut:  # dropped, as what waits in the channel is
-            return b""
+        if front is None or self._stream.shut:  # dropped, as what waits in the channel is
+            return bytearray()
         if isinstance(front, channel):
-            return front.try_receive(b"")  # a select has taken it, perhaps
-        return b"" if front is None else bytes(front)
+            return bytearray(front.try_receive(b""))  # a select has taken it, perhaps
+        return front
+
+    def _cut(self, buffer: bytearray, size: int) -> bytes:
+        """So much of what was looked at; the rest is for the next reader, and is not copied."""
+        with memoryview(buffer) as view:
+            taken = bytes(view[:size])
+        del buffer[:size]
+        self._front = buffer or None
+        return taken
 
     def _read_some(self, size: int, timeout: float | None) -> bytes:
         self._refuse_company()
-        data = self._take_front()
-        if not data:
+        front = self._take_front()
+        if not front:
             if size == 0:
-                return data
+                return b""
             source = self._receive_channel
             self._reading = True
             self._front = bytearray()  # so that everybody looks, and nobody waits for what comes after the rest
             try:
-                data = self._within(source, timeout)
+                data: bytes = self._within(source, timeout)
             finally:
                 self._reading = False
                 self._front = None
-        if len(data) > size:
-            self._front = bytearray(data)
-            del self._front[:size]
-            data = data[:size]
-        return data
+            if len(data) <= size:
+                return data
+            front = bytearray(data)
+        return self._cut(front, size)
 
     def _gather(self, find: Callable[[bytearray, int], int], timeout: float | None) -> bytes:
         """Read until ``find(buffer, seen)`` says how many bytes to take; ``seen`` were there at its last call."""
@@ -215,11 +222,7 @@ class Conn(Source):
                     raise
                 raise Timeout(f"{self._stream.describe()}: what was to be read did not come in {timeout} s") from None
         self._refuse_company()
-        if isinstance(self._front, bytearray) and not self._reading:
-            buffer = self._front
-        else:
-            buffer = bytearray(self._take_front())
-        self._front = buffer
+        self._front = buffer = self._take_front()
         self._reading = True
         seen = 0
         try:
@@ -237,12 +240,7 @@ class Conn(Source):
             self._reading = False
             if not buffer:
                 self._front = None
-        with memoryview(buffer) as view:
-            taken = bytes(view[:end])
-        del buffer[:end]
-        if not buffer:
-            self._front = None
-        return taken
+        return self._cut(buffer, end)
 
     def _refuse_company(self) -> None:
         if self._incoming.balance < 0:
@@ -348,7 +346,7 @@ class Conn(Source):
         stream = self._stream
         try:
             stream.refuse_tls()
-            early = self._take_front()
+            early = bytes(self._take_front())
             io_poller()  # which may refuse
             stream.shake_hands(True)
             try:

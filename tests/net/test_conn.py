@@ -247,6 +247,30 @@ def test_a_local_close_drops_what_was_not_received() -> None:
             flower.select(far)
 
 
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_what_was_looked_at_and_not_taken_is_dropped_with_the_rest(how: str) -> None:
+    with plain_peer() as (conn, sock):
+        sock.sendall(b"abcdef")
+        assert conn.read(1, timeout=NEVER) == b"a"
+        getattr(conn, how)()
+        expected: Any = ChannelClosed if how == "close" else ConnectionAbortedError
+        for read in (lambda: conn.read_exactly(2), lambda: conn.read_until(b"c"), lambda: conn.read(1), conn.receive):
+            with pytest.raises(expected):
+                read()
+
+
+def test_the_rest_of_a_chunk_is_not_copied_for_each_read() -> None:
+    """Else to read it byte by byte takes time in proportion to the square of its length."""
+    with plain_peer() as (conn, sock):
+        sock.sendall(b"abcdef")
+        assert conn.read(1, timeout=NEVER) == b"a"
+        rest = conn._front
+        assert conn.read(2) + conn.read_exactly(1) + conn.read(1) == b"bcde"
+        assert conn._front is rest
+        assert conn.read(1) == b"f"
+        assert conn._front is None
+
+
 def test_a_local_close_wakes_a_blocked_reader() -> None:
     with connected() as (near, _far):
         t = flower.tasklet(near.receive)()
