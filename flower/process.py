@@ -163,8 +163,9 @@ class Process:
         """
         try:
             self._child.ended.receive(timeout)
-        except ChannelClosed:
-            pass
+        except ChannelClosed as error:
+            if error.channel is not self._child.ended:  # what a tasklet has ended with, and main gets
+                raise
         except Timeout:
             raise Timeout(f"{self._name} has not ended within {timeout} s") from None
         if self._child.status is None:

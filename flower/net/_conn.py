@@ -107,7 +107,9 @@ class Conn(Source):
                 data: bytes = self._incoming._obtain(None)
             else:
                 data = self._within(self._receive_channel, timeout)
-        except ChannelClosed:
+        except ChannelClosed as error:
+            if not self._is_end(error, self._incoming):
+                raise
             raise self._reading_end() from None
         return data
 
@@ -124,7 +126,9 @@ class Conn(Source):
                 data: bytes = self._incoming._obtain(None)
             else:
                 data = self._within(self._receive_channel, timeout)
-        except ChannelClosed:
+        except ChannelClosed as error:
+            if not self._is_end(error, self._incoming):
+                raise
             end = self._reading_end()
             if isinstance(end, ChannelClosed) and not self._stream.shut:
                 return b""
@@ -230,7 +234,9 @@ class Conn(Source):
                 seen = len(buffer)
                 look(self._incoming, self._reading_end)  # where reading was paused, it goes on
                 buffer += self._incoming.receive()
-        except ChannelClosed:
+        except ChannelClosed as error:
+            if not self._is_end(error, self._incoming):
+                raise
             why = self._reading_end()
             if buffer and isinstance(why, ChannelClosed) and not self._stream.shut:
                 text = f"{self._stream.describe()}: ended after {len(buffer)} bytes of what was to come"
@@ -273,8 +279,14 @@ class Conn(Source):
         try:
             self._stream.send(data, timeout)
         except ChannelClosed as error:
-            error.channel = self
+            self._claim(error)
             raise
+
+    def _claim(self, error: ChannelClosed) -> None:
+        """To users it is of the connection, and not of its parts; if it is not of something else (see `_is_end`)."""
+        ours = self._incoming, self._stream.outbox
+        if error.channel is not None and error.channel in ours:
+            error.channel = self
 
     @property
     def _send_channel(self) -> channel[Data]:
@@ -300,7 +312,7 @@ class Conn(Source):
         try:
             self._stream.flush(timeout)
         except ChannelClosed as error:
-            error.channel = self
+            self._claim(error)
             raise
 
     def close_write(self) -> None:
@@ -312,7 +324,7 @@ class Conn(Source):
         try:
             self._stream.close_write()
         except ChannelClosed as error:
-            error.channel = self
+            self._claim(error)
             raise
 
     # -- TLS
@@ -355,7 +367,7 @@ class Conn(Source):
                 stream.give_up_tls()
                 raise
         except ChannelClosed as error:
-            error.channel = self
+            self._claim(error)
             raise
 
     def keep_alive(self, idle: int = 30, interval: int = 10, count: int = 3) -> None:

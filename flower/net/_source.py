@@ -34,8 +34,17 @@ class Source:
     def __next__(self: Receives[T_co]) -> T_co:
         try:
             return self.receive()
-        except ChannelClosed:
+        except ChannelClosed as error:
+            if error.channel is not self:
+                raise
             raise StopIteration from None
+
+    def _is_end(self, error: ChannelClosed, ch: Any) -> bool:
+        """Whether it says that this has ended, whose channel that is.
+
+        Main gets others where it waits: what tasklets have ended with, and nobody joined.
+        """
+        return ch.closed and (error.channel is ch or error.channel is self)
 
     def _within(self, ch: Any, timeout: float | None) -> Any:
         """Receive from the channel; where nothing comes in time, the error says from whom."""

@@ -184,7 +184,9 @@ class Port:
             self.poller.loop.add_writer(self.sock, self._on_writable)
             try:
                 self._room.receive()
-            except ChannelClosed:
+            except ChannelClosed as error:
+                if error.channel is not self._room:  # what a tasklet has ended with, and main gets
+                    raise
                 raise self.end() from None
             if self._try_send(data, where):
                 return
@@ -300,7 +302,9 @@ class Datagrams(Source):
             if timeout is None:
                 return self._incoming.receive()
             datagram: Datagram = self._within(self._incoming, timeout)
-        except ChannelClosed:
+        except ChannelClosed as error:
+            if not self._is_end(error, self._incoming):
+                raise
             raise self._end() from None
         return datagram
 
@@ -329,7 +333,8 @@ class Datagrams(Source):
         try:
             port.send(data, None if address is None else self._where(port, address))
         except ChannelClosed as error:
-            error.channel = self
+            if error.channel is self._incoming:
+                error.channel = self
             raise
 
     def write(self, data: Data | str, *, timeout: float | None = None) -> None:

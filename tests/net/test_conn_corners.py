@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import flower
+from flower import channel, process
 from flower.errors import ChannelClosed, Timeout
-from flower.net import Dial, Listen
+from flower.net import Conn, Dial, Lines, Listen, framed
 from tests.net.certificates import certificates
 from tests.net.support import HOME, NEVER, fill, in_thread, plain_peer, receive_all, reset, rounds, until
 
@@ -183,3 +184,63 @@ def test_what_a_peer_does_ends_no_program(how: str) -> None:
             assert "Error in <tasklet 'handler'" in err.getvalue()
     finally:
         flower.set_error_handler(before)
+
+
+def send_without_room(conn: Conn) -> None:
+    fill(conn)
+    conn.send(b"one more")
+
+
+def flush_without_room(conn: Conn) -> None:
+    fill(conn)
+    conn.flush()
+
+
+OF_A_CONNECTION: dict[str, Any] = {
+    "receive": lambda conn: conn.receive(),
+    "receive in time": lambda conn: conn.receive(NEVER),
+    "read": lambda conn: conn.read(),
+    "read a few": lambda conn: conn.read(5),
+    "read_exactly": lambda conn: conn.read_exactly(5),
+    "read_until": lambda conn: conn.read_until(),
+    "iteration": list,
+    "send": send_without_room,
+    "flush": flush_without_room,
+    "start_tls": lambda conn: conn.start_tls(server_name="localhost"),
+    "framed": lambda conn: framed(conn, Lines()).receive(),
+    "iteration of messages": lambda conn: list(framed(conn, Lines())),
+}
+
+
+def ends_at_a_closed_channel() -> channel[Any]:
+    """A tasklet that will, and that nobody joins; gives the channel."""
+    closed: channel[Any] = channel()
+    closed.close()
+    flower.go(lambda: (rounds(10), closed.send("a value")))
+    return closed
+
+
+@pytest.mark.parametrize("call", OF_A_CONNECTION)
+def test_what_a_tasklet_ended_with_is_not_the_end_of_what_main_waits_for(call: str) -> None:
+    with plain_peer() as (conn, _):
+        closed = ends_at_a_closed_channel()
+        with pytest.raises(ChannelClosed) as caught:
+            OF_A_CONNECTION[call](conn)
+        assert caught.value.channel is closed
+
+
+@pytest.mark.parametrize("call", ["receive", "iteration", "serve", "serve with a limit", "udp", "process"])
+def test_nor_of_a_listener_a_udp_socket_or_a_program(call: str) -> None:
+    with Listen((HOME, 0)) as listener, Listen((HOME, 0), "udp") as datagrams, process.start(["cat"]) as program:
+        calls: dict[str, Any] = {
+            "receive": listener.receive,
+            "iteration": lambda: list(listener),
+            "serve": lambda: listener.serve(print),
+            "serve with a limit": lambda: listener.serve(print, limit=1),
+            "udp": datagrams.receive,
+            "process": lambda: program.wait(NEVER),
+        }
+        closed = ends_at_a_closed_channel()
+        with pytest.raises(ChannelClosed) as caught:
+            calls[call]()
+        assert caught.value.channel is closed
