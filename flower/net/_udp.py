@@ -16,6 +16,7 @@ import struct
 import sys
 import warnings
 from collections import deque
+from contextlib import suppress
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -228,11 +229,9 @@ class Port:
         self.poller.resources.discard(self)
         self.incoming.close()
         self._room.close()
-        try:
-            while self.incoming.try_receive() is not None:
-                pass
-        except (ChannelClosed, OSError):
-            pass
+        while len(self.incoming):
+            with suppress(ChannelClosed, OSError):  # another thread was quicker; a refusal, and more may be behind it
+                self.incoming.try_receive()
 
     def finish(self, late: bool) -> bool:
         self.close()

@@ -270,6 +270,20 @@ def test_nobody_listens_there() -> None:
             there.receive(NEVER)
 
 
+def test_what_is_behind_a_refusal_is_dropped_by_a_close() -> None:
+    with plain() as sock:
+        where = sock.getsockname()
+    with Dial("udp", where) as there:
+        there.write("anybody?")
+        until(lambda: len(there._incoming) == 1)
+        with plain(where) as sock:
+            sock.sendto(b"here", there.addr())
+            until(lambda: len(there._incoming) == 2)
+        there.close()
+        with pytest.raises(ChannelClosed):
+            there.receive()
+
+
 @pytest.mark.parametrize("told", ["receive", "send"])
 def test_a_refusal_is_not_the_end(told: str) -> None:
     """Whoever was told of it: when somebody listens there at last, he is heard."""
