@@ -28,7 +28,7 @@ from flower.net._conn import Data, look
 from flower.net._loop import io_poller
 from flower.net._options import Options
 from flower.net._source import Source
-from flower.net._stream import as_bytes
+from flower.net._stream import _ours, as_bytes
 from flower.net._tcp import bind_like, bound_socket, within
 from flower.net._transport import disown
 
@@ -142,7 +142,7 @@ class Port:
                 return
             except OSError as error:  # a peer that is not there says so, to a socket that has one
                 self._watch_again()
-                self._take(bomb(explain(error, "datagrams of", "udp", self.remote or self.local)), 0)
+                self._take(bomb(_ours(explain(error, "datagrams of", "udp", self.remote or self.local))), 0)
                 return
             for level, kind, value in extra:
                 if level == socket.SOL_SOCKET and kind == SO_RXQ_OVFL:
@@ -205,7 +205,9 @@ class Port:
         except OverflowError as error:  # the flow's number
             raise ValueError(f"no udp address: {where!r}: {error}") from None
         except OSError as error:
-            raise explain(error, "can't send to", "udp", where or self.remote or "nobody: no address given") from None
+            where = where or self.remote or "nobody: no address given"
+            failure = explain(error, "can't send to", "udp", where)
+            raise _ours(failure) if isinstance(failure, ConnectionError) else failure from None
         return True
 
     def _on_writable(self) -> None:
