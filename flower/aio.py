@@ -26,6 +26,7 @@ from typing import Any, Protocol, TypeVar
 
 from flower import channels
 from flower.channels import channel, getcurrent, move_on, tasklet
+from flower.channels._failures import is_foreign
 from flower.errors import Cancelled, ChannelClosed, TaskletExit, TaskletKilled, Timeout
 from flower.net._loop import Awaited, LoopPoller, io_poller, running_task
 
@@ -232,7 +233,7 @@ def _wait(awaitable: Any, timeout: float | None) -> Any:
         except BaseException as first:
             me = getcurrent()
             interruption = awaited.cancel(report=lambda error: poller.scheduler.report(error, me)) or first
-            if not isinstance(interruption, Cancelled | Timeout):
+            if not isinstance(interruption, Cancelled | Timeout) or is_foreign(interruption):
                 awaited.forsake(report=lambda error: poller.scheduler.report(error, me))
                 raise interruption
             if awaited.task.cancelled():

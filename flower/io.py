@@ -23,7 +23,7 @@ from typing import Any
 
 from flower.channels import blocking, bomb, channel, select, shield
 from flower.channels._blocking import begin, collect
-from flower.channels._failures import copy_error
+from flower.channels._failures import copy_error, is_foreign
 from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn
 from flower.net._descriptor import MAX_FD, READABLE, WRITABLE, Watched, look, reading_end
@@ -94,7 +94,9 @@ class IOChannel(Source):
         """
         try:
             found: int = select(self, timeout=timeout)[1]
-        except Timeout:
+        except Timeout as error:
+            if is_foreign(error):
+                raise
             raise Timeout(f"descriptor {self._watch.fd} was not ready within {timeout} s") from None
         return found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from flower.channels._failures import is_foreign
 from flower.errors import ChannelClosed, Timeout
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Source:
         try:
             return ch.receive(timeout)
         except Timeout as error:
-            if hasattr(error, "_flower_conn"):  # it is what the connection died of
+            if hasattr(error, "_flower_conn") or is_foreign(error):  # the former: it is what the connection died of
                 raise
             raise Timeout(f"{self!r}: nothing came within {timeout} s") from None
 

@@ -325,9 +325,11 @@ class Datagrams(Source):
         """
         if timeout is not None:
             try:
-                with time_limit(timeout):
+                with time_limit(timeout) as scope:
                     return self.send(data, address)
             except Timeout:
+                if not scope.expired:
+                    raise
                 raise Timeout(f"{self._port.describe()}: not sent within {timeout} s") from None
         data = as_bytes(data)
         port = self._port

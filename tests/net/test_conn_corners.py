@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import os
 import socket
+import threading
 import weakref
 from contextlib import redirect_stderr
 from io import StringIO
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 
 import flower
+import flower.io
 from flower import channel, process
 from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn, Dial, Lines, Listen, framed
@@ -244,3 +248,52 @@ def test_nor_of_a_listener_a_udp_socket_or_a_program(call: str) -> None:
         with pytest.raises(ChannelClosed) as caught:
             calls[call]()
         assert caught.value.channel is closed
+
+
+@pytest.mark.parametrize("call", ["receive", "send", "flush", "wait_read", "process", "stop", "a coroutine"])
+def test_nor_is_a_timeout_of_a_tasklet_one_of_what_main_waits_for(call: str) -> None:
+    with plain_peer() as (conn, _), process.start(["sh", "-c", "trap '' TERM; echo; cat"]) as program:
+        assert program.stdout.read_exactly(1, timeout=NEVER) == b"\n"
+        near, far = os.pipe()
+        calls: dict[str, Any] = {
+            "receive": lambda: conn.receive(NEVER),
+            "send": lambda: conn.send(b"one more", NEVER),
+            "flush": lambda: conn.flush(timeout=NEVER),
+            "wait_read": lambda: flower.io.wait_read(near, NEVER),
+            "process": lambda: program.wait(NEVER),
+            "stop": lambda: program.stop(NEVER),
+            "a coroutine": lambda: flower.wait(asyncio.sleep(NEVER), NEVER),
+        }
+
+        def ends() -> None:
+            rounds(50)
+            raise Timeout("of its own")
+
+        if call in ("send", "flush"):
+            fill(conn)
+        flower.go(ends)
+        with pytest.raises(Timeout, match="of its own"):
+            calls[call]()
+        os.close(near)
+        os.close(far)
+        assert program.status is None
+
+
+def test_what_a_tasklet_ended_with_is_no_failure_of_the_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    def slow(host: str, *args: Any, flags: int = 0, **kwargs: Any) -> Any:
+        if not flags & socket.AI_NUMERICHOST:
+            over.wait(NEVER)
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    def ends() -> None:
+        rounds(10)
+        raise FileNotFoundError("a file")
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    flower.go(ends)
+    with pytest.raises(FileNotFoundError) as caught:
+        Dial("tcp", ("name.invalid", 9))
+    over.set()
+    assert str(caught.value) == "a file"
