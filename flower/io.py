@@ -413,7 +413,10 @@ class File:
                     return self._give()
             finally:
                 self._turn.send(None)
-        line = self._do(self._next_line, rewind=False)
+        try:
+            line = self._do(self._next_line, rewind=False)
+        except StopIteration as error:  # it would end the loop
+            raise RuntimeError("a tasklet has ended with StopIteration") from error
         if line is None:
             raise StopIteration
         return line

@@ -39,6 +39,8 @@ class Source:
             if error.channel is not self:
                 raise
             raise StopIteration from None
+        except StopIteration as error:  # it would end the loop
+            raise RuntimeError("a tasklet has ended with StopIteration") from error
 
     def _is_end(self, error: ChannelClosed, ch: Any) -> bool:
         """Whether it says that this has ended, whose channel that is.

@@ -297,3 +297,23 @@ def test_what_a_tasklet_ended_with_is_no_failure_of_the_resolver(monkeypatch: py
         Dial("tcp", ("name.invalid", 9))
     over.set()
     assert str(caught.value) == "a file"
+
+
+@pytest.mark.parametrize("of", ["a connection", "a file"])
+def test_a_stop_iteration_of_a_tasklet_ends_no_loop_of_main(of: str) -> None:
+    over = threading.Event()
+
+    class Slow(StringIO):
+        def readline(self, size: int | None = -1, /) -> str:
+            over.wait(NEVER)
+            return ""
+
+    def ends() -> None:
+        rounds(10)
+        next(iter([]))
+
+    with plain_peer() as (conn, _):
+        flower.go(ends)
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            list(conn if of == "a connection" else flower.io.File(Slow()))
+        over.set()
