@@ -48,6 +48,7 @@ SHARED_PRIVATE = {
     ("net", "flower.channels._scheduler"),
     ("net", "flower.channels._poller"),
     ("rpc", "flower.channels._ends"),
+    ("rpc", "flower.channels._failures"),
     ("rpc", "flower.channels._scheduler"),
     ("rpc", "flower.channels._task"),
     ("rpc", "flower.channels._waiting"),
