@@ -36,7 +36,7 @@ class Source:
         try:
             return self.receive()
         except ChannelClosed as error:
-            if error.channel is not self:
+            if error.channel is not self or is_foreign(error):
                 raise
             raise StopIteration from None
         except StopIteration as error:  # it would end the loop

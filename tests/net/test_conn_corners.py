@@ -299,6 +299,14 @@ def test_what_a_tasklet_ended_with_is_no_failure_of_the_resolver(monkeypatch: py
     assert str(caught.value) == "a file"
 
 
+def test_a_writer_that_fails_does_not_end_the_loop_of_main_over_the_same_connection() -> None:
+    with plain_peer() as (conn, _):
+        conn.close_write()
+        flower.go(lambda: (rounds(10), conn.send(b"too late")))
+        with pytest.raises(ChannelClosed, match="closed here for writing"):
+            list(conn)
+
+
 @pytest.mark.parametrize("of", ["a connection", "a file"])
 def test_a_stop_iteration_of_a_tasklet_ends_no_loop_of_main(of: str) -> None:
     over = threading.Event()
