@@ -27,6 +27,7 @@ from typing import Any, Protocol, TypeVar
 from flower import channels
 from flower.channels import channel, getcurrent, move_on, tasklet
 from flower.channels._delivery import report
+from flower.channels._failures import is_foreign
 from flower.errors import Cancelled, ChannelClosed, TaskletExit, TaskletKilled, Timeout
 from flower.net._loop import Awaited, LoopPoller, io_poller, running_task
 
@@ -233,7 +234,7 @@ def _wait(awaitable: Any, timeout: float | None) -> Any:
         except BaseException as first:
             me = getcurrent()
             interruption = awaited.cancel(report=lambda error: report(poller.scheduler, error, me)) or first
-            if not isinstance(interruption, Cancelled | Timeout):
+            if not isinstance(interruption, Cancelled | Timeout) or is_foreign(interruption):
                 awaited.forsake(report=lambda error: report(poller.scheduler, error, me))
                 raise interruption
             if awaited.task.cancelled():

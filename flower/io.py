@@ -24,7 +24,7 @@ from typing import Any
 
 from flower.channels import blocking, bomb, channel, select, shield
 from flower.channels._blocking import begin, collect
-from flower.channels._failures import copy_error
+from flower.channels._failures import copy_error, is_foreign
 from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn
 from flower.net._descriptor import MAX_FD, READABLE, WRITABLE, Watched, look, reading_end
@@ -95,7 +95,9 @@ class IOChannel(Source):
         """
         try:
             found: int = select(self, timeout=timeout)[1]
-        except Timeout:
+        except Timeout as error:
+            if is_foreign(error):
+                raise
             raise Timeout(f"descriptor {self._watch.fd} was not ready within {timeout} s") from None
         return found
 
@@ -414,7 +416,10 @@ class File:
                     return self._give()
             finally:
                 self._turn.send(None)
-        line = self._do(self._next_line, rewind=False)
+        try:
+            line = self._do(self._next_line, rewind=False)
+        except StopIteration as error:  # it would end the loop
+            raise RuntimeError("a tasklet has ended with StopIteration") from error
         if line is None:
             raise StopIteration
         return line

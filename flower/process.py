@@ -21,6 +21,7 @@ from typing import Any
 
 from flower.channels import channel, group, ignore_thread, shield
 from flower.channels import timeout as time_limit
+from flower.channels._failures import is_foreign
 from flower.channels._task import check_timeout
 from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn
@@ -163,9 +164,12 @@ class Process:
         """
         try:
             self._child.ended.receive(timeout)
-        except ChannelClosed:
-            pass
-        except Timeout:
+        except ChannelClosed as error:
+            if error.channel is not self._child.ended:  # what a tasklet has ended with, and main gets
+                raise
+        except Timeout as error:
+            if is_foreign(error):
+                raise
             raise Timeout(f"{self._name} has not ended within {timeout} s") from None
         if self._child.status is None:
             raise ChildProcessError(f"{self._name} {self._child.lost}")
@@ -192,7 +196,9 @@ class Process:
         self.terminate()
         try:
             return self.wait(grace)
-        except Timeout:
+        except Timeout as error:
+            if is_foreign(error):
+                raise
             self.kill()
             return self.wait()
 

@@ -86,6 +86,11 @@ def note(error: BaseException, text: Callable[[], str]) -> bool:
     return True
 
 
+def is_foreign(error: BaseException) -> bool:
+    """Whether a tasklet has ended with it, and main gets it where it waits, as nobody joined that: a note says so."""
+    return hasattr(error, "__notes__")
+
+
 def pass_on(error: BaseException) -> None:
     """Main is told of the error by other means: that a tasklet ends with it as well is nobody's failure."""
     with suppress(Exception):  # one that can't be changed

@@ -74,10 +74,14 @@ def resolve(
         pass  # a name, then
     except UnicodeError:
         raise ValueError(f"not a host name: {host!r}, in {(host, port)!r}") from None
-    try:
-        infos: list[Info] = blocking(socket.getaddrinfo, host, port, type=kind, flags=flags)
-    except OSError as error:
-        raise explain(error, what, proto, (host, port)) from None
+
+    def look_up() -> list[Info]:
+        try:
+            return socket.getaddrinfo(host, port, type=kind, flags=flags)
+        except OSError as error:
+            raise explain(error, what, proto, (host, port)) from None
+
+    infos: list[Info] = blocking(look_up)
     return infos
 
 

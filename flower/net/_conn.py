@@ -86,7 +86,7 @@ class Conn(Source):
             front: channel[bytes] = channel(1)
             data = self._take_front()
             if data:
-                front.try_send(data)
+                front.try_send(bytes(data))
                 self._front = front
                 return front
         return look(self._incoming, self._reading_end)
@@ -107,7 +107,9 @@ class Conn(Source):
                 data: bytes = self._incoming._obtain(None)
             else:
                 data = self._within(self._receive_channel, timeout)
-        except ChannelClosed:
+        except ChannelClosed as error:
+            if not self._is_end(error, self._incoming):
+                raise
             raise self._reading_end() from None
         return data
 
@@ -124,7 +126,9 @@ class Conn(Source):
                 data: bytes = self._incoming._obtain(None)
             else:
                 data = self._within(self._receive_channel, timeout)
-        except ChannelClosed:
+        except ChannelClosed as error:
+            if not self._is_end(error, self._incoming):
+                raise
             end = self._reading_end()
             if isinstance(end, ChannelClosed) and not self._stream.shut:
                 return b""
@@ -173,26 +177,19 @@ class Conn(Source):
 
         return self._gather(find, timeout)
 
-    def _take_front(self) -> bytes:
+    def _take_front(self) -> bytearray:
         """Everything that was looked at and not taken. Raises RuntimeError while a tasklet reads it."""
         if self._reading:
             raise RuntimeError(f"{self._stream.describe()}: another tasklet is in the middle of reading")
         front, self._front = self._front, None
-        if self._stream.shut:  # dropped, as what waits in the channel is
-            return b""
+        if front is None or self._stream.shut:  # dropped, as what waits in the channel is
+            return bytearray()
         if isinstance(front, channel):
-            return front.try_receive(b"")  # a select has taken it, perhaps
-        return b"" if front is None else bytes(front)
-
-    def _open_front(self) -> bytearray:
-        """Everything that was looked at and not taken, to take from. Copies it only the first time."""
-        front = self._front
-        if not isinstance(front, bytearray) or self._reading or self._stream.shut:
-            self._front = front = bytearray(self._take_front())
+            return bytearray(front.try_receive(b""))  # a select has taken it, perhaps
         return front
 
-    def _take(self, buffer: bytearray, size: int) -> bytes:
-        """The first bytes of what is now in front; the rest stays there."""
+    def _cut(self, buffer: bytearray, size: int) -> bytes:
+        """So much of what was looked at; the rest is for the next reader, and is not copied."""
         with memoryview(buffer) as view:
             taken = bytes(view[:size])
         del buffer[:size]
@@ -201,9 +198,8 @@ class Conn(Source):
 
     def _read_some(self, size: int, timeout: float | None) -> bytes:
         self._refuse_company()
-        buffer = self._open_front()
-        if not buffer:
-            self._front = None
+        front = self._take_front()
+        if not front:
             if size == 0:
                 return b""
             source = self._receive_channel
@@ -216,8 +212,8 @@ class Conn(Source):
                 self._front = None
             if len(data) <= size:
                 return data
-            buffer = bytearray(data)
-        return self._take(buffer, size)
+            front = bytearray(data)
+        return self._cut(front, size)
 
     def _gather(self, find: Callable[[bytearray, int], int], timeout: float | None) -> bytes:
         """Read until ``find(buffer, seen)`` says how many bytes to take; ``seen`` were there at its last call."""
@@ -230,7 +226,7 @@ class Conn(Source):
                     raise
                 raise Timeout(f"{self._stream.describe()}: what was to be read did not come in {timeout} s") from None
         self._refuse_company()
-        buffer = self._open_front()
+        self._front = buffer = self._take_front()
         self._reading = True
         seen = 0
         try:
@@ -238,7 +234,9 @@ class Conn(Source):
                 seen = len(buffer)
                 look(self._incoming, self._reading_end)  # where reading was paused, it goes on
                 buffer += self._incoming.receive()
-        except ChannelClosed:
+        except ChannelClosed as error:
+            if not self._is_end(error, self._incoming):
+                raise
             why = self._reading_end()
             if buffer and isinstance(why, ChannelClosed) and not self._stream.shut:
                 text = f"{self._stream.describe()}: ended after {len(buffer)} bytes of what was to come"
@@ -248,7 +246,7 @@ class Conn(Source):
             self._reading = False
             if not buffer:
                 self._front = None
-        return self._take(buffer, end)
+        return self._cut(buffer, end)
 
     def _refuse_company(self) -> None:
         if self._incoming.balance < 0:
@@ -281,8 +279,14 @@ class Conn(Source):
         try:
             self._stream.send(data, timeout)
         except ChannelClosed as error:
-            error.channel = self
+            self._claim(error)
             raise
+
+    def _claim(self, error: ChannelClosed) -> None:
+        """To users it is of the connection, and not of its parts; if it is not of something else (see `_is_end`)."""
+        ours = self._incoming, self._stream.outbox
+        if error.channel is not None and error.channel in ours:
+            error.channel = self
 
     @property
     def _send_channel(self) -> channel[Data]:
@@ -308,7 +312,7 @@ class Conn(Source):
         try:
             self._stream.flush(timeout)
         except ChannelClosed as error:
-            error.channel = self
+            self._claim(error)
             raise
 
     def close_write(self) -> None:
@@ -320,7 +324,7 @@ class Conn(Source):
         try:
             self._stream.close_write()
         except ChannelClosed as error:
-            error.channel = self
+            self._claim(error)
             raise
 
     # -- TLS
@@ -354,7 +358,7 @@ class Conn(Source):
         stream = self._stream
         try:
             stream.refuse_tls()
-            early = self._take_front()
+            early = bytes(self._take_front())
             io_poller()  # which may refuse
             stream.shake_hands(True)
             try:
@@ -363,7 +367,7 @@ class Conn(Source):
                 stream.give_up_tls()
                 raise
         except ChannelClosed as error:
-            error.channel = self
+            self._claim(error)
             raise
 
     def keep_alive(self, idle: int = 30, interval: int = 10, count: int = 3) -> None:

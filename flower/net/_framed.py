@@ -113,7 +113,9 @@ class Framed(Source, Generic[T]):
         try:
             messages = self._inner.messages
             message: T = messages.receive() if timeout is None else self._within(messages, timeout)
-        except ChannelClosed:
+        except ChannelClosed as error:
+            if not self._is_end(error, self._inner.messages):
+                raise
             raise self._inner.end(self) from None
         return message
 

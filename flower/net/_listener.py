@@ -69,7 +69,9 @@ class Listener(Source):
                 conn: Conn = self._connections.receive()
             else:
                 conn = self._within(self._receive_channel, timeout)
-        except ChannelClosed:
+        except ChannelClosed as error:
+            if not self._is_end(error, self._connections):
+                raise
             raise self._end() from None
         return conn
 
@@ -106,7 +108,9 @@ class Listener(Source):
                 if places is not None and not places.try_send(None):
                     select((places, None), self._acceptor.gone)
                 conn = self.receive()
-            except ChannelClosed:
+            except ChannelClosed as error:
+                if error.channel is not self and error.channel is not self._acceptor.gone:
+                    raise
                 return
             self._handlers.start(handler, conn, label, places)
             del conn  # the handler's alone

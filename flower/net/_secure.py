@@ -64,6 +64,9 @@ def check_context(
         raise TypeError(f"context is an ssl.SSLContext, not {context!r}")
     elif ca is not None or cert is not None or key is not None or alpn:
         raise ValueError("ca, cert, key and alpn belong into the context that was given")
+    if context.protocol == (ssl.PROTOCOL_TLS_CLIENT if server_side else ssl.PROTOCOL_TLS_SERVER):
+        here, there = ("server", "client") if server_side else ("client", "server")
+        raise ValueError(f"a {here} needs a context of its own kind, and that which was given is a {there}'s")
     if server_side and server_name is not None:
         raise ValueError("server_name is a client's: a server's names are in its certificate")
     if not server_side and server_name is None and context.check_hostname:

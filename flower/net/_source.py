@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from flower.channels._failures import is_foreign
 from flower.errors import ChannelClosed, Timeout
 
 if TYPE_CHECKING:
@@ -34,15 +35,26 @@ class Source:
     def __next__(self: Receives[T_co]) -> T_co:
         try:
             return self.receive()
-        except ChannelClosed:
+        except ChannelClosed as error:
+            if error.channel is not self or is_foreign(error):
+                raise
             raise StopIteration from None
+        except StopIteration as error:  # it would end the loop
+            raise RuntimeError("a tasklet has ended with StopIteration") from error
+
+    def _is_end(self, error: ChannelClosed, ch: Any) -> bool:
+        """Whether it says that this has ended, whose channel that is.
+
+        Main gets others where it waits: what tasklets have ended with, and nobody joined.
+        """
+        return ch.closed and (error.channel is ch or error.channel is self)
 
     def _within(self, ch: Any, timeout: float | None) -> Any:
         """Receive from the channel; where nothing comes in time, the error says from whom."""
         try:
             return ch.receive(timeout)
         except Timeout as error:
-            if hasattr(error, "_flower_conn"):  # it is what the connection died of
+            if hasattr(error, "_flower_conn") or is_foreign(error):  # the former: it is what the connection died of
                 raise
             raise Timeout(f"{self!r}: nothing came within {timeout} s") from None
 

@@ -45,7 +45,7 @@ except ImportError:
     from flower.channels import _nocython as cython
 
 from flower.channels import bomb, channel
-from flower.channels._failures import copy_error
+from flower.channels._failures import copy_error, is_foreign
 from flower.errors import ChannelClosed, Timeout
 from flower.net._address import format_address
 from flower.net._transport import Link, Tap, disown
@@ -234,7 +234,9 @@ class Stream(Link):
         if self.full or self.half or self.ended or self._transport.is_closing():
             try:
                 self.open_outbox().send(data, timeout)
-            except Timeout:
+            except Timeout as error:
+                if is_foreign(error):
+                    raise
                 if self.ended:  # it may be what the connection died of
                     raise self.writing_fault() from None
                 raise Timeout(f"{self.describe()}: no room to write within {timeout} s") from None
@@ -352,9 +354,13 @@ class Stream(Link):
         transport.set_write_buffer_limits(high=0)  # so that resume_writing says when all have left
         try:
             self._emptied.receive(timeout)
-        except ChannelClosed:
+        except ChannelClosed as error:
+            if error.channel is not self._emptied:  # what a tasklet has ended with, and main gets
+                raise
             raise self.writing_fault() from None
-        except Timeout:
+        except Timeout as error:
+            if is_foreign(error):
+                raise
             raise Timeout(f"{self.describe()}: what was written has not left within {timeout} s") from None
         finally:
             self._flushing -= 1

@@ -16,6 +16,7 @@ import struct
 import sys
 import warnings
 from collections import deque
+from contextlib import suppress
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from flower.net._conn import Data, look
 from flower.net._loop import io_poller
 from flower.net._options import Options
 from flower.net._source import Source
-from flower.net._stream import as_bytes
+from flower.net._stream import _ours, as_bytes
 from flower.net._tcp import bind_like, bound_socket, within
 from flower.net._transport import disown
 
@@ -141,7 +142,7 @@ class Port:
                 return
             except OSError as error:  # a peer that is not there says so, to a socket that has one
                 self._watch_again()
-                self._take(bomb(explain(error, "datagrams of", "udp", self.remote or self.local)), 0)
+                self._take(bomb(_ours(explain(error, "datagrams of", "udp", self.remote or self.local))), 0)
                 return
             for level, kind, value in extra:
                 if level == socket.SOL_SOCKET and kind == SO_RXQ_OVFL:
@@ -184,7 +185,9 @@ class Port:
             self.poller.loop.add_writer(self.sock, self._on_writable)
             try:
                 self._room.receive()
-            except ChannelClosed:
+            except ChannelClosed as error:
+                if error.channel is not self._room:  # what a tasklet has ended with, and main gets
+                    raise
                 raise self.end() from None
             if self._try_send(data, where):
                 return
@@ -202,7 +205,9 @@ class Port:
         except OverflowError as error:  # the flow's number
             raise ValueError(f"no udp address: {where!r}: {error}") from None
         except OSError as error:
-            raise explain(error, "can't send to", "udp", where or self.remote or "nobody: no address given") from None
+            where = where or self.remote or "nobody: no address given"
+            failure = explain(error, "can't send to", "udp", where)
+            raise _ours(failure) if isinstance(failure, ConnectionError) else failure from None
         return True
 
     def _on_writable(self) -> None:
@@ -226,11 +231,9 @@ class Port:
         self.poller.resources.discard(self)
         self.incoming.close()
         self._room.close()
-        try:
-            while self.incoming.try_receive() is not None:
-                pass
-        except (ChannelClosed, OSError):
-            pass
+        while len(self.incoming):
+            with suppress(ChannelClosed, OSError):  # another thread was quicker; a refusal, and more may be behind it
+                self.incoming.try_receive()
 
     def finish(self, late: bool) -> bool:
         self.close()
@@ -300,7 +303,9 @@ class Datagrams(Source):
             if timeout is None:
                 return self._incoming.receive()
             datagram: Datagram = self._within(self._incoming, timeout)
-        except ChannelClosed:
+        except ChannelClosed as error:
+            if not self._is_end(error, self._incoming):
+                raise
             raise self._end() from None
         return datagram
 
@@ -320,16 +325,19 @@ class Datagrams(Source):
         """
         if timeout is not None:
             try:
-                with time_limit(timeout):
+                with time_limit(timeout) as scope:
                     return self.send(data, address)
             except Timeout:
+                if not scope.expired:
+                    raise
                 raise Timeout(f"{self._port.describe()}: not sent within {timeout} s") from None
         data = as_bytes(data)
         port = self._port
         try:
             port.send(data, None if address is None else self._where(port, address))
         except ChannelClosed as error:
-            error.channel = self
+            if error.channel is self._incoming:
+                error.channel = self
             raise
 
     def write(self, data: Data | str, *, timeout: float | None = None) -> None:

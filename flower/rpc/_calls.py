@@ -23,6 +23,7 @@ except ImportError:
 from flower.channels import bomb
 from flower.channels._channel import channel
 from flower.channels._ends import Receiver
+from flower.channels._failures import is_foreign
 from flower.channels._scheduler import current_scheduler
 from flower.channels._task import check_timeout
 from flower.channels._waiting import Alarm
@@ -116,6 +117,8 @@ class Calls:
                 self._give_up(msgid, error)
             elif line.left(deadline) != 0.0:
                 raise  # of our hello, and not of the call
+            if is_foreign(error):
+                raise
             raise Timeout(_unanswered(line.name, method, timeout)) from None
         except BaseException as error:
             if msgid is not None:

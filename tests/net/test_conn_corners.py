@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import os
 import socket
+import threading
 import tracemalloc
 import weakref
 from contextlib import redirect_stderr
@@ -13,8 +16,10 @@ from typing import Any
 import pytest
 
 import flower
+import flower.io
+from flower import channel, process
 from flower.errors import ChannelClosed, Timeout
-from flower.net import Dial, Listen
+from flower.net import Conn, Dial, Lines, Listen, framed
 from tests.net.certificates import certificates
 from tests.net.support import HOME, NEVER, fill, in_thread, plain_peer, receive_all, reset, rounds, until
 
@@ -206,3 +211,140 @@ def test_what_a_peer_does_ends_no_program(how: str) -> None:
             assert "Error in <tasklet 'handler'" in err.getvalue()
     finally:
         flower.set_error_handler(before)
+
+
+def send_without_room(conn: Conn) -> None:
+    fill(conn)
+    conn.send(b"one more")
+
+
+def flush_without_room(conn: Conn) -> None:
+    fill(conn)
+    conn.flush()
+
+
+OF_A_CONNECTION: dict[str, Any] = {
+    "receive": lambda conn: conn.receive(),
+    "receive in time": lambda conn: conn.receive(NEVER),
+    "read": lambda conn: conn.read(),
+    "read a few": lambda conn: conn.read(5),
+    "read_exactly": lambda conn: conn.read_exactly(5),
+    "read_until": lambda conn: conn.read_until(),
+    "iteration": list,
+    "send": send_without_room,
+    "flush": flush_without_room,
+    "start_tls": lambda conn: conn.start_tls(server_name="localhost"),
+    "framed": lambda conn: framed(conn, Lines()).receive(),
+    "iteration of messages": lambda conn: list(framed(conn, Lines())),
+}
+
+
+def ends_at_a_closed_channel() -> channel[Any]:
+    """A tasklet that will, and that nobody joins; gives the channel."""
+    closed: channel[Any] = channel()
+    closed.close()
+    flower.go(lambda: (rounds(10), closed.send("a value")))
+    return closed
+
+
+@pytest.mark.parametrize("call", OF_A_CONNECTION)
+def test_what_a_tasklet_ended_with_is_not_the_end_of_what_main_waits_for(call: str) -> None:
+    with plain_peer() as (conn, _):
+        closed = ends_at_a_closed_channel()
+        with pytest.raises(ChannelClosed) as caught:
+            OF_A_CONNECTION[call](conn)
+        assert caught.value.channel is closed
+
+
+@pytest.mark.parametrize("call", ["receive", "iteration", "serve", "serve with a limit", "udp", "process"])
+def test_nor_of_a_listener_a_udp_socket_or_a_program(call: str) -> None:
+    with Listen((HOME, 0)) as listener, Listen((HOME, 0), "udp") as datagrams, process.start(["cat"]) as program:
+        calls: dict[str, Any] = {
+            "receive": listener.receive,
+            "iteration": lambda: list(listener),
+            "serve": lambda: listener.serve(print),
+            "serve with a limit": lambda: listener.serve(print, limit=1),
+            "udp": datagrams.receive,
+            "process": lambda: program.wait(NEVER),
+        }
+        closed = ends_at_a_closed_channel()
+        with pytest.raises(ChannelClosed) as caught:
+            calls[call]()
+        assert caught.value.channel is closed
+
+
+@pytest.mark.parametrize("call", ["receive", "send", "flush", "wait_read", "process", "stop", "a coroutine"])
+def test_nor_is_a_timeout_of_a_tasklet_one_of_what_main_waits_for(call: str) -> None:
+    with plain_peer() as (conn, _), process.start(["sh", "-c", "trap '' TERM; echo; cat"]) as program:
+        assert program.stdout.read_exactly(1, timeout=NEVER) == b"\n"
+        near, far = os.pipe()
+        calls: dict[str, Any] = {
+            "receive": lambda: conn.receive(NEVER),
+            "send": lambda: conn.send(b"one more", NEVER),
+            "flush": lambda: conn.flush(timeout=NEVER),
+            "wait_read": lambda: flower.io.wait_read(near, NEVER),
+            "process": lambda: program.wait(NEVER),
+            "stop": lambda: program.stop(NEVER),
+            "a coroutine": lambda: flower.wait(asyncio.sleep(NEVER), NEVER),
+        }
+
+        def ends() -> None:
+            rounds(50)
+            raise Timeout("of its own")
+
+        if call in ("send", "flush"):
+            fill(conn)
+        flower.go(ends)
+        with pytest.raises(Timeout, match="of its own"):
+            calls[call]()
+        os.close(near)
+        os.close(far)
+        assert program.status is None
+
+
+def test_what_a_tasklet_ended_with_is_no_failure_of_the_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    def slow(host: str, *args: Any, flags: int = 0, **kwargs: Any) -> Any:
+        if not flags & socket.AI_NUMERICHOST:
+            over.wait(NEVER)
+        raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+    def ends() -> None:
+        rounds(10)
+        raise FileNotFoundError("a file")
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    flower.go(ends)
+    with pytest.raises(FileNotFoundError) as caught:
+        Dial("tcp", ("name.invalid", 9))
+    over.set()
+    assert str(caught.value) == "a file"
+
+
+def test_a_writer_that_fails_does_not_end_the_loop_of_main_over_the_same_connection() -> None:
+    with plain_peer() as (conn, _):
+        conn.close_write()
+        flower.go(lambda: (rounds(10), conn.send(b"too late")))
+        with pytest.raises(ChannelClosed, match="closed here for writing"):
+            list(conn)
+
+
+@pytest.mark.parametrize("of", ["a connection", "a file"])
+def test_a_stop_iteration_of_a_tasklet_ends_no_loop_of_main(of: str) -> None:
+    over = threading.Event()
+
+    class Slow(StringIO):
+        def readline(self, size: int | None = -1, /) -> str:
+            over.wait(NEVER)
+            return ""
+
+    def ends() -> None:
+        rounds(10)
+        next(iter([]))
+
+    with plain_peer() as (conn, _):
+        flower.go(ends)
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            list(conn if of == "a connection" else flower.io.File(Slow()))
+        over.set()

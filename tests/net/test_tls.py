@@ -196,6 +196,7 @@ def test_bad_options() -> None:
         ({"cert": made.server, "key": made.server_key, "alpn": "h2"}, TypeError, "alpn"),
         ({"cert": made.server, "key": made.server_key, "handshake_timeout": -1}, ValueError, "handshake_timeout"),
         ({"context": context, "cert": made.server}, ValueError, "belong into the context"),
+        ({"context": context}, ValueError, "is a client's"),
         ({"context": 5}, TypeError, "SSLContext"),
     ):
         with pytest.raises(error, match=text):
@@ -211,6 +212,11 @@ def test_bad_options() -> None:
             ):
                 with pytest.raises(ValueError, match="server_name can't be"):
                     attempt()
+        servers = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        with pytest.raises(ValueError, match="is a server's"):
+            Dial("tls", listener.addr(), context=servers)
+        with pytest.raises(ValueError, match="is a server's"):
+            near.start_tls(server_name="localhost", context=servers)
         with pytest.raises(TypeError, match="server_name"):
             near.start_tls(server_name=5)  # type: ignore[arg-type]
         near.send(b"as before")

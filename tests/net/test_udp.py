@@ -6,7 +6,8 @@ import errno
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -268,6 +269,46 @@ def test_nobody_listens_there() -> None:
         there.write("anybody?")
         with pytest.raises(ConnectionRefusedError, match=f"{HOME}:{where[1]}"):
             there.receive(NEVER)
+
+
+@pytest.mark.parametrize("told", ["receive", "select", "send"])
+def test_a_refusal_that_nobody_catches_ends_no_program(told: str) -> None:
+    with plain() as sock:
+        where = sock.getsockname()
+
+    def ask() -> None:
+        with Dial("udp", where) as there:
+            there.write("anybody?")
+            if told == "receive":
+                there.receive(NEVER)
+            elif told == "select":
+                flower.select(there, timeout=NEVER)
+            else:  # before the loop is told
+                there.write("anybody?")
+
+    before = flower.set_error_handler(None)
+    try:
+        t = flower.go(ask)
+        with redirect_stderr(StringIO()) as err:
+            until(lambda: not t.alive)
+            rounds(2)  # nothing is raised here, in main
+        assert "ConnectionRefusedError" in err.getvalue()
+    finally:
+        flower.set_error_handler(before)
+
+
+def test_what_is_behind_a_refusal_is_dropped_by_a_close() -> None:
+    with plain() as sock:
+        where = sock.getsockname()
+    with Dial("udp", where) as there:
+        there.write("anybody?")
+        until(lambda: len(there._incoming) == 1)
+        with plain(where) as sock:
+            sock.sendto(b"here", there.addr())
+            until(lambda: len(there._incoming) == 2)
+        there.close()
+        with pytest.raises(ChannelClosed):
+            there.receive()
 
 
 @pytest.mark.parametrize("told", ["receive", "send"])

@@ -27,6 +27,18 @@ SOON = 0.005  # seconds; a timeout that a test waits for
 # -- Results and errors
 
 
+def test_a_timeout_of_a_tasklet_is_not_the_calls() -> None:
+    def ends() -> None:
+        rounds(10)
+        raise Timeout("of its own")
+
+    with served() as (_, peer):
+        flower.go(ends)
+        with pytest.raises(Timeout, match="of its own"):
+            peer.call("wait", timeout=NEVER)
+        assert peer.call("add", 1, 2) == 3
+
+
 def test_a_call() -> None:
     with served() as (_, peer):
         assert peer.call("add", 1, 2) == 3
