@@ -387,14 +387,15 @@ class Serving:
         return found
 
     def _fail_stream(self, stream: channel[Any], error: BaseException, context: Context) -> None:
-        if isinstance(error, Cancelled) and context._reason is not None:
-            told = fault(context._reason, context._reason)
+        reason = context._reason if isinstance(error, Cancelled) else None
+        if reason is not None:
+            told = fault(reason, reason)
         else:
             told = describe_abort(error, self.session.settings.tracebacks)
         outlet = stream._outlet
-        if outlet is not None:
+        if outlet is not None and (reason is not None or not len(stream)):
             outlet.fail(told)
-        elif not stream.closing:  # its receiver has come home
+        elif not stream.closing:  # a value waits for credit, and goes first; or its receiver has come home
             overfill(stream, bomb(rebuild_abort(told)))
 
     def _told(self, error: BaseException) -> Any:
