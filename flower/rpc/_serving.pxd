@@ -26,6 +26,7 @@ cdef class Serving:
     cdef public Py_ssize_t backlog
     cdef readonly bint noticing
     cdef Context noticed
+    cdef double _shown
     cdef readonly Py_ssize_t served
     cdef readonly Py_ssize_t refused
     cdef readonly object last_id

@@ -61,7 +61,7 @@ ENOUGH = 256 * 1024
 AT_MOST = 2 * MAX_MESSAGE
 # Bytes that what is said of channels may take for each that either side may have opened: by default no less than those.
 WORDS_OF_TWO = 2048
-# Seconds between two looks whether a peer that is held back is still there.
+# Seconds between two looks whether a peer that is held back is still there, and signs of life that we give it.
 A_LOOK = 1.0
 # What a held message costs beside its bytes, so that a flood of tiny ones is bounded too.
 MESSAGE_COST = 256
@@ -125,6 +125,7 @@ class Serving:
         self.backlog = 0
         self.noticing = False
         self.noticed: Context | None = None  # the notification that is being served
+        self._shown = 0.0  # when the peer was last told that we are there, though we do not read
         self.served = 0
         self.refused = 0
         self.last_id = 0
@@ -559,6 +560,10 @@ class Serving:
                 self.proceed.receive(A_LOOK)
             except Timeout:
                 pass
+            now = session.scheduler.now()
+            if now - self._shown >= A_LOOK and session.theirs is not None and not session.outbox.writing:
+                self._shown = now
+                self._post(session.wire.notify("$/ping", []))  # what it may have asked is not read yet
 
     def go_on(self) -> None:
         """Less waits than before."""

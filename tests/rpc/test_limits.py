@@ -410,6 +410,23 @@ def test_14_looking_for_signs_of_life_keeps_no_program_going() -> None:
         assert not peer.closed
 
 
+def test_14_a_peer_that_holds_us_back_says_that_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It did not read what it was asked, and was given up."""
+    monkeypatch.setattr(_serving, "A_LOOK", 0.005)
+    calc = Calc()
+    with served(calc, ours=Settings(heartbeat=0.05)) as (server, peer):
+        (session,) = server._sessions
+        peer.notify("wait")
+        for _ in range(30):
+            peer.notify("note", "x" * 10_000)
+        until(lambda: session.serving.proceed.balance == -1)
+        since = time.monotonic()
+        until(lambda: time.monotonic() > since + 0.2 or peer.closed)  # it would have been given up by now
+        assert not peer.closed
+        calc.gate.send(None, NEVER)
+        until(lambda: len(calc.log) == 30)
+
+
 @pytest.mark.slow
 def test_14_a_late_loop_of_our_own_proves_nothing() -> None:
     with served(settings=Settings(heartbeat=0.02), ours=Settings(heartbeat=0.02)) as (_, peer):
