@@ -69,8 +69,8 @@ class Outbox:
         self._control: deque[tuple[bytes, Any, bool]] = deque()
         self.daemon = True
         self.sources: deque[Source] = deque()
-        self.bytes = 0  # of control frames that are not about channels,
-        self.words = 0  # and of those that are, with what they take beside: they may be very many, and short
+        self.bytes = 0  # of control frames that are not about channels, with what they take beside,
+        self.words = 0  # and of those that are: both may be very many, and short
         self.queued = 0  # bytes of values
         self._hurried = 0
         self.choked: dict[Source, None] = {}
@@ -90,7 +90,7 @@ class Outbox:
             if is_word:
                 self.words += len(data) + FRAME_COST
             else:
-                self.bytes += len(data)
+                self.bytes += len(data) + FRAME_COST
             self._wake()
 
     def send_now(self, data: bytes) -> bool:
@@ -212,7 +212,7 @@ class Outbox:
             if is_word:
                 self.words -= len(data) + FRAME_COST
             else:
-                self.bytes -= len(data)
+                self.bytes -= len(data) + FRAME_COST
             pieces.append(data)
             size += len(data)
         while self.sources and size < BATCH:

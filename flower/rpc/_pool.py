@@ -107,10 +107,10 @@ class Pool:
             self._sessions[session] = None
             session.on_leaving = lambda _: down.close()
             session.ready()
-        except (OSError, ChannelClosed) as error:
+        except Exception as error:
             log.debug("%s: not connected to %s: %s", self.name, link.url, error)
             link.failure = error
-            link.finished = isinstance(error, AuthError)
+            link.finished = isinstance(error, AuthError) or not isinstance(error, OSError | ChannelClosed)
             if session is not None:
                 session.close()
                 session = None
@@ -183,7 +183,12 @@ class Pool:
         """Wait for a first connection: ``timeout`` seconds long; without one, until each address has failed once."""
         until = None if timeout is None else _now() + timeout
         try:
-            while self._choose([]) is None:
+            while True:
+                for link in self._links:
+                    if link.failure is not None and not isinstance(link.failure, OSError | ChannelClosed):
+                        raise link.failure  # of its address, or the options: nobody can ever be reached with that
+                if self._choose([]) is not None:
+                    return
                 if all(link.finished or (until is None and link.attempts) for link in self._links):
                     if len(self._links) == 1 and isinstance(self._links[0].failure, OSError):
                         raise self._links[0].failure

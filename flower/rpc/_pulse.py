@@ -2,7 +2,9 @@
 
 The kernel notices a machine that is gone (`Conn.keep_alive`); this notices a program that is stopped, too. Every byte
 that comes is a sign of life. The ping is answered by the peer's reader, whatever its methods do; a plain peer's error
-is as good. A look that comes late says that this program was busy itself, and proves nothing: it begins anew.
+is as good. A Flower peer that does not read, since it serves notifications more slowly than they come, says once a
+second that it is there (`Serving.hold_back`). A look that comes late says that this program was busy itself, and proves
+nothing: it begins anew.
 """
 
 from __future__ import annotations

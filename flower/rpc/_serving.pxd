@@ -20,11 +20,13 @@ cdef class Serving:
     cdef Py_ssize_t unbegun
     cdef readonly Py_ssize_t asked
     cdef public Py_ssize_t most
+    cdef public Py_ssize_t most_words
     cdef public Py_ssize_t unsent
     cdef readonly object notices
     cdef public Py_ssize_t backlog
     cdef readonly bint noticing
     cdef Context noticed
+    cdef double _shown
     cdef readonly Py_ssize_t served
     cdef readonly Py_ssize_t refused
     cdef readonly object last_id
@@ -35,6 +37,8 @@ cdef class Serving:
     cdef on_request(self, list event)
     @cython.locals(outbox=Outbox)
     cdef bint is_behind(self) except -1
+    @cython.locals(outbox=Outbox)
+    cdef bint _is_far_behind(self) except -1
     @cython.locals(session=Line, cost=Py_ssize_t, context=Context, t=Task)
     cdef bint begin(self, list event) except -1
     @cython.locals(scheduler=Scheduler, when=double)

@@ -7,7 +7,8 @@ to be served, and the answers that wait until the peer reads. Past ENOUGH bytes 
 reads no more (TCP then stops the peer) and no further method is begun. While we wait for an answer of the
 peer's, which may come behind all that, the reader goes on up to ``most``, and then the connection is cut. Where nobody
 waits for that answer any more, it goes on as far behind answers, and then no further: two peers that have given up
-calls would wait for each other. For the same reason what is said of channels holds it up from ``most`` bytes on.
+calls would wait for each other. For the same reason what is said of channels holds it up from ``most_words`` bytes on,
+which are enough to say the last of all that may be open.
 
 Invariants
 
@@ -58,7 +59,9 @@ if TYPE_CHECKING:
 ENOUGH = 256 * 1024
 # ... and above that it is refused, or cut off: twice the longest message, and more where that may be longer.
 AT_MOST = 2 * MAX_MESSAGE
-# Seconds between two looks whether a peer that is held back is still there.
+# Bytes that what is said of channels may take for each that either side may have opened: by default no less than those.
+WORDS_OF_TWO = 2048
+# Seconds between two looks whether a peer that is held back is still there, and signs of life that we give it.
 A_LOOK = 1.0
 # What a held message costs beside its bytes, so that a flood of tiny ones is bounded too.
 MESSAGE_COST = 256
@@ -117,10 +120,12 @@ class Serving:
         self.asked = 0
         self.unsent = 0
         self.most = AT_MOST * max(MAX_MESSAGE, session.settings.max_message) // MAX_MESSAGE
+        self.most_words = max(self.most, WORDS_OF_TWO * session.settings.max_channels)
         self.notices: deque[tuple[str, Any, Any, Any, int]] = deque()
         self.backlog = 0
         self.noticing = False
         self.noticed: Context | None = None  # the notification that is being served
+        self._shown = 0.0  # when the peer was last told that we are there, though we do not read
         self.served = 0
         self.refused = 0
         self.last_id = 0
@@ -380,14 +385,15 @@ class Serving:
         return found
 
     def _fail_stream(self, stream: channel[Any], error: BaseException, context: Context) -> None:
-        if isinstance(error, Cancelled) and context._reason is not None:
-            told = fault(context._reason, context._reason)
+        reason = context._reason if isinstance(error, Cancelled) else None
+        if reason is not None:
+            told = fault(reason, reason)
         else:
             told = describe_abort(error, self.session.settings.tracebacks)
         outlet = stream._outlet
-        if outlet is not None:
+        if outlet is not None and (reason is not None or not len(stream)):
             outlet.fail(told)
-        elif not stream.closing:  # its receiver has come home
+        elif not stream.closing:  # a value waits for credit, and goes first; or its receiver has come home
             overfill(stream, bomb(rebuild_abort(told)))
 
     def _told(self, error: BaseException) -> Any:
@@ -517,7 +523,12 @@ class Serving:
     def is_behind(self) -> bool:
         """Whether so much waits that the peer is to be held back."""
         outbox = self.session.outbox
-        return self.backlog > ENOUGH or self.unsent + outbox.bytes > ENOUGH or outbox.words > self.most
+        return self.backlog > ENOUGH or self.unsent + outbox.bytes > ENOUGH or outbox.words > self.most_words
+
+    def _is_far_behind(self) -> bool:
+        """Whether no more may wait, though an answer of the peer's is behind it."""
+        outbox = self.session.outbox
+        return self.unsent + outbox.bytes > self.most or outbox.words > self.most_words
 
     def hold_back(self) -> None:
         """Read no more until less waits, or until we wait for an answer, which may be behind it."""
@@ -527,10 +538,10 @@ class Serving:
             if len(pending) > len(given_up):
                 if self.backlog > self.most:
                     raise Flood(f"{session.name}: it sends notifications faster than they are served")
-                if self.waiting > self.most:
+                if self._is_far_behind():
                     raise Flood(f"{session.name}: it sends requests and does not read the answers")
                 return
-            if pending and self.backlog <= ENOUGH and self.waiting <= self.most:
+            if pending and self.backlog <= ENOUGH and not self._is_far_behind():
                 return  # the peer may be held back likewise, behind an answer that nobody here waits for any more
             if session.is_at_end():
                 return  # no more comes than what has, so it may all be read
@@ -538,6 +549,10 @@ class Serving:
                 self.proceed.receive(A_LOOK)
             except Timeout:
                 pass
+            now = session.scheduler.now()
+            if now - self._shown >= A_LOOK and session.theirs is not None and not session.outbox.writing:
+                self._shown = now
+                session.outbox.post(session.wire.notify("$/ping", []))  # what it may have asked is not read yet
 
     def go_on(self) -> None:
         """Less waits than before."""

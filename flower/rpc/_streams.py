@@ -117,7 +117,7 @@ class Streams:
         Where much is said of channels and waits, reasons and errors are, too: all that are open can be told of then,
         before the reader is held up, and the peer's, which would wait for it, with all that it has to say.
         """
-        if self.session.outbox.words > self.session.serving.most // 2:
+        if self.session.outbox.words > self.session.serving.most_words // 2:
             params = [_in_brief(each) for each in params]
 
         def pack(last: Any) -> bytes:

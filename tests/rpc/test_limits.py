@@ -21,6 +21,7 @@ from flower.rpc._hello import Settings
 from flower.rpc._session import DEFAULTS
 from flower.rpc._wire import Wire
 from tests.net.support import NEVER, Program, failing, in_thread, rounds, until
+from tests.rpc import link
 from tests.rpc.support import URL, Calc, pair, raw_client, raw_server, served, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -194,6 +195,28 @@ def test_while_we_wait_for_an_answer_a_peer_that_does_not_read_is_cut_off(monkey
                 rounds(1)
                 if not t.alive:
                     t.join()
+
+
+def test_short_answers_that_wait_are_counted_with_what_they_take() -> None:
+    """The answer to a ping is five bytes, and takes twenty times as many where it waits."""
+    a, b = link.linked({}, {})
+    link.deliver_all(a, b)
+    waiting = flower.go(b.call, "question")
+    link.settle()
+    b.serving.most = _serving.ENOUGH
+    for number in range(1, 2000):
+        a.conn.sent += msgpack.packb([0, number, "$/ping", []])
+        a.conn.deliver(1 << 30)
+        link.settle()
+        if b.fault is not None:
+            break
+        if number == 1:  # no room from here on
+            b.conn.sent += bytes(link.ROOM)
+    assert 500 < number < 1900
+    with pytest.raises(ProtocolError, match="does not read the answers"):
+        waiting.join()
+    a.conn.cut(None)
+    link.settle()
 
 
 # -- Notifications
@@ -385,6 +408,23 @@ def test_14_looking_for_signs_of_life_keeps_no_program_going() -> None:
         with flower.timeout(NEVER):
             flower.run()
         assert not peer.closed
+
+
+def test_14_a_peer_that_holds_us_back_says_that_it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It did not read what it was asked, and was given up."""
+    monkeypatch.setattr(_serving, "A_LOOK", 0.005)
+    calc = Calc()
+    with served(calc, ours=Settings(heartbeat=0.05)) as (server, peer):
+        (session,) = server._sessions
+        peer.notify("wait")
+        for _ in range(30):
+            peer.notify("note", "x" * 10_000)
+        until(lambda: session.serving.proceed.balance == -1)
+        since = time.monotonic()
+        until(lambda: time.monotonic() > since + 0.2 or peer.closed)  # it would have been given up by now
+        assert not peer.closed
+        calc.gate.send(None, NEVER)
+        until(lambda: len(calc.log) == 30)
 
 
 @pytest.mark.slow

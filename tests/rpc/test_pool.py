@@ -182,6 +182,25 @@ def test_the_first_connection() -> None:
         assert peer.call("who") == "late"
 
 
+@pytest.mark.parametrize(
+    ("url", "options", "error", "text"),
+    [
+        ("tcp://a..b:9000", {}, ValueError, "not a host name: 'a..b'"),
+        ("tls://127.0.0.1:1", {"server_name": "a..b"}, ValueError, "server_name can't be"),
+        ("tls://127.0.0.1:1", {"context": 5}, TypeError, "SSLContext"),
+    ],
+)
+@pytest.mark.parametrize("timeout", [None, NEVER])
+def test_what_can_never_be_reached(
+    url: str, options: dict[str, Any], error: type[Exception], text: str, timeout: float | None
+) -> None:
+    """It was raised in main, once for each place, and who wanted to connect waited for good."""
+    connecting = flower.go(rpc.connect, [url, url], reconnect=True, timeout=timeout, **options)
+    with pytest.raises(error, match=text):
+        connecting.join(NEVER)
+    settle()
+
+
 @pytest.mark.parametrize("reconnect", [False, True])
 def test_nobody_takes_the_token(reconnect: bool) -> None:
     with rpc.serve(URL, Calc(), token="a") as one, rpc.serve(URL, Calc(), token="b") as other:

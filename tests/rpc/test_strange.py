@@ -22,7 +22,7 @@ import pytest
 import flower
 from flower import channel, rpc
 from flower.errors import ChannelBroken, ChannelClosed, Disconnected, RemoteAbort, RemoteError, Timeout
-from flower.rpc import Settings
+from flower.rpc import Settings, _serving
 from tests.net.support import NEVER, rounds, until
 from tests.rpc import link
 from tests.rpc.support import PLAIN, URL, Calc, Raw, pair, raw_client, served, settle
@@ -282,7 +282,7 @@ def test_an_end_of_a_channel_that_is_far_too_long() -> None:
 def test_a_peer_that_gives_ends_and_does_not_read_what_becomes_of_them_is_held_back() -> None:
     a, b = link.linked({}, {})
     link.deliver_all(a, b)
-    b.serving.most = 100_000
+    b.serving.most_words = 100_000
     for number in itertools.count(1, 100):  # they are dropped, since nobody takes them, and the peer is told so
         for each in range(number, number + 100, 2):
             a.conn.sent += msgpack.packb([2, "nobody", [end_of(1, each, 0, 0)]])
@@ -306,7 +306,7 @@ def test_a_peer_that_does_not_read_of_its_credit_is_held_back_by_what_that_takes
 
     a, b = link.linked({}, {"sink": sink})
     link.deliver_all(a, b)
-    b.serving.most = 100_000
+    b.serving.most_words = 100_000
     a.conn.sent += msgpack.packb([2, "sink", [msgpack.ExtType(70, msgpack.packb([2, 1, 0, 0, {"meet": True}]))]])
     for number in range(1000):
         a.conn.deliver(1 << 30)
@@ -336,6 +336,26 @@ def test_two_peers_that_close_many_channels_at_a_time_do_not_wait_for_each_other
         for end in (*theirs, *ours):
             end.close(reason)
         assert peer._session.serving.waiting > 1_000_000
+        until(lambda: not (len(peer._session.streams) or len(back._session.streams)))
+
+
+@pytest.mark.slow
+def test_as_much_may_be_said_of_channels_as_all_that_may_be_open_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a ``max_channels`` far above the default, two peers that closed them at a time waited for good."""
+    monkeypatch.setattr(_serving, "AT_MOST", 100_000)  # in place of many more channels
+    channels: list[channel[Any]] = [channel() for _ in range(4000)]
+    halves = (
+        {"first": lambda: [ch.receiver for ch in channels[:2000]]},
+        {"last": lambda: [ch.receiver for ch in channels[2000:]]},
+    )
+    with rpc.serve(f"unix:{tmp_path}/s", halves[0]) as server, rpc.connect(server.url, halves[1]) as peer:
+        theirs = peer.call("first")
+        (back,) = server.peers
+        for end in (*theirs, *back.call("last")):
+            end.close("r" * 1000)
+        assert min(each._session.serving.waiting for each in (peer, back)) > 1_000_000
         until(lambda: not (len(peer._session.streams) or len(back._session.streams)))
 
 
