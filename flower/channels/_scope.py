@@ -11,6 +11,7 @@ those inside of it, is a RuntimeError; it is left all the same. Once the tasklet
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from math import inf as NEVER
 
@@ -19,7 +20,7 @@ from flower.channels._channel import channel
 from flower.channels._deadlock import refusal
 from flower.channels._delivery import cancel, report, spare_main
 from flower.channels._failures import raise_as_it_is, same_as, was_passed_on, was_refused
-from flower.channels._scheduler import current_scheduler
+from flower.channels._scheduler import current_scheduler, present
 from flower.channels._task import PAUSED, check_timeout
 from flower.channels._tasklet import tasklet
 from flower.errors import Cancelled, Deadlock, TaskletExit, Timeout
@@ -39,6 +40,7 @@ class Scope:
         self._deadline = NEVER
         self._shield = False
         self._used = False
+        self._members: dict[Any, Scope] | None = None  # of the group whose body it is around
         self.expired = False
         """Whether the time was over before the scope was left, and something was cancelled for that."""
         self.cancelled = False
@@ -208,6 +210,7 @@ class group:
     def __init__(self) -> None:
         self._scope = Scope()
         self._members: dict[Any, Scope] = {}
+        self._scope._members = self._members
         self._errors: list[BaseException] = []
         self._for_main: BaseException | None = None  # of a member: main is told of it by other means
         self._ended: channel[None] = channel(1, label="the tasklets of a group")
@@ -336,3 +339,17 @@ class group:
             errors.insert(0, error)
         message = "several tasklets of a group failed"
         raise BaseExceptionGroup(message, errors) from None
+
+
+def _after_fork() -> None:
+    """In the child: the members of the groups that it is in the body of are the parent's, and nobody waits for them."""
+    scheduler = present()
+    scope = None if scheduler is None else scheduler.main.scope
+    while scope is not None:
+        if scope._members is not None:
+            scope._members.clear()
+        scope = scope._parent
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
