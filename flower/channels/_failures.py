@@ -34,6 +34,7 @@ schedulers = _lifecycle.schedulers
 bury = _lifecycle.bury
 register = _lifecycle.register
 leave_fork = _lifecycle.leave_fork
+leave_if_forked = _lifecycle.leave_if_forked
 asleep_for_good = _deadlock.asleep_for_good
 refuse_in_main = _deadlock.refuse_in_main
 
@@ -113,7 +114,8 @@ def _attribute(thing: Any, name: str) -> Any:
 
 def handle(t: Any, error: BaseException) -> None:
     """Hand an error to the error handler, or print it. Called on the hub."""
-    interposer = _scheduler.current_scheduler().interposer
+    scheduler = _scheduler.current_scheduler()
+    interposer = scheduler.interposer
     try:
         if interposer is not None:
             interposer.failed(t, error, _handler)
@@ -122,6 +124,7 @@ def handle(t: Any, error: BaseException) -> None:
         else:
             print_error(t, error)
     except BaseException as failure:
+        leave_if_forked(scheduler, failure)
         with suppress(Exception):  # one that can't be changed
             if _context_of(failure) is None and not _leads_to(error, failure):
                 failure.__context__ = error  # or nobody would see that

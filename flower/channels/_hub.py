@@ -82,9 +82,7 @@ def live(s: Scheduler) -> object:
             raise
         except BaseException as error:  # no call here: another handler could raise in it, and end the hub
             raised.append(error)
-    if here() is not s:  # a signal handler has forked, and raised this in the child
-        here().main.failure = raised.pop()
-        _scheduler.cold.leave_fork(here().main)
+    _scheduler.cold.leave_if_forked(s, raised.pop() if raised else None)  # by a signal handler, which has raised this
     s.polling = False  # nobody is to be roused any more
     s.poller.close()
     s.current = None
@@ -122,8 +120,8 @@ def turn(s: Scheduler) -> float:
         if seconds != 0.0 or s.budget == 0:
             break
         s.budget = SWITCHES_PER_TURN
-    if s.closing and here() is not s:  # what the hub called has forked, and this is the child
-        _scheduler.cold.leave_fork(here().main)
+    if s.closing:
+        _scheduler.cold.leave_if_forked(s, None)
     if seconds > 0.0 and len(s.idle) > IDLE_CARRIERS and s.started < CROWD:
         seconds = trim(s, seconds)
     s.polling = True

@@ -210,6 +210,16 @@ def in_child() -> None:
     adopt_thread(new)
 
 
+def leave_if_forked(s: Scheduler, error: BaseException | None) -> None:
+    """A callback of the scheduler's has ended, with an error or without. If it has forked, and this is the child, so
+    does the process.
+    """
+    mine = _scheduler.current_scheduler()
+    if mine is not s:
+        mine.main.failure = error
+        leave_fork(mine.main)
+
+
 def leave_fork(t: Any) -> None:
     """In a child, the tasklet or callback that forked has ended, and it was the child's main: the process ends."""
     status = 0

@@ -248,7 +248,7 @@ class tasklet(Task):
             me.decided = False
 
     def die(self, error: object) -> int:
-        """End a tasklet that never ran. As at the end of one that did, no callback is told of its group's own channel."""
+        """End a tasklet that never ran. As where one did, no channel callback is told of its group's own channel."""
         mine = here()
         self.state = DEAD
         self.ended = True
