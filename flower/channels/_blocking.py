@@ -115,6 +115,8 @@ def begin(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> channel[Any
             answer.try_send(outcome)
         except BaseException as error:  # of a channel callback
             answer._abandon(error)
+        finally:
+            del outcome  # whose error names this frame
 
     _workers.submit(job)
     return answer

@@ -198,7 +198,7 @@ def collect(t: Any, error: BaseException | None, traceback: Any, value: Any) -> 
     try:
         raise BaseException.with_traceback(error, traceback)
     finally:
-        del error
+        del t, error, traceback  # which name this frame
 
 
 def raise_as_it_is(error: BaseException) -> None:
@@ -208,7 +208,7 @@ def raise_as_it_is(error: BaseException) -> None:
         raise error
     finally:
         _set_context(error, context)
-        del error
+        del error, context
 
 
 def same_as(error: BaseException) -> object:

@@ -247,6 +247,7 @@ class group:
     def _child_ended(self, t: Any, error: BaseException | None) -> bool:
         """A member has ended. Called by the scheduler; may not block. Says whether its error is seen to."""
         scope = self._members[t]
+        scope._task = None  # whose Cancelled names the scope
         kind = type(error)
         own = issubclass(kind, Cancelled) and error.scope is scope  # type: ignore[union-attr]
         for_main = issubclass(kind, KeyboardInterrupt) or (error is not None and was_passed_on(error))
@@ -291,7 +292,15 @@ class group:
             scheduler = current_scheduler()
             if scheduler.current is scheduler.main and spare_main(scheduler, for_main):
                 error, own = for_main, False
-        return self._conclude(None if own else error, error is not None and own)
+        result = self._conclude(None if own else error)
+        try:
+            if result is not None and result is error:
+                raise result
+            if result is not None:
+                raise_as_it_is(result)  # and not in the context of the body's cancellation
+            return own
+        finally:
+            del error, for_main, result  # whose tracebacks name this frame
 
     def _await_members(self, error: BaseException) -> BaseException:
         """Wait for the cancelled members, whatever is raised meanwhile; returns the exception to go on with."""
@@ -314,8 +323,8 @@ class group:
                     error = another
         return error
 
-    def _conclude(self, error: BaseException | None, swallow: bool) -> bool:
-        """Raise what is to be raised; True if the body's exception ends here."""
+    def _conclude(self, error: BaseException | None) -> BaseException | None:
+        """What is to be raised, if anything is."""
         # (One that the body, or a member, has from a join of a member is the same, or a copy, and counts once.)
         distinct: dict[int, BaseException] = {}
         for each in self._errors:
@@ -325,20 +334,19 @@ class group:
         errors = list(distinct.values())
         self._errors = []
         if error is None or (errors and isinstance(error, GeneratorExit)):  # which is none, and has done its part
-            if not errors:
-                return swallow
-            if len(errors) == 1:
-                raise_as_it_is(errors.pop())  # and not in the context of the body's cancellation
+            if len(errors) < 2:
+                return errors[0] if errors else None
         elif isinstance(error, (TaskletExit, KeyboardInterrupt, Cancelled)):
             for other in errors:
                 report(current_scheduler(), other, None)
-            raise error
+            return error
         elif not errors:
-            raise error
+            return error
         else:
             errors.insert(0, error)
-        message = "several tasklets of a group failed"
-        raise BaseExceptionGroup(message, errors) from None
+        several = BaseExceptionGroup("several tasklets of a group failed", errors)
+        several.__suppress_context__ = True
+        return several
 
 
 def _after_fork() -> None:
