@@ -189,6 +189,7 @@ def collect(t: Any, error: BaseException | None, traceback: Any, value: Any) -> 
     if not was_passed_on(error) or _scheduler.current_scheduler().current is t.sched.main:
         spare_main(t.sched, error)
     if issubclass(type(error), Cancelled):  # of a scope in there, which is none of the joiner's
+        check_scopes()
         raise TaskletKilled(f"{describe(t)} was cancelled") from None
     if t.collected or t.failure is not error:
         _dict_of(error).setdefault("_flower_same", object())
@@ -199,6 +200,13 @@ def collect(t: Any, error: BaseException | None, traceback: Any, value: Any) -> 
         raise BaseException.with_traceback(error, traceback)
     finally:
         del t, error, traceback  # which name this frame
+
+
+def check_scopes() -> None:
+    """Raise Cancelled if the current tasklet is in a scope that is over, as where it is about to park."""
+    scheduler = _scheduler.current_scheduler()
+    if scheduler.current is not None and scheduler.current.scope is not None:
+        scheduler.current.scope.deadline(scheduler, 0.0)
 
 
 def raise_as_it_is(error: BaseException) -> None:
