@@ -12,7 +12,6 @@ those inside of it, is a RuntimeError; it is left all the same. Once the tasklet
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from math import inf as NEVER
 
 from flower._typing import TYPE_CHECKING, Any, Literal
@@ -241,8 +240,11 @@ class group:
         for t, scope in list(self._members.items()):
             scope.cancel()
             if t.state == PAUSED:  # who took it out of the queue is perhaps cancelled, too
-                with suppress(RuntimeError):  # its thread has ended
+                try:
                     t.insert()
+                except RuntimeError:  # its thread has ended, so that it never begins
+                    if t.state == PAUSED:
+                        t.kill()
 
     def _child_ended(self, t: Any, error: BaseException | None) -> bool:
         """A member has ended. Called by the scheduler; may not block. Says whether its error is seen to."""

@@ -73,6 +73,15 @@ def test_who_joins_a_thread_s_main_tasklet_hears_of_the_thread_s_end() -> None:
 
 
 @pytest.mark.slow
+def test_a_group_with_a_member_that_its_thread_has_left_unstarted_can_be_cancelled() -> None:
+    """It never begins, be it inserted: the group waited for it for good, with another thread about."""
+    members: list[Any] = []
+    with flower.group() as g:
+        ends_early(lambda: members.append(g.go(members.append, "ran").remove()))
+        g.cancel()
+    assert [member.alive for member in members] == [False]
+
+
 def test_clean_up_that_blocks_at_the_thread_s_end_leaves_no_ghost() -> None:
     code = """
         import threading, warnings, flower
