@@ -416,12 +416,16 @@ def give_up(s: Scheduler, t: Task) -> None:
 
 
 def finish_off(s: Scheduler, t: Task, error: BaseException) -> None:
-    """On the hub, while closing: raise the error in a task, which can't park any more."""
+    """On the hub, while closing: raise the error in a task, which can't park any more.
+
+    One whose outcome is written has that instead: what was sent to it is not lost. It ends where it would next park.
+    """
+    if not t.decided:
+        t.error = error
     if t.state == BLOCKED:
         withdraw(t)
     elif t.state == READY:
         s.ready.remove(t)
-    t.error = error
     t.state = RUNNING
     s.current = t
     switch_to(t.carrier)
