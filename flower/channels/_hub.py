@@ -236,7 +236,7 @@ def retire(s: Scheduler, me: object) -> Task | None:
     s.ending = None
     t.failure = take_caught()
     if t.sched is not s:
-        _scheduler.cold.leave_fork(t)
+        _scheduler.cold.leave_fork(t.failure)
     finish(s, t)
     t = None
     if s.closing:

@@ -413,6 +413,26 @@ def test_a_child_that_is_forked_in_a_callback_ends_with_it(where: str, end: str,
     assert ("ValueError" in done.stderr) == (end == "raise ValueError")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("end", "status"), [("pass", 0), ("sys.exit(7)", 7)])
+def test_a_child_that_is_forked_in_a_worker_of_blocking_ends_with_the_call(end: str, status: int) -> None:
+    """It waited for ten seconds for another call."""
+    code = f"""
+        import os, sys, time, warnings, flower
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, from Python 3.12 on
+        def forks():
+            child = os.fork()
+            if child == 0:
+                print("in the child")
+                {end}
+            return child
+        before = time.monotonic()
+        child = flower.blocking(forks)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), time.monotonic() - before < 9)
+    """
+    assert output(code, limit=20) == f"in the child\n{status} True\n"
+
+
 @pytest.mark.parametrize(
     "broken",
     [
