@@ -40,7 +40,6 @@ REASONS = ("", "send", "receive", "select", "join", "sleep", "run", "schedule_re
 # scheduler has ended.
 adopted: dict[int, Any] = {}
 
-_inherited = 0  # how many threads of its parent a forked child counts
 _ignored: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
@@ -79,15 +78,23 @@ def others_live(s: Any) -> bool:
     # (Of a thread that `threading` has not made, current_thread() would make one that never ends.)
     others = [t for t in threading.enumerate() if t.ident != s.thread_id]
     ending = adopted.keys() - {s.thread_id, *[t.ident for t in others]}
-    # (The count is without the main thread, and the list without this one.)
-    unknown = _thread._count() - _inherited > len(others)
+    unknown = _unknown_threads(s.thread_id) > _unknown_before
     return bool(jobs_given or ending or unknown or any(t not in _ignored for t in others))
+
+
+def _unknown_threads(mine: int) -> int:
+    """How many others there are that `threading` has not made. (The count is without the main thread.)"""
+    return max(0, _thread._count() - len([t for t in threading.enumerate() if t.ident != mine]))
+
+
+# Those that were there before Flower know nothing of its channels: of a test runner, for instance.
+_unknown_before = _unknown_threads(threading.get_ident())
 
 
 def _after_fork() -> None:
     """In the child: the parent's threads are still counted."""
-    global _inherited
-    _inherited = _thread._count()
+    global _unknown_before
+    _unknown_before = _unknown_threads(threading.get_ident())
 
 
 if hasattr(os, "register_at_fork"):

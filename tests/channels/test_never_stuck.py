@@ -167,6 +167,25 @@ def test_a_thread_that_threading_does_not_know_can_still_send() -> None:
 
 
 @pytest.mark.slow
+def test_a_thread_from_before_flower_that_threading_does_not_know_hides_no_deadlock() -> None:
+    """Such as that of a test runner's worker, which reads what it is to run."""
+    code = """
+        import _thread
+        forever = _thread.allocate_lock()
+        forever.acquire()
+        _thread.start_new_thread(forever.acquire, ())
+        while not _thread._count():
+            pass
+        import flower
+        try:
+            flower.channel().receive()
+        except flower.Deadlock:
+            print("Deadlock")
+    """
+    assert output(code, limit=20) == "Deadlock\n"
+
+
+@pytest.mark.slow
 def test_the_threads_of_its_parent_hide_no_deadlock_in_a_forked_child() -> None:
     code = """
         import _thread, flower, os, time, warnings
