@@ -11,6 +11,7 @@ from flower._typing import TYPE_CHECKING, Any
 from flower.channels import _deadlock, _scheduler
 from flower.channels._channel import channel
 from flower.channels._deadlock import ignore_thread
+from flower.channels._lifecycle import leave_fork
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,18 +106,23 @@ def begin(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> channel[Any
     context = contextvars.copy_context()
     answer: channel[Any] = channel(1, label=f"blocking {getattr(func, '__qualname__', func)}")
     answer._external = True
+    workers = _workers
 
     def job() -> None:
         try:
             outcome: tuple[Any, BaseException | None] = (context.run(func, *args, **kwargs), None)
         except BaseException as error:
             outcome = (None, error)
+        if workers is not _workers:  # it has forked, and the child ends with it
+            leave_fork(outcome[1])
         try:
             answer.try_send(outcome)
         except BaseException as error:  # of a channel callback
             answer._abandon(error)
+        finally:
+            del outcome  # whose error names this frame
 
-    _workers.submit(job)
+    workers.submit(job)
     return answer
 
 

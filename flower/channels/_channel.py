@@ -513,6 +513,8 @@ class channel:
 
     @preference.setter
     def preference(self, value: int) -> None:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise TypeError(f"a channel's preference is -1, 0 or 1, not {value!r}")
         if value not in (-1, 0, 1):
             raise ValueError(f"a channel's preference is -1, 0 or 1, not {value!r}")
         self.favour = value

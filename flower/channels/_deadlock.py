@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import gc
+import math
+import os
 import threading
+import time
 import weakref
 
 from flower._typing import TYPE_CHECKING, Any
@@ -19,6 +23,9 @@ if TYPE_CHECKING:
 
 # Other threads are looked at again after so many seconds: one may have ended, which wakes nobody.
 SECONDS_BETWEEN_LOOKS = 1.0
+
+# A thread that was just started is one only when it has had its first turn, for which it is given so many seconds.
+SECONDS_TO_START = 0.01
 
 # More tasklets than this are counted in a report, not listed.
 LONGEST_REPORT = 50
@@ -51,18 +58,47 @@ def ignore_thread(thread: threading.Thread | None = None) -> None:
 
 def asleep_for_good(s: Any) -> float:
     """Nothing is ready and nothing outside is awaited: seconds until the next look, or 0.0 after raising Deadlock."""
-    # (Of a thread that `threading` has not made, current_thread() would make one that never ends.)
-    others = [t for t in threading.enumerate() if t.ident != s.thread_id]
-    ending = adopted.keys() - {s.thread_id, *[t.ident for t in others]}
-    if jobs_given or ending or any(t not in _ignored for t in others):
+    if others_live(s):
         return SECONDS_BETWEEN_LOOKS
-    if s.queued():  # the last of the other threads has woken somebody before it ended
+    if s.clock is None:
+        time.sleep(SECONDS_TO_START)
+        if others_live(s):
+            return SECONDS_BETWEEN_LOOKS
+    if s.queued() or s.posts or s.deadline() < math.inf:  # the last of the other threads has seen to that, and ended
         return 0.0
     victim = victim_of(s)
     error = Deadlock(report(s, victim))
     if not fail(victim, error):  # main has left the queue for a tasklet that it switched to
         raise_in_main(s, error)
     return 0.0
+
+
+def others_live(s: Any) -> bool:
+    """Whether there is another thread that could wake somebody."""
+    # (Of a thread that `threading` has not made, current_thread() would make one that never ends.)
+    others = [t for t in threading.enumerate() if t.ident != s.thread_id]
+    ending = adopted.keys() - {s.thread_id, *[t.ident for t in others]}
+    unknown = _unknown_threads(s.thread_id) > _unknown_before
+    return bool(jobs_given or ending or unknown or any(t not in _ignored for t in others))
+
+
+def _unknown_threads(mine: int) -> int:
+    """How many others there are that `threading` has not made. (The count is without the main thread.)"""
+    return max(0, _thread._count() - len([t for t in threading.enumerate() if t.ident != mine]))
+
+
+# Those that were there before Flower know nothing of its channels: of a test runner, for instance.
+_unknown_before = _unknown_threads(threading.get_ident())
+
+
+def _after_fork() -> None:
+    """In the child: the parent's threads are still counted."""
+    global _unknown_before
+    _unknown_before = _unknown_threads(threading.get_ident())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def victim_of(s: Any) -> Any:

@@ -34,6 +34,7 @@ schedulers = _lifecycle.schedulers
 bury = _lifecycle.bury
 register = _lifecycle.register
 leave_fork = _lifecycle.leave_fork
+leave_if_forked = _lifecycle.leave_if_forked
 asleep_for_good = _deadlock.asleep_for_good
 refuse_in_main = _deadlock.refuse_in_main
 
@@ -118,7 +119,8 @@ def _attribute(thing: Any, name: str) -> Any:
 
 def handle(t: Any, error: BaseException) -> None:
     """Hand an error to the error handler, or print it. Called on the hub."""
-    interposer = _scheduler.current_scheduler().interposer
+    scheduler = _scheduler.current_scheduler()
+    interposer = scheduler.interposer
     try:
         if interposer is not None:
             interposer.failed(t, error, _handler)
@@ -127,6 +129,7 @@ def handle(t: Any, error: BaseException) -> None:
         else:
             print_error(t, error)
     except BaseException as failure:
+        leave_if_forked(scheduler, failure)
         with suppress(Exception):  # one that can't be changed
             if _context_of(failure) is None and not _leads_to(error, failure):
                 failure.__context__ = error  # or nobody would see that
@@ -191,6 +194,7 @@ def collect(t: Any, error: BaseException | None, traceback: Any, value: Any) -> 
     if not was_passed_on(error) or _scheduler.current_scheduler().current is t.sched.main:
         spare_main(t.sched, error)
     if issubclass(type(error), Cancelled):  # of a scope in there, which is none of the joiner's
+        check_scopes()
         raise TaskletKilled(f"{describe(t)} was cancelled") from None
     if t.collected or t.failure is not error:
         _dict_of(error).setdefault("_flower_same", object())
@@ -200,7 +204,14 @@ def collect(t: Any, error: BaseException | None, traceback: Any, value: Any) -> 
     try:
         raise BaseException.with_traceback(error, traceback)
     finally:
-        del error
+        del t, error, traceback  # which name this frame
+
+
+def check_scopes() -> None:
+    """Raise Cancelled if the current tasklet is in a scope that is over, as where it is about to park."""
+    scheduler = _scheduler.current_scheduler()
+    if scheduler.current is not None and scheduler.current.scope is not None:
+        scheduler.current.scope.deadline(scheduler, 0.0)
 
 
 def raise_as_it_is(error: BaseException) -> None:
@@ -210,7 +221,7 @@ def raise_as_it_is(error: BaseException) -> None:
         raise error
     finally:
         _set_context(error, context)
-        del error
+        del error, context
 
 
 def same_as(error: BaseException) -> object:

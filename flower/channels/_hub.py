@@ -82,9 +82,7 @@ def live(s: Scheduler) -> object:
             raise
         except BaseException as error:  # no call here: another handler could raise in it, and end the hub
             raised.append(error)
-    if here() is not s:  # a signal handler has forked, and raised this in the child
-        here().main.failure = raised.pop()
-        _scheduler.cold.leave_fork(here().main)
+    _scheduler.cold.leave_if_forked(s, raised.pop() if raised else None)  # by a signal handler, which has raised this
     s.polling = False  # nobody is to be roused any more
     s.poller.close()
     s.current = None
@@ -122,8 +120,8 @@ def turn(s: Scheduler) -> float:
         if seconds != 0.0 or s.budget == 0:
             break
         s.budget = SWITCHES_PER_TURN
-    if s.closing and here() is not s:  # what the hub called has forked, and this is the child
-        _scheduler.cold.leave_fork(here().main)
+    if s.closing:
+        _scheduler.cold.leave_if_forked(s, None)
     if seconds > 0.0 and len(s.idle) > IDLE_CARRIERS and s.started < CROWD:
         seconds = trim(s, seconds)
     s.polling = True
@@ -238,7 +236,7 @@ def retire(s: Scheduler, me: object) -> Task | None:
     s.ending = None
     t.failure = take_caught()
     if t.sched is not s:
-        _scheduler.cold.leave_fork(t)
+        _scheduler.cold.leave_fork(t.failure)
     finish(s, t)
     t = None
     if s.closing:
@@ -418,12 +416,16 @@ def give_up(s: Scheduler, t: Task) -> None:
 
 
 def finish_off(s: Scheduler, t: Task, error: BaseException) -> None:
-    """On the hub, while closing: raise the error in a task, which can't park any more."""
+    """On the hub, while closing: raise the error in a task, which can't park any more.
+
+    One whose outcome is written has that instead: what was sent to it is not lost. It ends where it would next park.
+    """
+    if not t.decided:
+        t.error = error
     if t.state == BLOCKED:
         withdraw(t)
     elif t.state == READY:
         s.ready.remove(t)
-    t.error = error
     t.state = RUNNING
     s.current = t
     switch_to(t.carrier)

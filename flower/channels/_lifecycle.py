@@ -210,10 +210,17 @@ def in_child() -> None:
     adopt_thread(new)
 
 
-def leave_fork(t: Any) -> None:
+def leave_if_forked(s: Scheduler, error: BaseException | None) -> None:
+    """A callback of the scheduler's has ended, with an error or without. If it has forked, and this is the child, so
+    does the process.
+    """
+    if _scheduler.current_scheduler() is not s:
+        leave_fork(error)
+
+
+def leave_fork(error: BaseException | None) -> None:
     """In a child, the tasklet or callback that forked has ended, and it was the child's main: the process ends."""
     status = 0
-    error = t.failure
     try:
         if isinstance(error, SystemExit) and not isinstance(error, TaskletExit):
             code = error.code

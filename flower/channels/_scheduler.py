@@ -337,13 +337,13 @@ class Scheduler:
         except BaseException as error:
             failure = error
         self.traps -= 1
+        if not is_here(self):
+            cold.leave_if_forked(self, failure)
         if failure is not None:
             try:
                 cold.unraisable(failure, self.on_switch)
             except RecursionError:  # the callback has used up the stack; the switch must go on
                 pass
-        if not is_here(self):  # it has forked, and this is the child
-            cold.leave_fork(here().main)
         return 0
 
     # -- for the modules of Flower that are not compiled

@@ -11,7 +11,7 @@ those inside of it, is a RuntimeError; it is left all the same. Once the tasklet
 
 from __future__ import annotations
 
-from contextlib import suppress
+import os
 from math import inf as NEVER
 
 from flower._typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +19,7 @@ from flower.channels._channel import channel
 from flower.channels._deadlock import refusal
 from flower.channels._delivery import cancel, report, spare_main
 from flower.channels._failures import raise_as_it_is, same_as, was_passed_on, was_refused
-from flower.channels._scheduler import current_scheduler
+from flower.channels._scheduler import current_scheduler, present
 from flower.channels._task import PAUSED, check_timeout
 from flower.channels._tasklet import tasklet
 from flower.errors import Cancelled, Deadlock, TaskletExit, Timeout
@@ -39,6 +39,7 @@ class Scope:
         self._deadline = NEVER
         self._shield = False
         self._used = False
+        self._members: dict[Any, Scope] | None = None  # of the group whose body it is around
         self.expired = False
         """Whether the time was over before the scope was left, and something was cancelled for that."""
         self.cancelled = False
@@ -208,6 +209,7 @@ class group:
     def __init__(self) -> None:
         self._scope = Scope()
         self._members: dict[Any, Scope] = {}
+        self._scope._members = self._members
         self._errors: list[BaseException] = []
         self._for_main: BaseException | None = None  # of a member: main is told of it by other means
         self._ended: channel[None] = channel(1, label="the tasklets of a group")
@@ -238,12 +240,16 @@ class group:
         for t, scope in list(self._members.items()):
             scope.cancel()
             if t.state == PAUSED:  # who took it out of the queue is perhaps cancelled, too
-                with suppress(RuntimeError):  # its thread has ended
+                try:
                     t.insert()
+                except RuntimeError:  # its thread has ended, so that it never begins
+                    if t.state == PAUSED:
+                        t.kill()
 
     def _child_ended(self, t: Any, error: BaseException | None) -> bool:
         """A member has ended. Called by the scheduler; may not block. Says whether its error is seen to."""
         scope = self._members[t]
+        scope._task = None  # whose Cancelled names the scope
         kind = type(error)
         own = issubclass(kind, Cancelled) and error.scope is scope  # type: ignore[union-attr]
         for_main = issubclass(kind, KeyboardInterrupt) or (error is not None and was_passed_on(error))
@@ -288,7 +294,15 @@ class group:
             scheduler = current_scheduler()
             if scheduler.current is scheduler.main and spare_main(scheduler, for_main):
                 error, own = for_main, False
-        return self._conclude(None if own else error, error is not None and own)
+        result = self._conclude(None if own else error)
+        try:
+            if result is not None and result is error:
+                raise result
+            if result is not None:
+                raise_as_it_is(result)  # and not in the context of the body's cancellation
+            return own
+        finally:
+            del error, for_main, result  # whose tracebacks name this frame
 
     def _await_members(self, error: BaseException) -> BaseException:
         """Wait for the cancelled members, whatever is raised meanwhile; returns the exception to go on with."""
@@ -311,8 +325,8 @@ class group:
                     error = another
         return error
 
-    def _conclude(self, error: BaseException | None, swallow: bool) -> bool:
-        """Raise what is to be raised; True if the body's exception ends here."""
+    def _conclude(self, error: BaseException | None) -> BaseException | None:
+        """What is to be raised, if anything is."""
         # (One that the body, or a member, has from a join of a member is the same, or a copy, and counts once.)
         distinct: dict[int, BaseException] = {}
         for each in self._errors:
@@ -322,17 +336,30 @@ class group:
         errors = list(distinct.values())
         self._errors = []
         if error is None or (errors and isinstance(error, GeneratorExit)):  # which is none, and has done its part
-            if not errors:
-                return swallow
-            if len(errors) == 1:
-                raise_as_it_is(errors.pop())  # and not in the context of the body's cancellation
+            if len(errors) < 2:
+                return errors[0] if errors else None
         elif isinstance(error, (TaskletExit, KeyboardInterrupt, Cancelled)):
             for other in errors:
                 report(current_scheduler(), other, None)
-            raise error
+            return error
         elif not errors:
-            raise error
+            return error
         else:
             errors.insert(0, error)
-        message = "several tasklets of a group failed"
-        raise BaseExceptionGroup(message, errors) from None
+        several = BaseExceptionGroup("several tasklets of a group failed", errors)
+        several.__suppress_context__ = True
+        return several
+
+
+def _after_fork() -> None:
+    """In the child: the members of the groups that it is in the body of are the parent's, and nobody waits for them."""
+    scheduler = present()
+    scope = None if scheduler is None else scheduler.main.scope
+    while scope is not None:
+        if scope._members is not None:
+            scope._members.clear()
+        scope = scope._parent
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -54,4 +54,5 @@ cdef class tasklet(Task):
     @cython.final
     cdef int take_turn(self, int leave_as) except -1
     @cython.final
+    @cython.locals(mine=Scheduler)
     cdef int die(self, object error) except -1

@@ -248,13 +248,18 @@ class tasklet(Task):
             me.decided = False
 
     def die(self, error: object) -> int:
-        """End a tasklet that never ran."""
+        """End a tasklet that never ran. As where one did, no channel callback is told of its group's own channel."""
+        mine = here()
         self.state = DEAD
         self.ended = True
         self.failure = error
         func, _args, _kwargs = self.func, self.args, self.kwargs  # held until the end: see Scheduler.finish
         self.func = self.args = self.kwargs = self.context = self.scope = None
-        _scheduler.cold.settle(self.sched, self, func)
+        mine.traps += 1
+        try:
+            _scheduler.cold.settle(self.sched, self, func)
+        finally:
+            mine.traps -= 1
         return 0
 
     # -- the end

@@ -32,7 +32,7 @@ from typing import Any, Protocol, TypeVar
 
 from flower.channels import channel, shield
 from flower.channels._delivery import raise_in_main, spare_main
-from flower.channels._failures import pass_on, was_passed_on
+from flower.channels._failures import leave_if_forked, pass_on, was_passed_on
 from flower.channels._scheduler import current_scheduler
 from flower.errors import TaskletExit
 from flower.net._transport import Sockets, Transport
@@ -99,6 +99,7 @@ class LoopPoller(Turns):
                 try:
                     self.loop.run_forever()
                 except (KeyboardInterrupt, SystemExit) as error:
+                    leave_if_forked(self.scheduler, error)
                     # A callback's, or of a signal handler that ran on the hub, or of a task, which keeps it for those
                     # who wait for it: what they make of it is no news for main.
                     if _is_of_a_task(error):
@@ -219,6 +220,7 @@ class LoopPoller(Turns):
 
         So it is where the loop has read that there was a signal.
         """
+        leave_if_forked(self.scheduler, context.get("exception"))
         if self._turn is None:  # run() asks for one
             self._due = False
         else:
@@ -374,11 +376,14 @@ def wait(coroutine: Coroutine[Any, Any, T], dispose: Callable[[T], object] | Non
         del awaited  # its error's traceback names this frame
 
 
-async def _outcome(awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+async def _outcome(scheduler: Any, awaitable: Awaitable[Any]) -> tuple[Any, BaseException | None]:
     try:
         return await awaitable, None
-    except (KeyboardInterrupt, SystemExit) as error:
-        return None, error
+    except BaseException as error:
+        leave_if_forked(scheduler, error)
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            return None, error
+        raise
 
 
 class Awaited:
@@ -392,7 +397,7 @@ class Awaited:
         self.done: channel[None] = channel(1, label)
         self.done._external = True
         self._awaitable = awaitable
-        self.task = poller.spawn(_outcome(awaitable))
+        self.task = poller.spawn(_outcome(poller.scheduler, awaitable))
         self.task.add_done_callback(lambda _: self.done.try_send(None))
 
     def collect(self) -> Any:

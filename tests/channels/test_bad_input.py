@@ -65,6 +65,16 @@ def test_a_capacity_that_is_no_integer(bad: Any) -> None:
         channel(bad)
 
 
+@pytest.mark.parametrize("bad", [True, False, 1.0, -1.0, "1", None], ids=repr)
+def test_a_preference_that_is_no_integer(bad: Any) -> None:
+    ch: Any = channel()
+    with pytest.raises(TypeError, match="preference"):
+        ch.preference = bad
+    with pytest.raises(ValueError, match="preference"):
+        ch.preference = 2
+    assert ch.preference == -1
+
+
 def test_a_capacity_that_is_not_a_number() -> None:
     for bad in (math.nan, -math.inf):
         with pytest.raises((TypeError, ValueError), match="capacity"):

@@ -7,6 +7,8 @@ import ctypes
 import gc
 import os
 import sys
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -418,6 +420,58 @@ def test_more_carriers_than_are_kept_come_and_go() -> None:
         burst()
     gc.collect()
     assert resident() - before < 10_000_000
+
+
+class Burden:
+    """What a frame of a tasklet that has failed keeps."""
+
+
+def fail(watches: list[Any], wait: bool = False) -> None:
+    burden = Burden()
+    watches.append(weakref.ref(burden))
+    if wait:
+        channel().receive()
+    raise LookupError
+
+
+def in_a_group(watches: list[Any]) -> None:
+    with flower.group() as g:
+        g.go(fail, watches)
+
+
+def in_a_cancelled_group(watches: list[Any]) -> None:
+    with flower.group() as g:
+        g.go(fail, watches, True)
+        schedule()
+        g.cancel()
+
+
+FAILING: dict[str, Any] = {
+    "join": lambda watches: go(fail, watches).join(),
+    "run": lambda watches: flower.run(fail, watches),
+    "blocking": lambda watches: flower.blocking(fail, watches),
+    "a group": in_a_group,
+    "a cancelled group": in_a_cancelled_group,
+}
+
+
+@pytest.mark.compiled  # uncompiled, the frame of join is one more that the error names
+@pytest.mark.parametrize("what", FAILING)
+def test_an_error_that_was_dealt_with_is_freed_without_the_collector(what: str) -> None:
+    """With its frames, and what they hold: no frame of Flower's that it has come through keeps it."""
+    watches: list[Any] = []
+    gc.disable()
+    try:
+        with contextlib.suppress(LookupError, ExceptionGroup):
+            FAILING[what](watches)
+        for _ in range(1000):  # a worker of blocking lets go of its call in its own time
+            if not any(watch() for watch in watches):
+                break
+            time.sleep(0.001)
+        assert watches
+        assert not any(watch() for watch in watches)
+    finally:
+        gc.enable()
 
 
 def test_threads_leave_no_descriptor_or_object() -> None:

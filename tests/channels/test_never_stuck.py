@@ -149,6 +149,65 @@ def test_a_dead_proxy_does_not_spoil_a_fork() -> None:
 
 
 @pytest.mark.slow
+def test_a_thread_that_threading_does_not_know_can_still_send() -> None:
+    """Be it that it has not begun, or has not used Flower yet."""
+    code = """
+        import _thread, flower, time
+        ch = flower.channel()
+        for n in range(10):
+            _thread.start_new_thread(ch.send, (n,))
+            assert ch.receive() == n
+        def sends():
+            time.sleep(0.1)
+            ch.send("late")
+        _thread.start_new_thread(sends, ())
+        print(ch.receive())
+    """
+    assert output(code, limit=20) == "late\n"
+
+
+@pytest.mark.slow
+def test_a_thread_from_before_flower_that_threading_does_not_know_hides_no_deadlock() -> None:
+    """Such as that of a test runner's worker, which reads what it is to run."""
+    code = """
+        import _thread
+        forever = _thread.allocate_lock()
+        forever.acquire()
+        _thread.start_new_thread(forever.acquire, ())
+        while not _thread._count():
+            pass
+        import flower
+        try:
+            flower.channel().receive()
+        except flower.Deadlock:
+            print("Deadlock")
+    """
+    assert output(code, limit=20) == "Deadlock\n"
+
+
+@pytest.mark.slow
+def test_the_threads_of_its_parent_hide_no_deadlock_in_a_forked_child() -> None:
+    code = """
+        import _thread, flower, os, time, warnings
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, from Python 3.12 on
+        ch = flower.channel(1)
+        def waits():
+            ch.send("begun")
+            time.sleep(60)
+        _thread.start_new_thread(waits, ())
+        ch.receive()
+        child = os.fork()
+        if child == 0:
+            try:
+                ch.receive()
+            except flower.Deadlock:
+                os._exit(7)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    """
+    assert output(code, limit=20) == "7\n"
+
+
+@pytest.mark.slow
 def test_a_thread_that_threading_does_not_know_hides_no_deadlock_once_it_has_ended() -> None:
     code = """
         import _thread, flower

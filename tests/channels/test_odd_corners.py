@@ -160,19 +160,21 @@ def test_a_group_whose_member_sleeps_for_good_in_a_shield_raises_deadlock() -> N
 
 
 @pytest.mark.slow
-def test_a_child_forked_in_a_group_does_not_wait_for_the_parent_s_members() -> None:
-    code = """
-        import os, flower
+@pytest.mark.parametrize("end", ["pass", "sys.exit(7)", "g.go(int)", "g.cancel(); g.go(ch.receive); ch.receive()"])
+def test_a_child_forked_in_a_group_does_not_wait_for_the_parent_s_members(end: str) -> None:
+    """It leaves the group as its own body, and what that starts, ends."""
+    code = f"""
+        import os, sys, flower
         ch, child = flower.channel(), None
-        try:
+        with flower.group():
             with flower.group() as g:
                 g.go(ch.receive)
                 flower.schedule()
                 child = os.fork()
                 if child:
                     ch.send("value")
-        except flower.Deadlock:
-            pass
+                else:
+                    {end}
         if not child:
             os._exit(7)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

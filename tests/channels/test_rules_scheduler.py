@@ -359,23 +359,39 @@ FORK_IN = {
     "a schedule callback": "flower.set_schedule_callback(lambda before, after: forks()); flower.go(int)",
     "a finalizer": "flower.go(lambda finalized: None, Finalized())",
     "a signal handler": "strikes(lambda number, frame: forks())",
-    "a signal handler that exits": "strikes(exits)",
+    "a coroutine": "flower.wait(coroutine())",
+    "a callback of the event loop": "flower.wait(calls_soon())",
 }
+# (The interpreter lets nothing out of a finalizer; and uvloop keeps the SystemExit of what it calls until its own end,
+# which such a child does not see.)
+FORK_ENDS = [
+    *[(where, "pass", 0, loop) for where in FORK_IN for loop in (False, True)],
+    *[(where, "raise ValueError", 1, True) for where in FORK_IN if where != "a finalizer"],
+    ("an error handler", "sys.exit(7)", 7, True),
+    ("a schedule callback", "sys.exit(7)", 7, False),
+    ("a signal handler", "sys.exit(7)", 7, False),
+    ("a coroutine", "sys.exit(7)", 7, True),
+]
 
 
-@pytest.mark.parametrize("where", FORK_IN)
-def test_a_child_that_is_forked_in_a_callback_ends_with_it(where: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "end", "status", "loop"), FORK_ENDS)
+def test_a_child_that_is_forked_in_a_callback_ends_with_it(where: str, end: str, status: int, loop: bool) -> None:
     """It is no tasklet that has forked, and the parent's run in the parent alone."""
     code = f"""
-        import os, signal, sys, flower
+        import asyncio, os, signal, sys, flower
         parent, children = os.getpid(), []
         def forks():
             if not children:
                 children.append(os.fork())
-        def exits(number, frame):
+                if os.getpid() != parent:
+                    {end}
+        async def coroutine():
             forks()
-            if os.getpid() != parent:
-                sys.exit(7)
+        async def calls_soon():
+            asyncio.get_running_loop().call_soon(forks)
+        if {loop}:
+            flower.wait(asyncio.sleep(0))
         def strikes(handler):
             signal.signal(signal.SIGALRM, handler)
             signal.setitimer(signal.ITIMER_REAL, 0.002)
@@ -392,7 +408,29 @@ def test_a_child_that_is_forked_in_a_callback_ends_with_it(where: str) -> None:
         if os.getpid() == parent:
             print(os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]))
     """
-    assert output(code, limit=20) == f"Timeout\n{7 if where.endswith('exits') else 0}\n"
+    done = python(code, limit=20)
+    assert (done.returncode, done.stdout) == (0, f"Timeout\n{status}\n")
+    assert ("ValueError" in done.stderr) == (end == "raise ValueError")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("end", "status"), [("pass", 0), ("sys.exit(7)", 7)])
+def test_a_child_that_is_forked_in_a_worker_of_blocking_ends_with_the_call(end: str, status: int) -> None:
+    """It waited for ten seconds for another call."""
+    code = f"""
+        import os, sys, time, warnings, flower
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, from Python 3.12 on
+        def forks():
+            child = os.fork()
+            if child == 0:
+                print("in the child")
+                {end}
+            return child
+        before = time.monotonic()
+        child = flower.blocking(forks)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), time.monotonic() - before < 9)
+    """
+    assert output(code, limit=20) == f"in the child\n{status} True\n"
 
 
 @pytest.mark.parametrize(

@@ -307,6 +307,26 @@ def test_a_killed_group_member_is_no_error() -> None:
     assert other.join() == "other"
 
 
+def test_a_member_or_a_body_that_joins_a_member_that_is_cancelled_like_itself_is_no_error() -> None:
+    """Its own Cancelled comes first, be the member dead by then: the join would wait for nothing."""
+
+    def joins_late(t: Any) -> None:
+        while t.alive:
+            schedule()
+        t.join()
+
+    with flower.group() as g:
+        member = g.go(channel().receive)
+        g.go(joins_late, member)
+        schedule()
+        g.cancel()
+    with flower.group() as g:
+        member = g.go(channel().receive)
+        schedule()
+        g.cancel()
+        joins_late(member)
+
+
 def test_who_joins_a_cancelled_group_member_is_not_cancelled() -> None:
     """Its Cancelled is for the member's own scope: at the joiner nobody would catch it."""
     told: list[BaseException] = []

@@ -453,3 +453,25 @@ def test_the_errors_of_members_are_raised_alone_where_a_generator_with_their_gro
     opened = generator(0)
     next(opened)
     opened.close()  # type: ignore[attr-defined]
+
+
+def test_a_member_that_is_killed_before_it_began_under_a_channel_callback_that_raises() -> None:
+    """The group's own channel is none of the callback's: the owner was not told of the member's end."""
+    told: list[Any] = []
+
+    def refuse(*what: Any) -> None:
+        told.append(what)
+        raise LookupError
+
+    def kill(t: Any) -> None:
+        before = flower.set_channel_callback(refuse)
+        try:
+            t.kill()
+        finally:
+            flower.set_channel_callback(before)
+
+    with flower.group() as g:
+        member = g.go(told.append, "ran").remove()
+        killer = go(kill, member)
+    killer.join()
+    assert not told

@@ -73,6 +73,57 @@ def test_who_joins_a_thread_s_main_tasklet_hears_of_the_thread_s_end() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "receives", [channel.receive, lambda ch: flower.select(channel(), ch)[1]], ids=["receive", "select"]
+)
+def test_what_was_sent_to_a_tasklet_whose_thread_then_ends_is_received(receives: Any) -> None:
+    """And what it has sent it knows to be sent: it ends where it would next wait."""
+    ch: channel[Any] = channel()
+    back: channel[Any] = channel()
+    told: list[Any] = []
+    parked, go_on = threading.Event(), threading.Event()
+
+    def answers() -> None:
+        try:
+            told.append(receives(ch))
+            ch.receive()
+        except BaseException as error:
+            told.append(type(error))
+            raise
+
+    def sends() -> None:
+        back.send("sent")
+        told.append("sent")
+        ch.receive()
+
+    def starts() -> None:
+        go(answers)
+        go(sends)
+        schedule()
+        parked.set()
+        assert go_on.wait(NEVER)
+
+    def meets() -> None:
+        assert parked.wait(NEVER)
+        ch.send("value")
+        assert back.receive() == "sent"
+        go_on.set()
+
+    with beside(meets):
+        ends_early(starts)
+    assert told == ["value", flower.TaskletExit, "sent"]
+    assert (ch.balance, back.balance) == (0, 0)
+
+
+def test_a_group_with_a_member_that_its_thread_has_left_unstarted_can_be_cancelled() -> None:
+    """It never begins, be it inserted: the group waited for it for good, with another thread about."""
+    members: list[Any] = []
+    with flower.group() as g:
+        ends_early(lambda: members.append(g.go(members.append, "ran").remove()))
+        g.cancel()
+    assert [member.alive for member in members] == [False]
+
+
 def test_clean_up_that_blocks_at_the_thread_s_end_leaves_no_ghost() -> None:
     code = """
         import threading, warnings, flower
