@@ -21,6 +21,9 @@ cdef extern from *:
     #elif !defined(__FreeBSD__)
     #include <alloca.h>
     #endif
+    #if defined(__linux__) || defined(__APPLE__)
+    #include <pthread.h>
+    #endif
 
     /* Borrowed: the scheduler is owned by a threading.local, whose clean-up resets this. One copy per compiled
        module that asks for it, so only _scheduler may. */
@@ -56,6 +59,27 @@ cdef extern from *:
         r = flower_switch(g);
         room[0] = (char)r;
         return r;
+    }
+
+    /* How many bytes of the thread's stack lie below this; a mebibyte, where the system does not say. */
+    CYTHON_UNUSED static Py_ssize_t flower_stack_left(void) {
+        char here;
+    #if defined(__linux__)
+        pthread_attr_t attributes;
+        void *lowest = NULL;
+        size_t size = 0;
+        if (pthread_getattr_np(pthread_self(), &attributes) == 0) {
+            int failed = pthread_attr_getstack(&attributes, &lowest, &size);
+            pthread_attr_destroy(&attributes);
+            if (!failed) return &here - (char *)lowest;
+        }
+    #elif defined(__APPLE__)
+        pthread_t thread = pthread_self();
+        char *highest = (char *)pthread_get_stackaddr_np(thread);
+        return (Py_ssize_t)pthread_get_stacksize_np(thread) - (highest - &here);
+    #endif
+        (void)here;
+        return 1024 * 1024;
     }
 
     /* Let the current thread go so many calls deeper than the recursion limit says, or fewer again. */
@@ -165,6 +189,7 @@ cdef extern from *:
     int import_greenlet "flower_import_greenlet"() except -1
     int switch_to "flower_switch"(greenlet g) except -1
     int start_below "flower_start"(greenlet g, size_t down) except -1
+    Py_ssize_t stack_left "flower_stack_left"()
     void deepen "flower_deepen"(int calls)
     void track "flower_track"(object thing)
     void untrack "PyObject_GC_UnTrack"(object thing)

@@ -1,7 +1,7 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._greenlet cimport (
-    call, coarse, greenlet, import_greenlet, set_context, start_below, switch_to, take_caught, track,
+    call, coarse, greenlet, import_greenlet, set_context, stack_left, start_below, switch_to, take_caught, track,
 )
 from flower.channels._scheduler cimport SECONDS_PER_TURN, SWITCHES_PER_TURN, Scheduler, fail, here
 from flower.channels._task cimport BLOCKED, DEAD, KILL, READY, RUNNING, Task, members, withdraw

@@ -39,9 +39,13 @@ else:
     def start_below(carrier: Any, down: int) -> None:
         switch_to(carrier)
 
+    def stack_left() -> int:
+        return 0
+
 
 # Carriers start at depths of the C stack that are so many bytes apart, in turn: a parked tasklet uses about 2 KiB, and
-# what does not overlap need not be copied at a switch. With ROOM it takes 84 KiB of the thread's stack.
+# what does not overlap need not be copied at a switch. With ROOM it takes 84 KiB of the thread's stack, and at most a
+# quarter of that: where it is small, there are fewer lanes, or none.
 LANES = 16
 LANE_BYTES = 4096
 # The hub switches from where a poller calls it: now from here, now from so much further down, as inside libuv's poll,
@@ -153,7 +157,7 @@ def run_ready(s: Scheduler) -> int:
                 s.starting = t  # should this raise, the next turn goes on with t
                 carrier = make_carrier(s)  # may run finalizers: t is not current yet, so that they can't block
                 s.starting = None
-                down = ROOM + s.lane * LANE_BYTES
+                down = ROOM + s.lane * LANE_BYTES if s.lanes else 0
                 t.carrier = carrier
                 s.enlist(t)
         s.current = t
@@ -290,9 +294,11 @@ def finish(s: Scheduler, t: Task) -> int:
 
 def make_carrier(s: Scheduler) -> Any:
     """A carrier that is still to be started, on the next lane."""
-    if s.lane == 0:
+    if s.lanes < 0:
         _scheduler.cold.register(s)
-    s.lane = s.lane % LANES + 1
+        s.lanes = max(0, min(LANES, (stack_left() // 4 - ROOM) // LANE_BYTES))
+    if s.lanes:
+        s.lane = s.lane % s.lanes + 1
     return greenlet(carry, s.hub)
 
 

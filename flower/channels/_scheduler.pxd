@@ -40,6 +40,7 @@ cdef class Scheduler:
     cdef double look
     cdef bint trimming
     cdef Py_ssize_t lane
+    cdef Py_ssize_t lanes
     cdef Task starting
     cdef public list victims
     cdef int budget

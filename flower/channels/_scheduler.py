@@ -126,7 +126,8 @@ class Scheduler:
         self.spare: int = 0  # of the idle carriers, so many were not needed since a while before ``look``
         self.look: float = 0.0
         self.trimming: bool = False
-        self.lane: int = 0
+        self.lane: int = 0  # that of the newest carrier, of so many:
+        self.lanes: int = -1  # not known yet
         self.starting: Task | None = None
         self.victims: list[Any] = []  # what `run` runs: the last one gets a Deadlock
         self.budget: int = SWITCHES_PER_TURN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
 import threading
 import time
@@ -402,3 +403,25 @@ def test_a_value_for_a_thread_that_has_ended_stays_with_the_sender() -> None:
         in_thread(ends)
     assert not ch.try_send("nobody is there")
     assert ch.balance == 0
+
+
+SMALL_STACK = """
+import threading, flower
+
+def main():
+    ch = flower.channel()
+    for n in range(100):
+        flower.go(ch.send, n)
+    print(sum(ch.receive(timeout=60) for _ in range(100)))
+
+threading.stack_size(64 * 1024)
+thread = threading.Thread(target=main)
+thread.start()
+thread.join()
+"""
+
+
+def test_a_thread_with_a_small_stack_has_tasklets() -> None:
+    """It has no room for carriers at depths of their own: the process crashed."""
+    done = subprocess.run([sys.executable, "-c", SMALL_STACK], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "4950\n", "")
