@@ -385,6 +385,21 @@ def test_http_files(tmp_path: Path) -> None:
             assert file.readline().startswith(b"HTTP/1.1 405 ")
 
 
+@pytest.mark.parametrize(
+    ("program", "arguments", "told"),
+    [
+        ("http_files.py", ["/no/such/folder"], "no such directory: /no/such/folder\n"),
+        ("rpc_client.py", [], "usage: rpc_client.py URL (rpc_server.py prints it)\n"),
+        ("tcp_proxy.py", ["127.0.0.1"], "usage: tcp_proxy.py HOST PORT\n"),
+        ("tcp_proxy.py", ["127.0.0.1", "http"], "usage: tcp_proxy.py HOST PORT\n"),
+    ],
+)
+def test_what_an_example_lacks_is_told(program: str, arguments: list[str], told: str) -> None:
+    with ended(start(program, *arguments)) as process:
+        assert process.communicate(timeout=LIMIT) == ("", told)
+        assert process.returncode == 1
+
+
 def test_tcp_proxy() -> None:
     with listener_on(0) as server, serving("tcp_proxy.py", *map(str, server.getsockname())) as address:
         with socket.create_connection(address, timeout=LIMIT) as client:
