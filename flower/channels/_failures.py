@@ -262,8 +262,8 @@ def refuse_to_block(s: Any) -> None:
     if s.closing:
         raise TaskletExit("this thread is at its end: nothing is waited for any more")
     if s.current is None:
-        where = "a callback of the I/O tasklet, which must go on, or a signal handler in it"
-        raise refusal(f"blocking is not possible here: this is {where}; let a tasklet do it", None)
+        where = "a callback of the event loop, or a signal handler in it: let a tasklet do it"
+        raise refusal(f"blocking is not possible in {where}; in a coroutine, await what flower.aio has", None)
     raise refusal("blocking is not possible here: this is a callback, or a switch trap is set", s.current)
 
 
