@@ -41,8 +41,8 @@ refuse_in_main = _deadlock.refuse_in_main
 def set_error_handler(handler: Callable[[Any, BaseException], object] | None) -> Any:
     """Have ``handler(tasklet, error)`` called with each error of a tasklet that nobody collects.
 
-    Without a handler (None) such an error is raised in the main tasklet. The handler runs on the scheduler's root and
-    may not block; what it raises goes to ``sys.unraisablehook``. Returns the handler before.
+    Without a handler (None) such an error is raised in the main tasklet. The handler runs in no tasklet and may not
+    block; what it raises goes to ``sys.unraisablehook``. Returns the handler before.
     """
     global _handler
     if handler is not None and not callable(handler):
