@@ -346,6 +346,16 @@ def test_a_connection_that_comes_in_the_turn_of_the_close_is_not_served() -> Non
         assert not server.peers
 
 
+@pytest.mark.parametrize(("grace", "error"), [(-1, ValueError), (math.nan, ValueError), ("soon", TypeError)])
+def test_a_grace_that_is_none_closes_nothing(grace: Any, error: type[Exception]) -> None:
+    with rpc.serve(URL, {"length": len}) as server, rpc.connect(server.url) as peer:
+        assert peer.call("length", "abc", timeout=NEVER) == 3
+        with pytest.raises(error, match="timeout is"):
+            server.close(grace=grace)
+        assert not server.closed
+        assert peer.call("length", "abc", timeout=NEVER) == 3
+
+
 def test_close_when_the_grace_is_over() -> None:
     calc = Calc()
     with rpc.serve(URL, calc) as server, rpc.connect(server.url) as peer:
