@@ -396,7 +396,10 @@ class Datagrams(Source):
 
     @property
     def dropped(self) -> int:
-        """How many datagrams were dropped since they came faster than they were received."""
+        """How many datagrams were dropped since they came faster than they were received.
+
+        Of those that the kernel has dropped, it tells with the next that it takes.
+        """
         return self._port.dropped
 
     def addr(self) -> Any:
