@@ -208,6 +208,8 @@ def test_middleware_around_calls_that_are_served() -> None:
         ({"max_inflight": -1}, ValueError, "max_inflight is at least 0"),
         ({"cert": "x"}, ValueError, "cert: for a URL such as tls://"),
         ({"middleware": len}, TypeError, "middleware is a list"),
+        ({"settings": {"max_inflight": 1}}, TypeError, "settings are made by rpc.Settings"),
+        ({"settings": {"max_inflight": 1}, "token": "x"}, TypeError, "settings are made by rpc.Settings"),
     ],
 )
 def test_bad_options_are_told_at_the_door(options: dict[str, Any], error: type[Exception], text: str) -> None:
