@@ -1,6 +1,6 @@
 """The demonstration: what ``make demo`` runs. It ends by itself, with exit code 0 if all went well.
 
-    1. the README's echo server and client, unchanged, as two processes that talk over TCP
+    1. an echo server and its client (``echo_server.py``, ``echo_client.py``), as two processes that talk over TCP
     2. many connections to that server at once, from tasklets of this process
     3. an RPC server and its client, as two processes
     4. a pipeline of tasklets in this process, watched by one ``select`` over results, a ticker and a deadline
@@ -22,7 +22,7 @@ import flower
 from flower.net import Dial
 
 HERE = Path(__file__).resolve().parent
-PORT = 8000  # the README's programs say so
+PORT = 8000  # the two echo programs say so
 TIME_LIMIT = 25.0  # seconds; after that something hangs, and the demonstration has failed
 CONNECTIONS = 64
 BUSY_SECONDS = 1.0  # how long each measured part keeps going
@@ -134,7 +134,7 @@ def await_server(child, port):
 
 
 def echo_programs(folder):
-    """The README's two programs and their port; a copy with another port where theirs is taken."""
+    """The two echo programs and their port; a copy with another port where theirs is taken."""
     programs = [HERE / "echo_server.py", HERE / "echo_client.py"]
     if is_free(PORT):
         return *programs, PORT
@@ -148,7 +148,7 @@ def echo_programs(folder):
 
 
 def echo(children, folder):
-    title(1, "The README's echo server and client, unchanged, as two processes")
+    title(1, "An echo server and its client, as two processes")
     server_program, client_program, port = echo_programs(folder)
     server = children.start(server_program)
     seconds = await_server(server, port)

@@ -1,4 +1,4 @@
-"""The README's first lines, running: start a tasklet, and let it run.
+"""The shortest program: start a tasklet, and let it run.
 
 ``hello`` only makes the tasklet; it runs when the main tasklet gives way, here in ``run()``. Nothing is
 copied between the two: ``f`` sees what the variable holds by then.

@@ -104,6 +104,8 @@ class Client:
 def main():
     root = os.path.realpath(sys.argv[1] if len(sys.argv) > 1 else ".")
     port = int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    if not os.path.isdir(root):
+        sys.exit(f"no such directory: {root}")
 
     def handle(conn):
         client = Client(conn, root)

@@ -24,6 +24,8 @@ def relay(source, target):
 
 
 def main():
+    if len(sys.argv) != 3 or not sys.argv[2].isdecimal():
+        sys.exit("usage: tcp_proxy.py HOST PORT")
     server = sys.argv[1], int(sys.argv[2])
 
     def handle(client):

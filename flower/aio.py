@@ -12,10 +12,10 @@
 42
 >>> numbers.close()
 
-A coroutine runs on the I/O tasklet, which can't park. So each function here tries what needs no waiting, and else has
-a tasklet of its own do it, and awaits that. When the coroutine is cancelled, the tasklet is, and decides: what it
-did before is done. Then the coroutine gets the result, and the cancellation at its next ``await``, so that no
-value is lost.
+A coroutine runs in the event loop, where no tasklet can wait. So each function here tries what needs no waiting, and
+else has a tasklet of its own do it, and awaits that. When the coroutine is cancelled, the tasklet is, and decides:
+what it did before is done. Then the coroutine gets the result, and the cancellation at its next ``await``, so that
+no value is lost.
 """
 
 from __future__ import annotations

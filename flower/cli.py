@@ -40,7 +40,7 @@ from typing import Any
 
 import flower
 from flower import rpc
-from flower.errors import ChannelClosed, RemoteError, Timeout
+from flower.errors import ChannelClosed, InvalidArguments, RemoteError, Timeout
 
 __all__ = ["main"]
 
@@ -122,7 +122,7 @@ def _complain(text: str, code: int) -> int:
 
 
 def _remote(error: RemoteError) -> str:
-    trace = getattr(error, "traceback", None)
+    trace = None if isinstance(error, InvalidArguments) else getattr(error, "traceback", None)  # it has not run
     return f"{error}\n{trace.rstrip()}" if trace else str(error)
 
 
@@ -150,7 +150,8 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
     def add_call(name: str, command: Callable[[argparse.Namespace], int], what: str) -> argparse.ArgumentParser:
         made = add_client(name, command, what)
         made.add_argument("method", metavar="METHOD")
-        made.add_argument("args", metavar="ARG", nargs="*", help="JSON, or a string; name=ARG is a keyword argument")
+        what = "JSON, or a string; name=ARG is a keyword argument"
+        made.add_argument("args", metavar="ARG", nargs="*", default=[], help=what)  # the default: else it is "required"
         made.add_argument("--strings", action="store_true", help="each ARG is a string as it stands")
         return made
 

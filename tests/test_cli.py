@@ -247,6 +247,18 @@ def test_calls_that_fail(url: str, capsys: pytest.CaptureFixture[str], words: li
     assert "Traceback" not in err or code == 1
 
 
+def test_arguments_that_do_not_fit_have_no_traceback(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The method has not run: all lines would be Flower's own."""
+    _, _, err = in_process(capsys, "call", url, "add")
+    assert err == "flower: InvalidArguments: add(a, b=10): missing a required argument: 'a'\n"
+
+
+def test_arguments_of_a_method_are_not_said_to_be_required(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = in_process(capsys, "call")
+    assert code == 2
+    assert err.endswith("error: the following arguments are required: URL, METHOD\n")
+
+
 def test_notify(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serving(folder, "aservice:calc") as (process, url):
         assert in_process(capsys, "notify", url, "log", "this") == (0, "", "")

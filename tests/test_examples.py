@@ -23,7 +23,7 @@ import flower
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 LIMIT = 60  # seconds; the longest of them takes a few
-README_PORT = 8000
+ECHO_PORT = 8000
 
 UNCHANGED = {
     "echo_server.py": "c3406ec3fc0187bf190ef5e8ab58d211d87aafd6de83f064fb5cf740c2824f5e",
@@ -83,18 +83,18 @@ def ended(process: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 @contextlib.contextmanager
-def readme_port() -> Iterator[int]:
-    """Hold the README's port for one test among all test runs on this machine, and see that it is free."""
+def echo_port() -> Iterator[int]:
+    """Hold the port of the echo programs for one test among all test runs on this machine, and see that it is free."""
     fcntl = pytest.importorskip("fcntl", reason="two test runs at once can't agree on port 8000 here")
-    with open(Path(tempfile.gettempdir()) / f"flower-port-{README_PORT}.lock", "a") as lock:
+    with open(Path(tempfile.gettempdir()) / f"flower-port-{ECHO_PORT}.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", README_PORT))
+                probe.bind(("127.0.0.1", ECHO_PORT))
             except OSError as error:
-                pytest.fail(f"port {README_PORT}, which the README's programs use, is taken: {error}")
-        yield README_PORT
+                pytest.fail(f"port {ECHO_PORT}, which the echo programs use, is taken: {error}")
+        yield ECHO_PORT
 
 
 def await_listener(process: subprocess.Popen[str], port: int) -> None:
@@ -110,16 +110,16 @@ def await_listener(process: subprocess.Popen[str], port: int) -> None:
     pytest.fail(f"nobody listens on port {port}")
 
 
-# -- The README's programs
+# -- The echo programs
 
 
 @pytest.mark.parametrize("name", UNCHANGED)
-def test_readme_programs_are_unchanged(name: str) -> None:
+def test_echo_programs_are_unchanged(name: str) -> None:
     assert hashlib.sha256((EXAMPLES / name).read_bytes()).hexdigest() == UNCHANGED[name]
 
 
 def test_echo_server_and_client() -> None:
-    with readme_port() as port, ended(start("echo_server.py")) as server:
+    with echo_port() as port, ended(start("echo_server.py")) as server:
         await_listener(server, port)
         assert run("echo_client.py") == "sent hello\necho: b'hello'\n" * 3
         assert run("echo_client.py") == "sent hello\necho: b'hello'\n" * 3
@@ -127,7 +127,7 @@ def test_echo_server_and_client() -> None:
 
 
 def test_echo_server_serves_several_clients_at_once() -> None:
-    with readme_port() as port, ended(start("echo_server.py")) as server:
+    with echo_port() as port, ended(start("echo_server.py")) as server:
         await_listener(server, port)
         with contextlib.ExitStack() as stack:
             clients = [
@@ -141,7 +141,7 @@ def test_echo_server_serves_several_clients_at_once() -> None:
 
 
 def test_echo_server_is_interrupted_while_idle() -> None:
-    with readme_port() as port, ended(start("echo_server.py")) as server:
+    with echo_port() as port, ended(start("echo_server.py")) as server:
         await_listener(server, port)
         assert interrupt(server) == ""
 
@@ -385,6 +385,21 @@ def test_http_files(tmp_path: Path) -> None:
             assert file.readline().startswith(b"HTTP/1.1 405 ")
 
 
+@pytest.mark.parametrize(
+    ("program", "arguments", "told"),
+    [
+        ("http_files.py", ["/no/such/folder"], "no such directory: /no/such/folder\n"),
+        ("rpc_client.py", [], "usage: rpc_client.py URL (rpc_server.py prints it)\n"),
+        ("tcp_proxy.py", ["127.0.0.1"], "usage: tcp_proxy.py HOST PORT\n"),
+        ("tcp_proxy.py", ["127.0.0.1", "http"], "usage: tcp_proxy.py HOST PORT\n"),
+    ],
+)
+def test_what_an_example_lacks_is_told(program: str, arguments: list[str], told: str) -> None:
+    with ended(start(program, *arguments)) as process:
+        assert process.communicate(timeout=LIMIT) == ("", told)
+        assert process.returncode == 1
+
+
 def test_tcp_proxy() -> None:
     with listener_on(0) as server, serving("tcp_proxy.py", *map(str, server.getsockname())) as address:
         with socket.create_connection(address, timeout=LIMIT) as client:
@@ -450,7 +465,7 @@ def listener_on(port: int) -> socket.socket:
 
 
 def test_demo() -> None:
-    with readme_port():
+    with echo_port():
         began = time.monotonic()
         out = run("demo.py")
         assert time.monotonic() - began < 30
@@ -463,7 +478,7 @@ def test_demo() -> None:
 
 
 def test_demo_with_the_port_taken() -> None:
-    with readme_port() as port, listener_on(port):
+    with echo_port() as port, listener_on(port):
         out = run("demo.py")
     assert "port 8000 is taken" in out
     assert "echo: b'hello'" in out
@@ -472,7 +487,7 @@ def test_demo_with_the_port_taken() -> None:
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_interrupted_demo_leaves_no_process_behind(signum: signal.Signals) -> None:
-    with readme_port(), ended(start("demo.py")) as demo:
+    with echo_port(), ended(start("demo.py")) as demo:
         assert demo.stdout
         out = ""
         while "rpc_server.py: process" not in out:  # both servers have been started by now
@@ -486,7 +501,7 @@ def test_interrupted_demo_leaves_no_process_behind(signum: signal.Signals) -> No
 
 
 def test_demo_of_which_only_the_beginning_is_read() -> None:
-    with readme_port(), ended(start("demo.py")) as demo:
+    with echo_port(), ended(start("demo.py")) as demo:
         assert demo.stdout and demo.stderr
         assert demo.stdout.readline().startswith("Flower's demonstration")
         demo.stdout.close()

@@ -88,7 +88,8 @@ def blocking(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """Call ``func(*args, **kwargs)`` in a worker thread; only the calling tasklet waits.
 
     Returns its result, or raises its error. A tasklet that is killed, cancelled or timed out stops waiting; the
-    function can't be stopped, and its result is dropped. It runs in a copy of the caller's context.
+    function can't be stopped, and its result is dropped. It runs in a copy of the caller's context. At most 40 run at
+    a time, in the whole process; further ones wait for their turn.
 
     Raises TypeError for a func that is not callable; RuntimeError when not one thread can be started.
 

@@ -253,7 +253,7 @@ def never() -> channel[Any]:
 
 
 def sleep(seconds: float = 0) -> None:
-    """Park for the seconds, while others run. ``sleep(0)`` lets the others run once.
+    """Wait for the seconds, while others run. ``sleep(0)`` lets the others run once.
 
     Raises Cancelled inside a scope that is over; TypeError or ValueError for what is no number of seconds.
 
@@ -268,7 +268,7 @@ def sleep(seconds: float = 0) -> None:
 
 
 def idle() -> None:
-    """Park until all others have had their turn, and the outside (timers, connections) was looked at once."""
+    """Wait until all others have had their turn, and the outside (timers, connections) was looked at once."""
     scheduler = current_scheduler()
     scheduler.sleep_until(scheduler.now())
 

@@ -97,7 +97,7 @@ def schedule_remove(retval: Any = _UNSET) -> Any:
 
 
 def getcurrent() -> Any:
-    """The tasklet that is running. In the hub's callbacks, where none is: the main tasklet."""
+    """The tasklet that is running. In a callback of the event loop, where none is: the main tasklet."""
     s = here()
     return s.main if s.current is None else s.current
 

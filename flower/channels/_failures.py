@@ -42,8 +42,8 @@ refuse_in_main = _deadlock.refuse_in_main
 def set_error_handler(handler: Callable[[Any, BaseException], object] | None) -> Any:
     """Have ``handler(tasklet, error)`` called with each error of a tasklet that nobody collects.
 
-    Without a handler (None) such an error is raised in the main tasklet. The handler runs on the scheduler's root and
-    may not block; what it raises goes to ``sys.unraisablehook``. Returns the handler before.
+    Without a handler (None) such an error is raised in the main tasklet. The handler runs in no tasklet and may not
+    block; what it raises goes to ``sys.unraisablehook``. Returns the handler before.
     """
     global _handler
     if handler is not None and not callable(handler):
@@ -273,8 +273,8 @@ def refuse_to_block(s: Any) -> None:
     if s.closing:
         raise TaskletExit("this thread is at its end: nothing is waited for any more")
     if s.current is None:
-        where = "a callback of the I/O tasklet, which must go on, or a signal handler in it"
-        raise refusal(f"blocking is not possible here: this is {where}; let a tasklet do it", None)
+        where = "a callback of the event loop, or a signal handler in it: let a tasklet do it"
+        raise refusal(f"blocking is not possible in {where}; in a coroutine, await what flower.aio has", None)
     raise refusal("blocking is not possible here: this is a callback, or a switch trap is set", s.current)
 
 

@@ -199,7 +199,7 @@ class tasklet(Task):
     def kill(self, pending: bool = False) -> None:
         """End the tasklet by raising TaskletExit in it, where it is blocked or queued.
 
-        The victim runs at once, and kill returns when it first parks again or has ended; with ``pending``, or for
+        The victim runs at once, and kill returns when it waits again or has ended; with ``pending``, or for
         a tasklet of another thread, kill returns right away. One that has not started yet never does; a dead one
         is left alone. If what the victim waits for has already happened, it gets that first, and TaskletExit at
         its next blocking call; what is thrown meanwhile is not raised any more. Killing oneself raises at once.

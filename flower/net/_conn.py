@@ -41,9 +41,9 @@ class Conn(Source):
 
     `receive` gives the next chunk of bytes, however the network cut it; iteration gives all of them, and
     ``flower.select`` takes a connection as a receive case. `send` takes bytes, and so does a select's case
-    ``(conn, data)``, which can happen when `send` would not block. The seed's spelling is here too: `read`, which
-    gives ``b""`` at the end of file, and `write`, which takes str as UTF-8. `read_exactly` and `read_until` cut the
-    bytes where a protocol wants them cut.
+    ``(conn, data)``, which can happen when `send` would not block. `read` and `write` are
+    the same, but `read` gives ``b""`` at the end of file, and `write` takes str, too, as UTF-8. `read_exactly` and
+    `read_until` cut the bytes where a protocol wants them cut.
 
     How a connection ends, as a reader sees it:
 

@@ -36,14 +36,14 @@ if hasattr(os, "register_at_fork"):
 
 
 def listen_socktcp(address: Any, options: Options) -> Listener:
-    """Listen on a socket that is bound to a TCP address; or, as the seed has it, on the address."""
+    """Listen on a socket that is bound to a TCP address; or, where there is none yet, on the address."""
     if options.sock is None and isinstance(address, tuple | list):
         return listen_tcp(address, options)
     return listen_given("socktcp", address, options)
 
 
 def listen_sockpipe(address: Any, options: Options) -> Listener:
-    """Listen on a Unix socket that is bound to a path; or, as the seed has it, on the path."""
+    """Listen on a Unix socket that is bound to a path; or, where there is none yet, on the path."""
     if options.sock is None and isinstance(address, str | bytes | os.PathLike):
         return listen_pipe(address, options)
     return listen_given("sockpipe", address, options)

@@ -29,7 +29,7 @@ GRACE = 30.0  # seconds that `Listener.stop` leaves to the handlers, unless it i
 class Listener(Source):
     """A receive channel of connections.
 
-    ``for conn in listener``, `receive`, ``flower.select(listener, quit)``; the seed's spelling is `accept`.
+    ``for conn in listener``, `receive`, ``flower.select(listener, quit)``, or `accept`.
     Up to 128 accepted connections wait here to be received, more wait in the kernel. A lack of descriptors
     is waited out. A listener belongs to the thread that made it. One that is dropped without `close` gives
     a ResourceWarning, and is closed.
@@ -76,7 +76,7 @@ class Listener(Source):
         return conn
 
     def accept(self, *, timeout: float | None = None) -> tuple[Conn, None]:
-        """The next connection, in the seed's spelling: ``conn, err = listener.accept()``.
+        """The next connection, in a pair as Go has it: ``conn, err = listener.accept()``.
 
         ``err`` is always None: a lack of descriptors and peers that are gone again are dealt with inside.
         Otherwise as `receive`.

@@ -329,7 +329,9 @@ def io_poller() -> LoopPoller:
             scheduler.set_poller(poller)
     elif running is not None:
         if running is poller.loop:
-            raise RuntimeError("this would block the I/O tasklet: call it from a tasklet, not from a callback")
+            raise RuntimeError(
+                "this would stop the event loop: call it in a tasklet; in a coroutine, await it, or what flower.aio has"
+            )
         raise RuntimeError(f"an event loop of somebody else is running in this thread ({running!r}): {_ADVICE}")
     return poller
 

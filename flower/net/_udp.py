@@ -261,8 +261,8 @@ class Datagrams(Source):
     """A UDP socket: a channel of datagrams, each a pair ``(data, address)``.
 
     `receive`, iteration and ``flower.select`` give them; `send` sends one. `Listen` gives a socket that hears
-    everybody, `Dial` one that sends to one address and hears only from there; of that, the seed's spelling
-    `read` and `write` are the data alone.
+    everybody, `Dial` one that sends to one address and hears only from there, and
+    whose `read` and `write` have the data alone.
 
     As is UDP's way, datagrams may be lost, doubled, and come in any order. Those that come while 256 KiB wait to be
     received (``read_buffer``) are dropped, and `dropped` counts them, with those that the kernel had to drop.
@@ -396,7 +396,10 @@ class Datagrams(Source):
 
     @property
     def dropped(self) -> int:
-        """How many datagrams were dropped since they came faster than they were received."""
+        """How many datagrams were dropped since they came faster than they were received.
+
+        Of those that the kernel has dropped, it tells with the next that it takes.
+        """
         return self._port.dropped
 
     def addr(self) -> Any:

@@ -52,6 +52,7 @@ class Peer:
     ) -> None:
         if not isinstance(conn, Conn):
             raise TypeError(f"a peer is at the end of a connection, not of {conn!r}")
+        _check_settings(settings)
         self._owner = False  # until all that can fail is over
         self._session: Any = Session(conn, exports(service), _nothing, dialed=dialed, settings=settings)
         self._session.face = Peer._of(self._session)
@@ -141,7 +142,7 @@ class Peer:
         ``meta``, a dict of plain data, as `Context.meta`: a ``tp`` for W3C's traceparent, an ``idem`` by which it knows
         a call that it has had before, or whatever the two sides agree on. It goes to Flower's peers only.
 
-        Raises ValueError where ``meta`` has a ``dl``, which is the protocol's.
+        Raises TypeError for a ``meta`` that is no dict, ValueError where it has a ``dl``, which is the protocol's.
 
         >>> peer.using(timeout=5.0).call("wait", timeout=3)
         >>> peer.using(meta={"tp": traceparent}).stream("events")
@@ -326,6 +327,7 @@ def _await_admission(session: Session, timeout: float | None, began: float) -> N
 def configure(url: str, settings: Settings, options: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
     """The settings with what the options change in them, and the options that are for TLS."""
     tls, others = split(url, options)
+    _check_settings(settings)
     try:
         return (replace(settings, **others) if others else settings), tls
     except TypeError as error:
@@ -333,6 +335,11 @@ def configure(url: str, settings: Settings, options: dict[str, Any]) -> tuple[Se
         if unknown:
             raise TypeError(f"no such option: {', '.join(unknown)}") from None
         raise error
+
+
+def _check_settings(settings: Settings) -> None:
+    if not isinstance(settings, Settings):
+        raise TypeError(f"settings are made by rpc.Settings, and {settings!r} are none")
 
 
 def _opener(
@@ -362,6 +369,8 @@ def _performer(session: Session | Pool) -> Proceed:
 
 
 def _check_meta(meta: Mapping[str, Any] | None) -> None:
+    if meta is not None and not isinstance(meta, Mapping):
+        raise TypeError(f"meta is a dict of plain data, not {meta!r}")
     if meta and "dl" in meta:
         raise ValueError("'dl' in meta is the protocol's own, the milliseconds that a call has left: give a timeout")
 

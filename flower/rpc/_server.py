@@ -50,12 +50,14 @@ class Server:
         With ``grace``, tells all peers that no more calls are taken, and waits up to so many seconds for those that
         run; those that come are refused, and their callers know that they did not run. Without, never blocks.
         Methods that still run are cancelled, and their callers learn that the connection is gone.
-        Closing twice is allowed. Cancelled while it waits, it closes at once.
+        Closing twice is allowed. Cancelled while it waits, it closes at once. A grace that is no number of seconds
+        raises TypeError or ValueError, and closes nothing.
         """
+        limited = limit(grace) if grace else None
         self._listener.close()
         try:
-            if grace:
-                with limit(grace), group() as draining:
+            if limited is not None:
+                with limited, group() as draining:
                     for session in list(self._sessions):
                         draining.go(_leave, session, grace)
         finally:

@@ -15,6 +15,7 @@ import pytest
 import flower
 import flower.time
 from flower import Deadlock, Timeout, channel, go, select
+from flower.channels import _blocking
 from flower.channels._scheduler import current_scheduler
 from flower.time import Ticker, Timer, after_func, sleep
 
@@ -362,6 +363,25 @@ def test_blocking_calls_run_side_by_side() -> None:
     barrier = threading.Barrier(4)
     tasklets = [go(flower.blocking, barrier.wait, NEVER) for _ in range(4)]
     assert sorted(t.join() for t in tasklets) == [0, 1, 2, 3]
+
+
+def test_at_most_forty_blocking_calls_run_at_a_time() -> None:
+    begun, gate = channel(41), threading.Event()
+
+    def waits() -> None:
+        begun.send(None)
+        gate.wait(NEVER)
+
+    tasklets = [go(flower.blocking, waits) for _ in range(41)]
+    for _ in range(40):
+        begun.receive(NEVER)
+    settle()
+    assert begun.try_receive("none") == "none"
+    assert _blocking._workers._count == 40
+    gate.set()
+    for t in tasklets:
+        t.join(NEVER)
+    assert len(begun) == 1
 
 
 @pytest.mark.parametrize("make", [Timer, Ticker])

@@ -46,6 +46,19 @@ def test_values_through_a_coroutine(capacity: int) -> None:
     sender.join()
 
 
+def test_what_a_coroutine_can_do_in_place_of_blocking_is_told() -> None:
+    async def blocks() -> None:
+        flower.channel().receive()
+
+    async def waits() -> None:
+        flower.wait(asyncio.sleep(0))
+
+    with pytest.raises(RuntimeError, match=r"in a coroutine, await what flower\.aio has"):
+        flower.wait(blocks())
+    with pytest.raises(RuntimeError, match=r"in a coroutine, await it"):
+        flower.wait(waits())
+
+
 def test_what_is_there_needs_no_waiting() -> None:
     ch = flower.channel(2)
 

@@ -260,7 +260,7 @@ def test_nested() -> None:
     async def inner() -> None:
         flower.wait(value(1))
 
-    with pytest.raises(RuntimeError, match="would block the I/O tasklet"):
+    with pytest.raises(RuntimeError, match="would stop the event loop"):
         flower.wait(inner())
 
 

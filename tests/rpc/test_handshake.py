@@ -509,6 +509,9 @@ def test_calls_with_a_parameter_named_timeout_and_with_metadata(layers: Any) -> 
         assert "Caller of <Peer" in repr(caller)
         with pytest.raises(ValueError, match="'dl' in meta is the protocol's own"):
             peer.using(meta={"dl": 5})
+        for meta in (3, "tp", [("tp", "00-ab")]):
+            with pytest.raises(TypeError, match="meta is a dict of plain data"):
+                peer.using(meta=meta)  # type: ignore[arg-type]
     settle()
 
 

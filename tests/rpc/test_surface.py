@@ -208,6 +208,8 @@ def test_middleware_around_calls_that_are_served() -> None:
         ({"max_inflight": -1}, ValueError, "max_inflight is at least 0"),
         ({"cert": "x"}, ValueError, "cert: for a URL such as tls://"),
         ({"middleware": len}, TypeError, "middleware is a list"),
+        ({"settings": {"max_inflight": 1}}, TypeError, "settings are made by rpc.Settings"),
+        ({"settings": {"max_inflight": 1}, "token": "x"}, TypeError, "settings are made by rpc.Settings"),
     ],
 )
 def test_bad_options_are_told_at_the_door(options: dict[str, Any], error: type[Exception], text: str) -> None:
@@ -344,6 +346,16 @@ def test_a_connection_that_comes_in_the_turn_of_the_close_is_not_served() -> Non
             peer.call("add", 1, 2, timeout=NEVER)
         closing.join(NEVER)
         assert not server.peers
+
+
+@pytest.mark.parametrize(("grace", "error"), [(-1, ValueError), (math.nan, ValueError), ("soon", TypeError)])
+def test_a_grace_that_is_none_closes_nothing(grace: Any, error: type[Exception]) -> None:
+    with rpc.serve(URL, {"length": len}) as server, rpc.connect(server.url) as peer:
+        assert peer.call("length", "abc", timeout=NEVER) == 3
+        with pytest.raises(error, match="timeout is"):
+            server.close(grace=grace)
+        assert not server.closed
+        assert peer.call("length", "abc", timeout=NEVER) == 3
 
 
 def test_close_when_the_grace_is_over() -> None:
