@@ -59,7 +59,10 @@ class Method:
     def __init__(self, name: str, function: Callable[..., Any], middleware: Sequence[Middleware] = ()) -> None:
         self.name = name
         self.function = function
-        self.streams = inspect.isgeneratorfunction(getattr(function, "__func__", function))
+        plain = getattr(function, "__func__", function)
+        if inspect.iscoroutinefunction(plain) or inspect.isasyncgenfunction(plain):
+            raise TypeError(f"the service's {name!r} is a coroutine function; a plain one may call flower.wait")
+        self.streams = inspect.isgeneratorfunction(plain)
         self._chain = chain(middleware, self._last) if middleware else None
         # What really takes the arguments: a wrapper may take others than what it wraps, unless it is written in C.
         self._takes = _signature(function, follow_wrapped=False) or _signature(function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import math
@@ -306,6 +307,7 @@ def test_a_dict_exports_what_it_says() -> None:
         ({"": len}, ValueError, "private"),
         ({"$/hello": len}, ValueError, "protocol's own"),
         ({"five": 5}, TypeError, "'five' is no function"),
+        ({"later": asyncio.sleep}, TypeError, "'later' is a coroutine function; a plain one may"),
     ],
 )
 def test_what_a_dict_may_not_say(service: Any, error: type[Exception], text: str) -> None:
