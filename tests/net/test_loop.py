@@ -717,6 +717,20 @@ def test_what_a_signal_handler_raises_is_raised_where_main_waits(wait: str) -> N
         assert program.end() == "alarm\nend\n"
 
 
+def test_a_timeout_of_a_signal_handler_is_not_that_of_what_main_waits_for() -> None:
+    def alarm(*args: Any) -> None:
+        raise flower.Timeout("of the alarm")
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        with connected() as (near, _):
+            signal.setitimer(signal.ITIMER_REAL, 10 * SOON)
+            with pytest.raises(flower.Timeout, match="of the alarm"):
+                near.receive(NEVER)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
 @pytest.mark.leaves("descriptors")  # as above
 def test_a_callback_that_exits_ends_what_main_waits_for() -> None:
     def leave() -> None:
