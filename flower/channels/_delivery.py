@@ -62,6 +62,10 @@ def tell_joiners(t: Task) -> bool:
 
 def raise_in_main(s: Scheduler, error: BaseException) -> None:
     """Raise an error in the main task: now if it is parked, undecided; else when it next parks."""
+    try:
+        error._flower_foreign = True  # type: ignore[attr-defined]  # to what main waits for: see `is_foreign`
+    except Exception:  # one that can't be changed
+        pass
     main = s.main
     if main.state == PAUSED:  # there may be nobody left to insert it
         wake(main)

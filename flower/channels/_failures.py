@@ -88,8 +88,8 @@ def note(error: BaseException, text: Callable[[], str]) -> bool:
 
 
 def is_foreign(error: BaseException) -> bool:
-    """Whether a tasklet has ended with it, and main gets it where it waits, as nobody joined that: a note says so."""
-    return hasattr(error, "__notes__")
+    """Whether main gets it where it waits for something else: of a tasklet that nobody joined, or a signal handler."""
+    return _attribute(error, "_flower_foreign") is True
 
 
 def pass_on(error: BaseException) -> None:

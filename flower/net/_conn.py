@@ -358,8 +358,8 @@ class Conn(Source):
         stream = self._stream
         try:
             stream.refuse_tls()
-            early = bytes(self._take_front())
             io_poller()  # which may refuse
+            early = bytes(self._take_front())
             stream.shake_hands(True)
             try:
                 wait(start_tls(stream, start, early))

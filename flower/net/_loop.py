@@ -22,6 +22,7 @@ import functools
 import inspect
 import math
 import os
+import re
 import signal
 import socket
 import threading
@@ -44,7 +45,7 @@ Report = Callable[[BaseException], object] | None
 
 # What fails, and ends no more than that; a coroutine that somebody else cancels has failed, too.
 FAILURES = (Exception, asyncio.CancelledError)
-OUR_CALLBACKS = ("Loop._read_from_self", "LoopPoller", "Turns._on_", "_SignalWake")  # as in the texts of both loops
+OUR_CALLBACKS = re.compile(r"Loop\._read_from_self|\b(LoopPoller|Turns|_SignalWake)\.")  # as in the texts of both loops
 LOOP_VARIABLE = "FLOWER_LOOP"
 STARVED = 0.01  # seconds between two attempts to enter the loop, where the process has no descriptor left for it
 CLOSING_TIME = 2.0  # seconds: at the end, what was written and not yet sent has this long to leave
@@ -218,17 +219,30 @@ class LoopPoller(Turns):
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """A callback failed. Of Flower's own none does, but that a signal handler raised in it: that is for main.
 
-        So it is where the loop has read that there was a signal.
+        So it is where the loop has read that there was a signal. What else comes may come in any thread: the garbage
+        collector tells of futures here.
         """
-        leave_if_forked(self.scheduler, context.get("exception"))
-        if self._turn is None:  # run() asks for one
-            self._due = False
-        else:
+        if "handle" in context:  # here, then
+            leave_if_forked(self.scheduler, context.get("exception"))
+        if self._turn is not None and _was_hit(context):
             self._start_afresh()
-            if any(name in context["message"] for name in OUR_CALLBACKS):
-                self.scheduler.post(functools.partial(raise_in_main, self.scheduler, context["exception"]))
-                return
-        loop.default_exception_handler(context)
+            self.scheduler.post(functools.partial(raise_in_main, self.scheduler, context["exception"]))
+        else:
+            loop.default_exception_handler(context)
+
+
+def _was_hit(context: dict[str, Any]) -> bool:
+    """Whether a signal handler has raised in a callback of Flower's own, or as it was called."""
+    error = context.get("exception")
+    if error is None or "handle" not in context:
+        return False
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith("flower."):  # what users give to the loop has no underscore
+            return frame.f_code.co_name.rpartition(".")[2].startswith(("_", "<"))
+        if module.partition(".")[0] not in ("asyncio", "uvloop"):
+            break
+    return OUR_CALLBACKS.search(context["message"]) is not None
 
 
 def _is_of_a_task(error: BaseException) -> bool:

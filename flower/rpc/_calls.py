@@ -90,8 +90,6 @@ class Calls:
             msgid = self._send(reply, method, args, kwargs, None, meta)
             try:
                 result = reply._obtain(None)
-            except RemoteError:
-                raise
             except BaseException as error:
                 self._give_up(msgid, error)
                 raise
@@ -110,14 +108,12 @@ class Calls:
         try:
             msgid = self._send(reply, method, args, kwargs, deadline, meta)
             return reply._obtain(line.left(deadline))
-        except RemoteError:
-            raise
         except Timeout as error:
             if msgid is not None:
                 self._give_up(msgid, error)
             elif line.left(deadline) != 0.0:
                 raise  # of our hello, and not of the call
-            if is_foreign(error):
+            if isinstance(error, RemoteError) or is_foreign(error):
                 raise
             raise Timeout(_unanswered(line.name, method, timeout)) from None
         except BaseException as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from flower.channels import channel, move_on
 from flower.channels._ends import Receiver
+from flower.channels._failures import is_foreign
 from flower.channels._scheduler import current_scheduler
 from flower.errors import Timeout
 from flower.net import Conn, Dial
@@ -316,8 +317,10 @@ def _await_admission(session: Session, timeout: float | None, began: float) -> N
     """That a token is not taken is better told here than at the first call."""
     try:
         session.ready(session.left(None if timeout is None else began + timeout))
-    except Timeout:
+    except Timeout as error:
         session.close()
+        if is_foreign(error):
+            raise
         raise Timeout(f"{session.name}: no answer to our hello within {timeout} s") from None
     except BaseException:
         session.close()

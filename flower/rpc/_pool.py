@@ -23,6 +23,7 @@ from threading import get_ident
 from typing import Any, TypeVar
 
 from flower.channels import channel, move_on, tasklet
+from flower.channels._failures import is_foreign
 from flower.channels._scheduler import current_scheduler
 from flower.channels._task import check_timeout
 from flower.errors import AuthError, ChannelClosed, Disconnected, Overloaded, Timeout
@@ -167,7 +168,9 @@ class Pool:
                 raise self._not_connected("all connections are lost")
             try:
                 self._news.receive(max(0.0, until - _now()))
-            except Timeout:
+            except Timeout as error:
+                if is_foreign(error):
+                    raise
                 raise _not_run(f"{self.name}: not connected{self._reasons()}") from None
 
     def _reasons(self) -> str:
@@ -195,7 +198,9 @@ class Pool:
                     raise self._not_connected("not connected")
                 try:
                     self._news.receive(None if until is None else max(0.0, until - _now()))
-                except Timeout:
+                except Timeout as error:
+                    if is_foreign(error):
+                        raise
                     raise Timeout(f"{self.name}: not connected within {timeout} s{self._reasons()}") from None
         except BaseException:
             self.close()

@@ -167,8 +167,9 @@ class Session(Line):
                 self._settled._external = True
             try:
                 self._settled.receive(timeout)
-            except ChannelClosed:
-                pass
+            except ChannelClosed as error:
+                if error.channel is not self._settled:  # what a tasklet has ended with, and main gets
+                    raise
         if self.fault is not None:
             raise self.disconnected(not_run=True)
 

@@ -376,6 +376,65 @@ def test_what_the_loop_was_asked_for_as_a_signal_handler_raised_is_asked_for_aga
     timer.cancel()
 
 
+def test_a_callback_of_flower_that_is_hit_is_told_of_in_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where much comes in, a signal handler mostly runs in one of those that take it."""
+
+    def hit(*args: Any) -> None:
+        monkeypatch.undo()
+        raise ArithmeticError("from a signal handler")
+
+    with Listen(("127.0.0.1", 0), "udp") as here:
+        monkeypatch.setattr(here._port.__class__, "_take", hit)
+        here.send(b"lost", here.addr())
+        with pytest.raises(ArithmeticError, match="from a signal handler"):
+            here.receive(NEVER)
+        here.send(b"taken", here.addr())
+        assert here.receive(NEVER)[0] == b"taken"
+
+
+def test_what_fails_in_a_callback_of_others_is_none_of_mains(caplog: pytest.LogCaptureFixture) -> None:
+    class EventLoopPoller:
+        def _on_turn(self) -> None:
+            raise ArithmeticError("a library's callback")
+
+    with connected() as (near, _):
+        near.close()
+        poller().loop.call_soon(EventLoopPoller()._on_turn)
+        poller().loop.call_soon(near.send, b"of a coroutine's")
+        rounds(3)
+    assert "a library's callback" in caplog.text
+    assert "was closed here" in caplog.text
+
+
+def test_a_failed_future_that_another_thread_drops_costs_nobody_his_wake_up(caplog: pytest.LogCaptureFixture) -> None:
+    """The loop is told of it where the garbage collector runs."""
+    p = poller()
+    futures = [p.loop.create_future()]
+    futures[0].set_exception(ArithmeticError("never retrieved"))
+    news: flower.channel[str] = flower.channel()
+
+    def other() -> None:
+        while not news.balance:
+            time.sleep(SOON)
+        time.sleep(SOON)  # until the loop waits
+        futures.clear()
+        news.send("news")
+
+    def rescue() -> None:  # where the wake-up is lost, nobody else is there
+        p._due = False
+        p.ready()
+
+    with Listen(("127.0.0.1", 0)) as listener:
+        rescuer = p.loop.call_later(2.0, rescue)
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert flower.select(news, listener)[1] == "news"
+        assert p.loop.time() < rescuer.when()
+        thread.join()
+        rescuer.cancel()
+    assert "never retrieved" in caplog.text
+
+
 def test_blocking_in_a_callback_is_refused() -> None:
     caught: list[BaseException] = []
 
@@ -656,6 +715,20 @@ def test_what_a_signal_handler_raises_is_raised_where_main_waits(wait: str) -> N
         assert program.line() == "ready"
         program.kill(signal.SIGTERM)
         assert program.end() == "alarm\nend\n"
+
+
+def test_a_timeout_of_a_signal_handler_is_not_that_of_what_main_waits_for() -> None:
+    def alarm(*args: Any) -> None:
+        raise flower.Timeout("of the alarm")
+
+    before = signal.signal(signal.SIGALRM, alarm)
+    try:
+        with connected() as (near, _):
+            signal.setitimer(signal.ITIMER_REAL, 10 * SOON)
+            with pytest.raises(flower.Timeout, match="of the alarm"):
+                near.receive(NEVER)
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 @pytest.mark.leaves("descriptors")  # as above

@@ -629,6 +629,18 @@ def test_start_tls_takes_what_came_early_for_tls() -> None:
         conn.close()
 
 
+def test_start_tls_that_is_refused_takes_nothing() -> None:
+    async def coroutine() -> None:
+        with pytest.raises(RuntimeError, match="would block the I/O tasklet"):
+            near.start_tls(server_name="localhost")
+
+    with connected() as (near, far):
+        far.write("hello")
+        assert near.read(1) == b"h"
+        flower.wait(coroutine())
+        assert near.read(9, timeout=NEVER) == b"ello"
+
+
 def test_plain_text_that_was_slipped_in_before_tls_is_no_command() -> None:
     made = certificates()
     with plain_peer() as (conn, sock):

@@ -13,8 +13,8 @@ import pytest
 
 import flower
 from flower import rpc
-from flower.errors import Disconnected, ProtocolError, RemoteError, Timeout, UnknownMethod
-from flower.net import Dial
+from flower.errors import ChannelClosed, Disconnected, ProtocolError, RemoteError, Timeout, UnknownMethod
+from flower.net import Dial, Listen
 from flower.rpc import _session
 from tests.net.support import HOME, NEVER, failing, fill, rounds, until
 from tests.rpc.support import URL, Calc, free_port, pair, raw_client, raw_server, served, settle
@@ -37,6 +37,57 @@ def test_a_timeout_of_a_tasklet_is_not_the_calls() -> None:
         with pytest.raises(Timeout, match="of its own"):
             peer.call("wait", timeout=NEVER)
         assert peer.call("add", 1, 2) == 3
+
+
+@pytest.mark.parametrize("timeout", [None, NEVER])
+def test_a_call_of_a_tasklet_that_fails_is_not_the_answer_to_mains(timeout: float | None) -> None:
+    class Service:
+        begun = ended = False
+
+        def wait(self) -> None:
+            self.begun = True
+            try:
+                flower.never().receive()
+            finally:
+                self.ended = True
+
+    def fails() -> None:
+        until(lambda: service.begun)
+        peer.call("no such method")
+
+    service = Service()
+    with served(service) as (_, peer):
+        flower.go(fails)
+        with pytest.raises(RemoteError, match="no such method"):
+            peer.call("wait", timeout=timeout)
+        until(lambda: service.ended)  # nobody waits for it any more
+
+
+@pytest.mark.parametrize("error", [Timeout, ChannelClosed])
+@pytest.mark.parametrize("options", [{}, {"reconnect": True}])
+def test_what_a_tasklet_ends_with_is_none_of_the_connections(options: Any, error: type[Exception]) -> None:
+    def ends() -> None:
+        with listener.receive(NEVER):  # which says nothing
+            rounds(3)
+            raise error("of its own")
+
+    with Listen((HOME, 0)) as listener:
+        flower.go(ends)
+        with pytest.raises(error, match="of its own"):
+            rpc.connect(f"tcp://{HOME}:{listener.addr()[1]}", token="secret", timeout=NEVER, **options)
+
+
+def test_a_timeout_of_a_tasklet_is_not_that_of_a_call_that_waits_for_a_connection() -> None:
+    def ends() -> None:
+        rounds(3)
+        raise Timeout("of its own")
+
+    with served() as (server, _), rpc.connect(server.url, reconnect=True) as peer:
+        server.close()
+        until(lambda: not peer._session._sessions)
+        flower.go(ends)
+        with pytest.raises(Timeout, match="of its own"):
+            peer.call("add", 1, 2, timeout=NEVER)
 
 
 def test_a_call() -> None:
