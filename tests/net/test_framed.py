@@ -220,6 +220,18 @@ def test_a_select_to_send_when_it_has_ended() -> None:
             with pytest.raises(flower.ChannelClosed):
                 flower.select((messages, "never"))
             messages.conn.abort()  # what filled it
+    with plain(Lines()) as (messages, _sock):
+        messages.close()
+        with pytest.raises(flower.ChannelClosed):
+            flower.select((messages, "never"), default="no room")
+    with plain(Lines()) as (messages, sock):
+        flower.select((messages, "one"), timeout=NEVER)
+        assert sock.recv(100) == b"one\n"
+        reset(sock)
+        with pytest.raises(ConnectionResetError):
+            messages.receive(NEVER)
+        with pytest.raises(flower.ChannelClosed):
+            flower.select((messages, "never"), timeout=NEVER)
 
 
 def test_a_select_in_another_thread_may_not_send() -> None:
