@@ -144,6 +144,7 @@ def test_after_the_peers_end_of_file_the_other_direction_is_open() -> None:
         sock.shutdown(socket.SHUT_WR)
         assert conn.read() == b""
         assert conn.status == "writeonly"
+        assert not any(conn._stream.poller._sockets.watched)  # the end would be there to be read again and again
         conn.send(b"still here")
         rounds(2)
         assert sock.recv(100) == b"still here"
@@ -240,7 +241,11 @@ def test_a_local_close_drops_what_was_not_received() -> None:
     with connected() as (near, far):
         near.send(b"unread")
         until(lambda: len(far._receive_channel))
+        assert far.read(2) == b"un"
+        near.send(b"and more")
+        until(lambda: len(far._incoming))
         far.close()
+        assert len(far._incoming) == 0
         with pytest.raises(ChannelClosed):
             far.read()
         with pytest.raises(ChannelClosed):
@@ -458,6 +463,16 @@ def test_a_flood_of_tiny_chunks_is_held_back() -> None:
         while not stream._paused:
             stream.data_received(b"x")
         assert len(conn._receive_channel) < INCOMING_LIMIT / 16
+        conn._stream._resume()  # as of a second receiver, in another thread, that looked before the flood came
+        assert conn._stream._paused
+
+
+def test_chunks_that_are_taken_one_by_one_hold_nothing_back() -> None:
+    with plain_peer() as (conn, _sock):
+        for _ in range(INCOMING_LIMIT // 16_384 + 1):
+            conn._stream.data_received(b"x" * 16_384)
+            assert len(conn.receive()) == 16_384
+        assert not conn._stream._paused
 
 
 @pytest.mark.parametrize("how", ["receive", "select", "iterate"])
@@ -517,6 +532,8 @@ def test_keep_alive() -> None:
         option = near._stream._sock.getsockopt
         names = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
         assert [option(socket.IPPROTO_TCP, name) for name in names] == [32_767, 32_767, 127]
+        near.keep_alive(30, 10, 3)
+        assert option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000  # milliseconds
 
 
 def test_another_thread_may_close_but_not_send() -> None:
@@ -525,6 +542,7 @@ def test_another_thread_may_close_but_not_send() -> None:
             in_thread(near.send, b"x")()
         with pytest.raises(RuntimeError, match="another thread: only that one may close it for writing"):
             in_thread(near.close_write)()
+        assert not in_thread(near._stream.offer, b"x")()
         assert near.status == "open"
         near.send(b"y")
         in_thread(near.close)()
