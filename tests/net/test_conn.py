@@ -279,6 +279,33 @@ def test_run_waits_for_what_was_written_before_a_close() -> None:
         assert len(finish()) == len(data)
 
 
+def test_run_waits_for_the_last_byte_that_was_written_before_a_close() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, Dial("sockpipe", ours) as conn:
+        conn._stream._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # so that they leave in small pieces
+        scheduler = conn._stream.poller.scheduler
+        held = scheduler.holds
+        conn.send(b"x" * 200_000)
+        transport = conn._stream._transport
+        conn.close()
+        while transport.get_write_buffer_size():
+            assert scheduler.holds == held + 1
+            theirs.recv(2000)
+            rounds(1)
+        until(lambda: scheduler.holds == held)
+
+
+def test_at_the_end_of_a_program_only_a_peer_that_was_told_something_last_is_waited_for() -> None:
+    for answered in True, False:
+        with plain_peer() as (conn, sock):
+            conn.write("question")
+            if answered:
+                sock.sendall(b"answer")
+                assert conn.receive(NEVER) == b"answer"
+            conn.close()
+            assert conn._stream.finish(False) is not answered
+
+
 def test_a_peer_that_never_reads_does_not_keep_a_closed_connection_for_good(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -288,6 +315,16 @@ def test_a_peer_that_never_reads_does_not_keep_a_closed_connection_for_good(
         conn.close()
         flower.run()
         assert not conn._stream.poller.resources
+
+
+def test_a_peer_that_has_read_all_does_not_keep_a_closed_connection_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flower.net._stream.PARTING", SOON)
+    with plain_peer() as (conn, sock):
+        conn.send(b"x" * 10_000_000)
+        conn.close()
+        assert len(in_thread(receive_exactly, sock, 10_000_000)()) == 10_000_000
+        until(lambda: conn._stream._transport is None, NEVER / 2)
+        assert sock.recv(1) == b""
 
 
 # -- Timeouts and cancellation: nothing is lost

@@ -135,7 +135,7 @@ def test_an_abort_is_a_reset_at_the_peer() -> None:
 
 def test_a_close_with_unread_data_loses_nothing_that_was_written() -> None:
     with plain_peer() as (conn, sock):
-        pushed = in_thread(sock.sendall, b"q" * 2_000_000)
+        pushed = in_thread(sock.sendall, b"q" * 20_000_000)  # more than the kernel holds
         until(lambda: conn._stream._paused)
         total = fill(conn)
         conn.close()
