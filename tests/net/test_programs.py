@@ -383,6 +383,25 @@ def test_without_descriptors_left_nothing_is_left_behind() -> None:
     assert 3 < failed < 30
 
 
+def test_a_program_that_can_not_be_watched_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    popen = subprocess.Popen
+
+    def start_and_note(*args: Any, **options: Any) -> Any:
+        started.append(popen(*args, **options))
+        return started[-1]
+
+    def fail(poller: Any, fd: int, name: str) -> None:
+        os.close(fd)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(subprocess, "Popen", start_and_note)
+    monkeypatch.setattr("flower.process.reading_end", fail)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        start(SLEEPER)
+    assert gone(started[0].pid)
+
+
 def test_a_dropped_process() -> None:
     program = start(SLEEPER)
     pid = program.pid

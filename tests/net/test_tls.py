@@ -453,6 +453,16 @@ def test_many_silent_clients_do_not_keep_others_out(monkeypatch: pytest.MonkeyPa
         until(lambda: not shaking)  # they are cut
 
 
+@pytest.mark.parametrize("loop", ["asyncio"], indirect=True)  # which shows its timers
+def test_a_handshake_that_is_done_has_no_time_limit_any_more() -> None:
+    with serving() as listener:
+        loop: Any = listener._acceptor.poller.loop
+        with Dial("tls", listener.addr(), ca=certificates().ca) as conn:
+            conn.write("hello")
+            assert conn.read(timeout=NEVER) == b"hello"
+            assert [timer for timer in loop._scheduled if "_too_late" in repr(timer) and not timer.cancelled()] == []
+
+
 def test_a_server_that_never_answers() -> None:
     with socket.create_server((HOME, 0)) as server:
         port = server.getsockname()[1]
