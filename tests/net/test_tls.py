@@ -854,7 +854,7 @@ def test_start_tls_that_is_killed_in_the_turn_in_which_it_began() -> None:
         killed = []
 
         def start() -> None:
-            flower.go(lambda: killed.append(t.kill()))  # comes before the event loop does
+            flower.go(lambda: killed.append(t.kill()))  # comes before the event loop does, if we are quick enough
             near.start_tls(server_name="localhost", context=context)
 
         t = flower.go(start)
@@ -862,7 +862,7 @@ def test_start_tls_that_is_killed_in_the_turn_in_which_it_began() -> None:
         assert killed == [None]
         assert isinstance(failing(near.send, b"x").join(NEVER), ConnectionAbortedError)
         with suppress(ConnectionResetError):
-            assert far.read(timeout=NEVER) == b""
+            read_all(far)
 
 
 @pytest.mark.parametrize("how", ["kill", "cancel"])
