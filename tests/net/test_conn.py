@@ -150,6 +150,19 @@ def test_after_the_peers_end_of_file_the_other_direction_is_open() -> None:
         assert sock.recv(100) == b"still here"
 
 
+@pytest.mark.parametrize("first", ["ours", "theirs"])
+def test_after_both_ends_it_is_closed(first: str) -> None:
+    with plain_peer() as (conn, sock):
+        if first == "ours":
+            conn.close_write()
+            assert conn.status == "readonly"
+        sock.shutdown(socket.SHUT_WR)
+        assert conn.read() == b""
+        conn.close_write()
+        assert conn.status == "closed"
+        until(lambda: conn._stream._transport is None)
+
+
 def test_iteration_ends_with_the_file() -> None:
     with connected() as (near, far):
         near.send(b"abc")
@@ -198,9 +211,10 @@ def test_a_blocked_reader_learns_of_a_reset() -> None:
 def test_every_reader_learns_of_a_reset() -> None:
     with plain_peer() as (conn, sock):
         readers = [failing(conn.read) for _ in range(3)]
+        readers += [failing(flower.select, conn, flower.channel()) for _ in range(2)]
         rounds(1)
         reset(sock)
-        assert [type(t.join(NEVER)) for t in readers] == [ConnectionResetError] * 3
+        assert [type(t.join(NEVER)) for t in readers] == [ConnectionResetError] * 5
 
 
 @pytest.mark.parametrize("waits", [False, True])
@@ -261,12 +275,33 @@ def test_a_local_close_wakes_a_blocked_reader() -> None:
             t.join(NEVER)
 
 
+def test_closed_here_in_the_middle_of_what_is_read_it_was_not_cut_off() -> None:
+    with plain_peer() as (conn, sock):
+        reading = failing(conn.read_exactly, 10)
+        sock.sendall(b"abc")
+        until(lambda: conn._front)
+        conn.close()
+        error = reading.join(NEVER)
+        assert isinstance(error, ChannelClosed)
+        assert "closed here" in str(error)
+
+
 def test_what_was_written_before_a_close_still_leaves() -> None:
     data = b"x" * 5_000_000
     with plain_peer() as (conn, sock):
         conn.send(data)
         conn.close()
         assert len(in_thread(receive_all, sock)()) == len(data)
+
+
+def test_what_was_written_before_a_half_close_leaves_and_then_its_end() -> None:
+    data = b"x" * 5_000_000
+    with plain_peer() as (conn, sock):
+        conn.send(data)
+        conn.close_write()
+        assert len(in_thread(receive_all, sock)()) == len(data)
+        sock.sendall(b"the other way it is open")
+        assert conn.receive(NEVER) == b"the other way it is open"
 
 
 def test_run_waits_for_what_was_written_before_a_close() -> None:

@@ -112,9 +112,15 @@ def test_one_system_call_takes_what_a_tasklet_writes_after_its_first_write() -> 
         assert flower.go(write).join() == b"a"
         rounds(1)
         assert sock.recv(10, socket.MSG_DONTWAIT) == b"bc"
+        much = flower.go(lambda: (conn.write(b"x"), [conn.write(b"y" * 10_000) for _ in range(2)], sock.recv(30_000)))
+        assert len(much.join()[2]) == 20_001  # it is more than is to be held for that
         assert flower.go(write).join() == b"a"  # a new turn, and again the first of it
         rounds(1)
         assert sock.recv(10, socket.MSG_DONTWAIT) == b"bc"
+        assert (
+            flower.go(lambda: (conn.writelines("fg"), conn.write("h"), conn.flush(), sock.recv(10))[-1]).join()
+            == b"fgh"
+        )
         conn.write("d")
         conn.write("e")
         assert sock.recv(10, socket.MSG_DONTWAIT) == b"de"  # main may be about to block its thread
