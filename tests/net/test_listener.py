@@ -455,6 +455,21 @@ def raised(error: OSError) -> Any:
     raise error
 
 
+def test_between_two_attempts_the_socket_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flower.net._acceptor.BACK_OFF", NEVER)
+    attempts: list[None] = []
+
+    def fail(acceptor: Acceptor) -> Any:
+        attempts.append(None)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Acceptor, "_accept", fail)
+    with listening() as listener, plain(listener):
+        until(lambda: attempts)
+        rounds(5)
+        assert len(attempts) == 1
+
+
 def test_another_thread_takes_all_just_as_it_is_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[Any] = []
     unwatch = Acceptor._unwatch

@@ -54,6 +54,7 @@ def test_run() -> None:
     done = process.run(["sort"], input="pear\napple\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"apple\npear\n", b"")
     assert process.run(["cat"]).stdout == b""  # without input it reads an empty one
+    assert process.run(["wc", "-c"], input=b"x" * 65_537).stdout.strip() == b"65537"  # one more than is sent at a time
     assert process.run("echo $((6 * 7))", shell=True).stdout == b"42\n"
     assert process.run([Path("/bin/echo"), b"hello"]).stdout == b"hello\n"
 
@@ -381,6 +382,14 @@ def test_without_descriptors_left_nothing_is_left_behind() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert 3 < failed < 30
+
+
+def test_who_waits_for_room_in_a_program_s_input_goes_on() -> None:
+    with start(["cat"]) as program:
+        sender = flower.go(lambda: [program.stdin.send(b"x" * 65_536) for _ in range(40)])
+        until(lambda: program.stdin._stream.full and sender.blocked)
+        assert len(program.stdout.read_exactly(40 * 65_536, timeout=NEVER)) == 40 * 65_536
+        sender.join(NEVER)
 
 
 def test_a_program_that_can_not_be_watched_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -453,6 +453,16 @@ def test_many_silent_clients_do_not_keep_others_out(monkeypatch: pytest.MonkeyPa
         until(lambda: not shaking)  # they are cut
 
 
+def test_who_closes_after_the_peer_s_end_says_so() -> None:
+    with listening() as listener, Dial("tls", listener.addr(), ca=certificates().ca) as near:
+        with listener.receive(NEVER) as far:
+            near.write("question")
+            near.close_write()
+            assert read_all(far) == b"question"
+            far.write("answer")
+        assert read_all(near) == b"answer"
+
+
 @pytest.mark.parametrize("loop", ["asyncio"], indirect=True)  # which shows its timers
 def test_a_handshake_that_is_done_has_no_time_limit_any_more() -> None:
     with serving() as listener:
