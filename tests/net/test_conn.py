@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import flower
-from flower.errors import ChannelClosed, Timeout
+from flower.errors import ChannelClosed, Timeout, TooLong
 from flower.net import Conn, Dial, Listen
 from flower.net._bounds import HIGH_WATER, INCOMING_LIMIT
 from tests.net.support import (
@@ -273,6 +273,14 @@ def test_a_local_close_wakes_a_blocked_reader() -> None:
         near.close()
         with pytest.raises(ChannelClosed):
             t.join(NEVER)
+
+
+def test_a_line_is_too_long_as_soon_as_that_is_certain() -> None:
+    with plain_peer() as (conn, sock):
+        sock.sendall(b"12345678")
+        with pytest.raises(TooLong, match="among the first 8 bytes"):
+            conn.read_until(limit=8, timeout=NEVER)
+        assert conn.read() == b"12345678"
 
 
 def test_closed_here_in_the_middle_of_what_is_read_it_was_not_cut_off() -> None:
