@@ -392,6 +392,14 @@ def test_who_waits_for_room_in_a_program_s_input_goes_on() -> None:
         sender.join(NEVER)
 
 
+def test_the_end_of_a_program_s_input_comes_behind_what_waits_for_room() -> None:
+    with start(["cat"]) as program:
+        program.stdin.send(b"x" * 1_000_000)
+        program.stdin.close()
+        with flower.timeout(NEVER / 2):  # less than what is left to bytes that can't leave
+            assert len(b"".join(program.stdout)) == 1_000_000
+
+
 def test_a_program_that_can_not_be_watched_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
     popen = subprocess.Popen
