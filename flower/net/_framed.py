@@ -196,14 +196,14 @@ class _Inner:
             self.poller.resources.discard(self)
         if self.fault is None:
             self.fault, self.broken, self.ended = fault, broken, ended
+        if self.broken:
+            self.end_writing()  # first: who is told that the connection broke may run at once, and send
         try:
             if self.fault is not None and not isinstance(self.fault, ChannelClosed):
                 while self.messages.balance < 0:
                     self.messages.try_send(bomb(self.end(None)))
         finally:
             self.messages.close()
-            if self.broken:
-                self.end_writing()
 
     def close(self) -> None:
         self.fault = ChannelClosed(f"{_name(self.conn)} was closed here")

@@ -175,4 +175,4 @@ def _give_back(sock: socket.socket) -> None:
         _taken.pop(sock.given.fileno(), None)
         socket.socket.close(sock)
     else:
-        _taken.pop(sock.detach(), None)
+        sock.detach()

@@ -200,7 +200,6 @@ class Stream(Link):
     def _resume(self) -> None:
         if self._paused and self._transport is not None and not len(self.incoming):
             self._paused = False
-            self._held = 0
             self.incoming._on_wait = None
             self._transport.resume_reading()
 

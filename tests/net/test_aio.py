@@ -280,12 +280,16 @@ def test_a_cancelled_wait_leaves_the_channel(operation: Callable[[Any], Any]) ->
 
 def test_a_value_that_comes_before_the_cancellation_is_kept() -> None:
     ch = flower.channel()
-    got = []
+    got: list[Any] = []
 
     async def receiver() -> None:
         got.append(await aio.receive(ch))
-        await asyncio.sleep(NEVER)  # here the cancellation comes
-        pytest.fail("not reached")
+        task = asyncio.current_task()
+        assert task is not None
+        try:
+            await asyncio.sleep(NEVER)  # here the cancellation comes
+        finally:
+            got.append(task.cancelling())  # which is one
 
     async def cancel() -> bool:
         task = asyncio.create_task(receiver())
@@ -296,7 +300,7 @@ def test_a_value_that_comes_before_the_cancellation_is_kept() -> None:
         return task.cancelled()
 
     assert flower.wait(cancel())
-    assert got == ["value"]
+    assert got == ["value", 1]
 
 
 def test_a_cancellation_that_is_taken_back_does_not_strike_later() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+import sys
 import time
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import msgpack
@@ -139,6 +141,29 @@ def test_the_longest_line(end: bytes) -> None:
     for chunks in [longest + b"x" + end], [longest, b"x" + end], [longest + b"xx"], [longest, b"x"]:
         with pytest.raises(ValueError, match="a line longer than 10 bytes"):
             list(Lines(max_size=10).decode(chunks))
+    with pytest.raises(ValueError, match="a line longer than 10 bytes"):
+        list(Lines(max_size=10).decode(refuse_more(longest + b"xx")))
+
+
+def refuse_more(*chunks: bytes) -> Iterator[bytes]:
+    yield from chunks
+    pytest.fail("it waits for more")
+
+
+@pytest.mark.parametrize("codec", [Lines(), LengthPrefixed(), MessagePack()])
+def test_a_chunk_is_let_go_of_before_the_next_is_waited_for(codec: Any) -> None:
+    held = []
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(2):
+            chunk = bytes(bytearray(b"\0\0\0\5he"))
+            count = sys.getrefcount(chunk)
+            yield chunk
+            held.append(sys.getrefcount(chunk) - count)
+
+    with suppress(ValueError):
+        list(codec.decode(chunks()))
+    assert held == [0, 0]
 
 
 @pytest.mark.parametrize(

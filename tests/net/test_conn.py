@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import flower
-from flower.errors import ChannelClosed, Timeout
+from flower.errors import ChannelClosed, Timeout, TooLong
 from flower.net import Conn, Dial, Listen
 from flower.net._bounds import HIGH_WATER, INCOMING_LIMIT
 from tests.net.support import (
@@ -144,9 +144,23 @@ def test_after_the_peers_end_of_file_the_other_direction_is_open() -> None:
         sock.shutdown(socket.SHUT_WR)
         assert conn.read() == b""
         assert conn.status == "writeonly"
+        assert not any(conn._stream.poller._sockets.watched)  # the end would be there to be read again and again
         conn.send(b"still here")
         rounds(2)
         assert sock.recv(100) == b"still here"
+
+
+@pytest.mark.parametrize("first", ["ours", "theirs"])
+def test_after_both_ends_it_is_closed(first: str) -> None:
+    with plain_peer() as (conn, sock):
+        if first == "ours":
+            conn.close_write()
+            assert conn.status == "readonly"
+        sock.shutdown(socket.SHUT_WR)
+        assert conn.read() == b""
+        conn.close_write()
+        assert conn.status == "closed"
+        until(lambda: conn._stream._transport is None)
 
 
 def test_iteration_ends_with_the_file() -> None:
@@ -197,9 +211,10 @@ def test_a_blocked_reader_learns_of_a_reset() -> None:
 def test_every_reader_learns_of_a_reset() -> None:
     with plain_peer() as (conn, sock):
         readers = [failing(conn.read) for _ in range(3)]
+        readers += [failing(flower.select, conn, flower.channel()) for _ in range(2)]
         rounds(1)
         reset(sock)
-        assert [type(t.join(NEVER)) for t in readers] == [ConnectionResetError] * 3
+        assert [type(t.join(NEVER)) for t in readers] == [ConnectionResetError] * 5
 
 
 @pytest.mark.parametrize("waits", [False, True])
@@ -240,7 +255,11 @@ def test_a_local_close_drops_what_was_not_received() -> None:
     with connected() as (near, far):
         near.send(b"unread")
         until(lambda: len(far._receive_channel))
+        assert far.read(2) == b"un"
+        near.send(b"and more")
+        until(lambda: len(far._incoming))
         far.close()
+        assert len(far._incoming) == 0
         with pytest.raises(ChannelClosed):
             far.read()
         with pytest.raises(ChannelClosed):
@@ -256,12 +275,41 @@ def test_a_local_close_wakes_a_blocked_reader() -> None:
             t.join(NEVER)
 
 
+def test_a_line_is_too_long_as_soon_as_that_is_certain() -> None:
+    with plain_peer() as (conn, sock):
+        sock.sendall(b"12345678")
+        with pytest.raises(TooLong, match="among the first 8 bytes"):
+            conn.read_until(limit=8, timeout=NEVER)
+        assert conn.read() == b"12345678"
+
+
+def test_closed_here_in_the_middle_of_what_is_read_it_was_not_cut_off() -> None:
+    with plain_peer() as (conn, sock):
+        reading = failing(conn.read_exactly, 10)
+        sock.sendall(b"abc")
+        until(lambda: conn._front)
+        conn.close()
+        error = reading.join(NEVER)
+        assert isinstance(error, ChannelClosed)
+        assert "closed here" in str(error)
+
+
 def test_what_was_written_before_a_close_still_leaves() -> None:
     data = b"x" * 5_000_000
     with plain_peer() as (conn, sock):
         conn.send(data)
         conn.close()
         assert len(in_thread(receive_all, sock)()) == len(data)
+
+
+def test_what_was_written_before_a_half_close_leaves_and_then_its_end() -> None:
+    data = b"x" * 5_000_000
+    with plain_peer() as (conn, sock):
+        conn.send(data)
+        conn.close_write()
+        assert len(in_thread(receive_all, sock)()) == len(data)
+        sock.sendall(b"the other way it is open")
+        assert conn.receive(NEVER) == b"the other way it is open"
 
 
 def test_run_waits_for_what_was_written_before_a_close() -> None:
@@ -274,6 +322,33 @@ def test_run_waits_for_what_was_written_before_a_close() -> None:
         assert len(finish()) == len(data)
 
 
+def test_run_waits_for_the_last_byte_that_was_written_before_a_close() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs, Dial("sockpipe", ours) as conn:
+        conn._stream._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # so that they leave in small pieces
+        scheduler = conn._stream.poller.scheduler
+        held = scheduler.holds
+        conn.send(b"x" * 200_000)
+        transport = conn._stream._transport
+        conn.close()
+        while transport.get_write_buffer_size():
+            assert scheduler.holds == held + 1
+            theirs.recv(2000)
+            rounds(1)
+        until(lambda: scheduler.holds == held)
+
+
+def test_at_the_end_of_a_program_only_a_peer_that_was_told_something_last_is_waited_for() -> None:
+    for answered in True, False:
+        with plain_peer() as (conn, sock):
+            conn.write("question")
+            if answered:
+                sock.sendall(b"answer")
+                assert conn.receive(NEVER) == b"answer"
+            conn.close()
+            assert conn._stream.finish(False) is not answered
+
+
 def test_a_peer_that_never_reads_does_not_keep_a_closed_connection_for_good(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -283,6 +358,16 @@ def test_a_peer_that_never_reads_does_not_keep_a_closed_connection_for_good(
         conn.close()
         flower.run()
         assert not conn._stream.poller.resources
+
+
+def test_a_peer_that_has_read_all_does_not_keep_a_closed_connection_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flower.net._stream.PARTING", SOON)
+    with plain_peer() as (conn, sock):
+        conn.send(b"x" * 10_000_000)
+        conn.close()
+        assert len(in_thread(receive_exactly, sock, 10_000_000)()) == 10_000_000
+        until(lambda: conn._stream._transport is None, NEVER / 2)
+        assert sock.recv(1) == b""
 
 
 # -- Timeouts and cancellation: nothing is lost
@@ -458,6 +543,16 @@ def test_a_flood_of_tiny_chunks_is_held_back() -> None:
         while not stream._paused:
             stream.data_received(b"x")
         assert len(conn._receive_channel) < INCOMING_LIMIT / 16
+        conn._stream._resume()  # as of a second receiver, in another thread, that looked before the flood came
+        assert conn._stream._paused
+
+
+def test_chunks_that_are_taken_one_by_one_hold_nothing_back() -> None:
+    with plain_peer() as (conn, _sock):
+        for _ in range(INCOMING_LIMIT // 16_384 + 1):
+            conn._stream.data_received(b"x" * 16_384)
+            assert len(conn.receive()) == 16_384
+        assert not conn._stream._paused
 
 
 @pytest.mark.parametrize("how", ["receive", "select", "iterate"])
@@ -517,6 +612,8 @@ def test_keep_alive() -> None:
         option = near._stream._sock.getsockopt
         names = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
         assert [option(socket.IPPROTO_TCP, name) for name in names] == [32_767, 32_767, 127]
+        near.keep_alive(30, 10, 3)
+        assert option(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000  # milliseconds
 
 
 def test_another_thread_may_close_but_not_send() -> None:
@@ -525,6 +622,7 @@ def test_another_thread_may_close_but_not_send() -> None:
             in_thread(near.send, b"x")()
         with pytest.raises(RuntimeError, match="another thread: only that one may close it for writing"):
             in_thread(near.close_write)()
+        assert not in_thread(near._stream.offer, b"x")()
         assert near.status == "open"
         near.send(b"y")
         in_thread(near.close)()

@@ -26,7 +26,7 @@ from tests.net.support import HOME, NEVER, fill, in_thread, plain_peer, receive_
 pytestmark = pytest.mark.usefixtures("loop")
 
 
-@pytest.mark.parametrize("how", ["select", "no time"])
+@pytest.mark.parametrize("how", ["select", "no time", "read_exactly"])
 def test_polling_goes_on_when_the_buffer_was_taken(how: str) -> None:
     with plain_peer() as (conn, sock):
         finish = in_thread(sock.sendall, b"x" * 3_000_000)
@@ -38,7 +38,7 @@ def test_polling_goes_on_when_the_buffer_was_taken(how: str) -> None:
                 count += len(flower.select(conn, default=b"")[1])
             else:
                 try:
-                    count += len(conn.receive(timeout=0))
+                    count += len(conn.receive(0) if how == "no time" else conn.read_exactly(3_000_000, timeout=0))
                 except Timeout:
                     pass
         finish()
@@ -68,9 +68,12 @@ def test_a_small_piece_is_taken_without_a_copy_of_the_rest(how: str) -> None:
 
 def test_a_pause_that_comes_after_the_last_was_taken_ends_at_once() -> None:
     with plain_peer() as (conn, sock):
-        conn._stream._pause()  # as when a receiver in another thread was quicker
+        reader = flower.go(conn.receive)
+        rounds(1)
+        assert reader.blocked
+        conn._stream._pause()  # as when a receiver in another thread was quicker, and waits again
         sock.sendall(b"x")
-        assert conn.receive(NEVER) == b"x"
+        assert reader.join(NEVER) == b"x"
 
 
 def test_select_after_a_reset_never_takes_it_for_an_end() -> None:
@@ -132,7 +135,7 @@ def test_an_abort_is_a_reset_at_the_peer() -> None:
 
 def test_a_close_with_unread_data_loses_nothing_that_was_written() -> None:
     with plain_peer() as (conn, sock):
-        pushed = in_thread(sock.sendall, b"q" * 2_000_000)
+        pushed = in_thread(sock.sendall, b"q" * 20_000_000)  # more than the kernel holds
         until(lambda: conn._stream._paused)
         total = fill(conn)
         conn.close()

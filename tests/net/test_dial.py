@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import math
 import socket
@@ -16,7 +17,7 @@ from flower.net import Dial, Listen
 from flower.net._loop import io_poller, wait
 from flower.net._open import _DIAL, _LISTEN
 from flower.net._options import Options
-from flower.net._tcp import Settings, connect_first, in_turn
+from flower.net._tcp import Settings, _Race, connect_first, in_turn
 from tests.net.support import HOME, NEVER, in_thread, listening, output, rounds
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -170,6 +171,7 @@ def test_the_families_take_turns() -> None:
     a, b, c, d = ("::1", 1), ("::2", 1), ("127.0.0.1", 1), ("::3", 1)
     assert [info[4] for info in in_turn(infos_of(a, b, c, d))] == [a, c, b, d]
     assert [info[4] for info in in_turn(infos_of(c, a))] == [c, a]
+    assert [info[4] for info in in_turn(infos_of(c, a, b, d))] == [c, a, b, d]
 
 
 def test_an_address_that_refuses_costs_no_time() -> None:
@@ -197,6 +199,70 @@ def test_an_address_that_does_not_answer_is_overtaken(monkeypatch: pytest.Monkey
         silent.close()
         for filler in fill:
             filler.close()
+
+
+class Won:
+    """What an attempt gives."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_of_a_race_nothing_is_left_but_the_winner(monkeypatch: pytest.MonkeyPatch, cancelled: bool) -> None:
+    """Two may answer at once, and who dials may be cancelled in the turn in which one does."""
+    monkeypatch.setattr("flower.net._tcp.STAGGER", 0.0)  # until the second begins
+    first, second = Won(), Won()
+
+    async def dial() -> Any:
+        both = asyncio.get_running_loop().create_future()
+
+        async def begin_first() -> Any:
+            monkeypatch.setattr("flower.net._tcp.STAGGER", NEVER)
+            await both
+            return first
+
+        async def begin_second() -> Any:
+            both.set_result(None)
+            return second
+
+        async def begin_third() -> Any:
+            pytest.fail("it is over")
+
+        race = _Race(poller, [begin_first, begin_second, begin_third])
+        if cancelled:
+            race._outcome.add_done_callback(lambda _: running.cancel())
+        running = asyncio.ensure_future(race.run())
+        await asyncio.wait([running])
+        assert race._timer.cancelled()
+        return None if running.cancelled() else running.result()
+
+    poller = io_poller()
+    winner = wait(dial())
+    rounds(3)
+    assert [won.closed for won in (first, second)] == [won is not winner for won in (first, second)]
+    assert (winner is None) is cancelled
+
+
+def test_the_next_attempt_of_a_race_gets_all_its_time_where_the_one_before_has_failed() -> None:
+    timers: list[Any] = []
+
+    async def fail() -> Any:
+        timers.append(race._timer)
+        raise ConnectionRefusedError
+
+    async def win() -> Any:
+        return "won"
+
+    async def fail_too() -> Any:
+        timers.append(race._timer)
+        raise ConnectionRefusedError
+
+    race = _Race(io_poller(), [fail, fail_too, win])
+    assert wait(race.run()) == "won"
+    assert [timer.cancelled() for timer in timers] == [True, True]
 
 
 def test_when_all_fail_all_are_named() -> None:

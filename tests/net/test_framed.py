@@ -220,6 +220,18 @@ def test_a_select_to_send_when_it_has_ended() -> None:
             with pytest.raises(flower.ChannelClosed):
                 flower.select((messages, "never"))
             messages.conn.abort()  # what filled it
+    with plain(Lines()) as (messages, _sock):
+        messages.close()
+        with pytest.raises(flower.ChannelClosed):
+            flower.select((messages, "never"), default="no room")
+    with plain(Lines()) as (messages, sock):
+        flower.select((messages, "one"), timeout=NEVER)
+        assert sock.recv(100) == b"one\n"
+        reset(sock)
+        with pytest.raises(ConnectionResetError):
+            messages.receive(NEVER)
+        with pytest.raises(flower.ChannelClosed):
+            flower.select((messages, "never"), timeout=NEVER)
 
 
 def test_a_select_in_another_thread_may_not_send() -> None:
@@ -685,6 +697,47 @@ def test_dropped_it_stops_reading_and_leaves_the_connection() -> None:
         rounds(2)  # the pump leaves
         sock.sendall(b"raw")
         assert conn.receive(NEVER) == b"raw"
+
+
+def test_dropped_it_ends_what_its_selects_send_through() -> None:
+    with plain_peer() as (conn, sock):
+        messages = framed(conn, Lines())
+        flower.select((messages, "one"), timeout=NEVER)
+        inner = messages._inner
+        assert inner.outbox is not None
+        assert inner.outbox.balance < 0  # the writer waits for the next
+        del messages
+        rounds(2)
+        assert inner.outbox.balance == 0
+        assert sock.recv(100) == b"one\n"
+
+
+class Message:
+    """Of a kind that can be seen to go."""
+
+
+class Messages:
+    """A message for each byte."""
+
+    def encode(self, message: Message) -> bytes:
+        return b"x"
+
+    def decode(self, chunks: Any) -> Iterator[Message]:
+        for chunk in chunks:
+            for _ in chunk:
+                yield Message()
+
+
+def test_a_message_is_let_go_of_before_the_next_is_waited_for() -> None:
+    with connected() as (near, far):
+        one, other = framed(near, Messages()), framed(far, Messages())
+        message = Message()
+        flower.select((one, message), timeout=NEVER)
+        sent = weakref.ref(message)
+        del message
+        received = weakref.ref(other.receive(NEVER))
+        rounds(2)
+        assert (sent(), received()) == (None, None)
 
 
 def test_receiving_in_another_thread() -> None:

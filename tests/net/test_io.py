@@ -10,9 +10,10 @@ import select
 import socket
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -235,6 +236,8 @@ def test_nothing_is_watched_when_nobody_waits() -> None:
             assert len(poller.resources) == before + 1
             waiters[0].kill()
             assert len(poller.resources) == before + 1
+            readable._watch.ready()  # as where another has read what was there
+            assert waiters[1].blocked
             far.send(b"x")
             assert waiters[1].join(NEVER) == READABLE
             assert len(poller.resources) == before
@@ -521,6 +524,18 @@ def test_a_reader_of_a_terminal() -> None:
         os.close(far)
 
 
+def test_a_terminal_whose_program_is_gone_has_ended() -> None:
+    near, far = os.openpty()
+    try:
+        os.write(far, b"goodbye")
+        os.close(far)
+        with flower.io.reader(near) as conn:
+            assert b"".join(conn) == b"goodbye"  # the system says EIO then
+            assert conn.read() == b""
+    finally:
+        os.close(near)
+
+
 def test_a_reader_sends_nothing() -> None:
     with pipe() as ends, flower.io.reader(ends[0]) as conn:
         conn.keep_alive()  # there is nobody to ask
@@ -577,6 +592,19 @@ def test_what_no_reader_can_read(tmp_path: Path) -> None:
         flower.io.reader(ends[1])
 
 
+def test_a_reader_that_the_loop_can_not_watch_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pipe() as ends:
+        before = os.listdir("/dev/fd")
+        with monkeypatch.context() as patch:
+            patch.setattr("flower.net._descriptor.Watched", fail)
+            with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+                flower.io.reader(ends[0])
+        assert os.listdir("/dev/fd") == before
+
+
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])
 def test_a_reader_of_a_file(tmp_path: Path, size: int) -> None:
     path = tmp_path / "file"
@@ -615,6 +643,15 @@ def test_a_file(tmp_path: Path) -> None:
     assert path.read_text("utf-8") == "grün\n"
     with pytest.raises(ValueError, match="closed file"):
         file.read()
+
+
+def test_a_file_that_is_closed_gives_no_line_that_was_read_ahead(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("one\ntwo\nthree\n")
+    with flower.io.open(path) as file:
+        assert next(file) == "one\n"
+    with pytest.raises(ValueError, match="closed file"):
+        next(file)
 
 
 def test_errors_are_the_built_in_s(tmp_path: Path) -> None:
@@ -831,6 +868,26 @@ def test_an_open_that_is_given_up_closes_the_file(tmp_path: Path) -> None:
             pass
         while any(thread.name.startswith("flower-worker") and _busy() for thread in threading.enumerate()):
             rounds(1)
+
+
+def test_an_open_that_is_given_up_as_the_file_is_there_closes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: list[Any] = []
+
+    def open_and_note(*args: Any) -> Any:
+        files.append(open(*args))
+        return files[-1]
+
+    def too_late(job: Callable[[], object]) -> None:
+        job()
+        raise flower.Cancelled
+
+    monkeypatch.setattr("flower.io.builtins", SimpleNamespace(open=open_and_note))
+    monkeypatch.setattr("flower.io.blocking", too_late)
+    with pytest.raises(flower.Cancelled):
+        flower.io.open(tmp_path / "file", "w")
+    assert files[0].closed
 
 
 def _busy() -> int:

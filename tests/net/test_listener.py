@@ -21,8 +21,9 @@ import pytest
 import flower
 from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn, Dial, Listen, Listener, dial, listen
-from flower.net._acceptor import HELD
+from flower.net._acceptor import HELD, Acceptor
 from flower.net._address import check_host_port, resolve
+from flower.net._loop import LoopPoller
 from tests.net.support import HOME, NEVER, echo, echo_server, failing, listening, reset, rounds, until
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -421,6 +422,73 @@ def test_a_lack_of_descriptors_is_waited_out(caplog: pytest.LogCaptureFixture, m
         assert "can't accept connections for now" in record.getMessage()
         with listener.receive(NEVER) as conn:
             assert conn.remote_addr() == sock.getsockname()
+
+
+@pytest.mark.parametrize(
+    "number",
+    [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED, errno.EPROTO, errno.EPERM],
+)
+def test_what_keeps_one_connection_out_does_not_end_the_listener(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setattr("flower.net._acceptor.BACK_OFF", SOON)
+    accept = Acceptor._accept
+    failures = [OSError(number, os.strerror(number))]
+    monkeypatch.setattr(Acceptor, "_accept", lambda self: accept(self) if not failures else raised(failures.pop()))
+    with listening() as listener, plain(listener) as sock, listener.receive(NEVER) as conn:
+        assert conn.remote_addr() == sock.getsockname()
+        assert not failures
+
+
+def test_a_connection_that_can_not_be_watched_is_lost_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    attach = LoopPoller.attach
+    failures = [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))]
+    monkeypatch.setattr(
+        LoopPoller, "attach", lambda self, *args: attach(self, *args) if not failures else raised(failures.pop())
+    )
+    with listening() as listener, plain(listener) as first:
+        until(lambda: not failures)
+        assert first.recv(1) == b""
+        with plain(listener) as second, listener.receive(NEVER) as conn:
+            assert conn.remote_addr() == second.getsockname()
+
+
+def raised(error: OSError) -> Any:
+    raise error
+
+
+def test_between_two_attempts_the_socket_is_not_watched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flower.net._acceptor.BACK_OFF", NEVER)
+    attempts: list[None] = []
+
+    def fail(acceptor: Acceptor) -> Any:
+        attempts.append(None)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(Acceptor, "_accept", fail)
+    with listening() as listener, plain(listener):
+        until(lambda: attempts)
+        rounds(5)
+        assert len(attempts) == 1
+
+
+def test_another_thread_takes_all_just_as_it_is_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[Any] = []
+    unwatch = Acceptor._unwatch
+
+    def unwatch_and_take(acceptor: Acceptor) -> None:
+        unwatch(acceptor)
+        while (conn := acceptor.connections.try_receive(None)) is not None:  # it looks for the next, and waits
+            taken.append(conn)
+
+    monkeypatch.setattr("flower.net._acceptor.HELD", 2)
+    with listening() as listener, ExitStack() as stack:
+        with monkeypatch.context() as patch:
+            patch.setattr(Acceptor, "_unwatch", unwatch_and_take)
+            for _ in range(2):
+                stack.enter_context(plain(listener))
+            until(lambda: len(taken) == 2)
+        assert listener._acceptor._watching
+        for conn in taken:
+            conn.close()
 
 
 def test_backing_off_ends_with_the_listener() -> None:

@@ -54,6 +54,7 @@ def test_run() -> None:
     done = process.run(["sort"], input="pear\napple\n")
     assert (done.returncode, done.stdout, done.stderr) == (0, b"apple\npear\n", b"")
     assert process.run(["cat"]).stdout == b""  # without input it reads an empty one
+    assert process.run(["wc", "-c"], input=b"x" * 65_537).stdout.strip() == b"65537"  # one more than is sent at a time
     assert process.run("echo $((6 * 7))", shell=True).stdout == b"42\n"
     assert process.run([Path("/bin/echo"), b"hello"]).stdout == b"hello\n"
 
@@ -381,6 +382,41 @@ def test_without_descriptors_left_nothing_is_left_behind() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert 3 < failed < 30
+
+
+def test_who_waits_for_room_in_a_program_s_input_goes_on() -> None:
+    with start(["cat"]) as program:
+        sender = flower.go(lambda: [program.stdin.send(b"x" * 65_536) for _ in range(40)])
+        until(lambda: program.stdin._stream.full and sender.blocked)
+        assert len(program.stdout.read_exactly(40 * 65_536, timeout=NEVER)) == 40 * 65_536
+        sender.join(NEVER)
+
+
+def test_the_end_of_a_program_s_input_comes_behind_what_waits_for_room() -> None:
+    with start(["cat"]) as program:
+        program.stdin.send(b"x" * 1_000_000)
+        program.stdin.close()
+        with flower.timeout(NEVER / 2):  # less than what is left to bytes that can't leave
+            assert len(b"".join(program.stdout)) == 1_000_000
+
+
+def test_a_program_that_can_not_be_watched_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    popen = subprocess.Popen
+
+    def start_and_note(*args: Any, **options: Any) -> Any:
+        started.append(popen(*args, **options))
+        return started[-1]
+
+    def fail(poller: Any, fd: int, name: str) -> None:
+        os.close(fd)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(subprocess, "Popen", start_and_note)
+    monkeypatch.setattr("flower.process.reading_end", fail)
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        start(SLEEPER)
+    assert gone(started[0].pid)
 
 
 def test_a_dropped_process() -> None:

@@ -188,6 +188,7 @@ def test_handlers_that_stop_their_server_at_a_time_do_not_wait_for_each_other() 
         conn.read()
         cut.append(listener.stop(NEVER))
         conn.write("stopped")
+        conn.read()
 
     with listening() as listener:
         server = flower.go(listener.serve, handler)
@@ -201,6 +202,8 @@ def test_handlers_that_stop_their_server_at_a_time_do_not_wait_for_each_other() 
             for conn in one, other:
                 assert conn.read_exactly(7, timeout=NEVER / 2) == b"stopped"
             assert cut == [0, 0]
+            for conn in one, other:
+                conn.close_write()
             assert listener.stop(NEVER) == 0
 
 

@@ -6,6 +6,7 @@ import _ssl
 import asyncio
 import ctypes
 import errno
+import gc
 import logging
 import socket
 import ssl
@@ -23,6 +24,7 @@ from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn, Dial, Listen, Listener
 from flower.net._acceptor import REFUSALS
 from flower.net._stream import PARTING
+from flower.net._tls import TlsLayer
 from tests.net.certificates import certificates
 from tests.net.support import (
     HOME,
@@ -31,6 +33,7 @@ from tests.net.support import (
     connected,
     echo,
     failing,
+    fill,
     in_thread,
     plain_peer,
     read_all,
@@ -397,6 +400,36 @@ def test_a_client_that_never_finishes_its_handshake(how: str, caplog: pytest.Log
         assert alive_at_last(listener)
 
 
+def test_a_handshake_that_is_done_as_the_listener_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported: list[Any] = []
+
+    class Late(TlsLayer):
+        async def handshake(self) -> None:
+            await super().handshake()
+            listener.close()
+
+    monkeypatch.setattr("flower.net._secure.TlsLayer", Late)
+    context = client_context()
+    with listening() as listener, socket.create_connection(listener.addr(), NEVER) as sock:
+
+        def client() -> bytes:
+            with suppress(ConnectionError), context.wrap_socket(sock, server_hostname="localhost") as secure:
+                return secure.recv(100)
+            return b""
+
+        finish = in_thread(client)
+        poller = listener._acceptor.poller
+        poller.loop.set_exception_handler(lambda loop, context: reported.append(context))
+        try:
+            assert finish() == b""
+            until(lambda: listener.closed and not poller.resources and not poller._tasks)
+            gc.collect()
+            rounds(1)
+        finally:
+            poller.loop.set_exception_handler(poller._on_error)
+    assert reported == []
+
+
 def test_many_silent_clients_do_not_keep_others_out(monkeypatch: pytest.MonkeyPatch) -> None:
     with ExitStack() as stack:
 
@@ -411,6 +444,33 @@ def test_many_silent_clients_do_not_keep_others_out(monkeypatch: pytest.MonkeyPa
         with serving(handshake_timeout=SOON) as listener:
             silence(20)
             assert alive_at_last(listener)  # when the time of some is up
+        with listening(handshake_timeout=NEVER) as listener:
+            silence(20)
+            shaking = listener._acceptor._shaking
+            until(lambda: len(shaking) >= 10)
+            rounds(5)
+            assert len(shaking) == 10
+        until(lambda: not shaking)  # they are cut
+
+
+def test_who_closes_after_the_peer_s_end_says_so() -> None:
+    with listening() as listener, Dial("tls", listener.addr(), ca=certificates().ca) as near:
+        with listener.receive(NEVER) as far:
+            near.write("question")
+            near.close_write()
+            assert read_all(far) == b"question"
+            far.write("answer")
+        assert read_all(near) == b"answer"
+
+
+@pytest.mark.parametrize("loop", ["asyncio"], indirect=True)  # which shows its timers
+def test_a_handshake_that_is_done_has_no_time_limit_any_more() -> None:
+    with serving() as listener:
+        loop: Any = listener._acceptor.poller.loop
+        with Dial("tls", listener.addr(), ca=certificates().ca) as conn:
+            conn.write("hello")
+            assert conn.read(timeout=NEVER) == b"hello"
+            assert [timer for timer in loop._scheduled if "_too_late" in repr(timer) and not timer.cancelled()] == []
 
 
 def test_a_server_that_never_answers() -> None:
@@ -422,6 +482,42 @@ def test_a_server_that_never_answers() -> None:
             assert f"{HOME}:{port}" in str(caught.value)
         with flower.move_on(SOON):
             Dial("tls", (HOME, port))
+
+
+def test_a_server_is_told_why_its_certificate_is_refused() -> None:
+    made = certificates()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(made.server, made.server_key)
+    with socket.create_server((HOME, 0)) as server:
+
+        def serve() -> str:
+            sock, _ = server.accept()
+            with sock, pytest.raises(ssl.SSLError) as caught:
+                context.wrap_socket(sock, server_side=True)
+            return str(caught.value)
+
+        finish = in_thread(serve)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            Dial("tls", server.getsockname())
+        assert "UNKNOWN_CA" in finish()
+
+
+def test_what_is_no_tls_ends_a_connection_whose_peer_reads_nothing() -> None:
+    """At once: what was written to it can't leave."""
+    with listening() as listener:
+
+        def client() -> socket.socket:
+            sock = socket.create_connection(listener.addr(), NEVER)
+            secure = client_context().wrap_socket(sock, server_hostname="localhost")
+            return socket.socket(fileno=secure.detach())
+
+        finish = in_thread(client)
+        with listener.receive(NEVER) as conn, finish() as raw:
+            fill(conn)
+            raw.sendall(b"this is no record of TLS")
+            with pytest.raises(ssl.SSLError):
+                conn.receive(NEVER)
+            until(lambda: conn._stream._transport is None)
 
 
 def test_a_server_that_speaks_no_tls() -> None:
@@ -460,8 +556,8 @@ def test_a_connection_that_is_cut_is_no_end_of_file() -> None:
         sock.close()
 
 
-def flood_of_key_updates(address: Any, ended: threading.Event) -> int:
-    """A client that asks for new keys without end, and reads nothing: Python's ssl can't, OpenSSL can."""
+def flood_of_key_updates(address: Any, ended: threading.Event, reads: bool = False) -> int:
+    """A client that asks for new keys, and without end if it reads nothing: Python's ssl can't, OpenSSL can."""
     library = ctypes.CDLL(_ssl.__file__)
     sock = socket.create_connection(address, NEVER)
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -477,12 +573,16 @@ def flood_of_key_updates(address: Any, ended: threading.Event) -> int:
     sent = 0
     with sock:
         try:
-            while sent < 1_000_000:
-                for _ in range(500):
+            while sent < (2000 if reads else 1_000_000):
+                for _ in range(100):
                     library.SSL_key_update(pointer, 1)
                     library.SSL_do_handshake(pointer)
                 sock.sendall(outgoing.read())
-                sent += 500
+                sent += 100
+                if reads:
+                    sock.recv(65536)
+            tls.write(b"that was all")
+            sock.sendall(outgoing.read())
         except OSError:
             pass
         ended.wait(NEVER)
@@ -500,6 +600,18 @@ def test_a_flood_of_requests_for_new_keys_is_cut() -> None:
                 conn.read(timeout=NEVER)
     ended.set()
     assert 0 < finish() < 1_000_000
+
+
+def test_many_requests_for_new_keys_over_time_are_answered() -> None:
+    ended = threading.Event()
+    with listening() as listener:
+        finish = in_thread(flood_of_key_updates, listener.addr(), ended, True)
+        with listener.receive(NEVER) as conn:
+            try:
+                assert conn.read_exactly(12, timeout=NEVER) == b"that was all"
+            finally:
+                ended.set()
+                assert finish() == 2000
 
 
 @pytest.mark.parametrize("paused", [False, True])
@@ -572,6 +684,8 @@ def test_start_tls() -> None:
 def test_what_others_send_while_tls_begins_goes_through_it() -> None:
     made = certificates()
     with connected() as (near, far):
+        flower.select((near, b"in plain"), timeout=NEVER)
+        assert far.receive(NEVER) == b"in plain"
         starting = flower.go(near.start_tls, server_name="localhost", ca=made.ca)
         flower.schedule()
         senders = [
@@ -581,11 +695,50 @@ def test_what_others_send_while_tls_begins_goes_through_it() -> None:
         ]
         rounds(5)
         assert all(t.blocked for t in senders)
+        assert not near._stream.offer(b"in plain", urgent=True)
         far.start_tls(server_side=True, cert=made.server, key=made.server_key)
         starting.join(NEVER)
         for t in senders:
             t.join(NEVER)
         assert far.read_exactly(22, timeout=NEVER) == b"sent;selected;written;"
+
+
+def test_what_was_written_in_the_turn_in_which_tls_begins_leaves_in_plain() -> None:
+    made = certificates()
+    with connected() as (near, far):
+
+        def start() -> None:
+            near.write("220 ")
+            near.write("go ahead\n")
+            near.start_tls(server_name="localhost", ca=made.ca)
+
+        t = flower.go(start)
+        assert far.read_until() == b"220 go ahead\n"
+        far.start_tls(server_side=True, cert=made.server, key=made.server_key)
+        t.join(NEVER)
+
+
+def test_the_end_of_writing_that_is_said_while_tls_begins_comes_through_it() -> None:
+    made = certificates()
+    with connected() as (near, far):
+        t = flower.go(near.start_tls, server_name="localhost", ca=made.ca)
+        flower.schedule()
+        near.close_write()
+        far.start_tls(server_side=True, cert=made.server, key=made.server_key)
+        t.join(NEVER)
+        assert far.read(timeout=NEVER) == b""
+        far.write("the other way it is open")
+        assert near.read(timeout=NEVER) == b"the other way it is open"
+
+
+def test_tls_begins_where_reading_was_paused() -> None:
+    with Listen((HOME, 0), read_buffer=1) as listener, Dial("tcp", listener.addr()) as near:
+        with listener.receive(NEVER) as far:
+            near.write("STARTTLS\n")
+            until(lambda: len(far._incoming))
+            assert far.receive() == b"STARTTLS\n"
+            assert far._stream._paused
+            upgrade(near, far)
 
 
 def test_those_who_send_while_tls_begins_learn_that_it_failed() -> None:
@@ -715,6 +868,23 @@ def test_start_tls_that_is_killed_before_it_began() -> None:
             near.read()
         with suppress(ConnectionResetError):  # where its turn had come, the beginning of a handshake, and an end
             assert read_all(far)
+
+
+def test_start_tls_that_is_killed_in_the_turn_in_which_it_began() -> None:
+    context = client_context()
+    with connected() as (near, far):
+        killed = []
+
+        def start() -> None:
+            flower.go(lambda: killed.append(t.kill()))  # comes before the event loop does, if we are quick enough
+            near.start_tls(server_name="localhost", context=context)
+
+        t = flower.go(start)
+        until(lambda: not t.alive)
+        assert killed == [None]
+        assert isinstance(failing(near.send, b"x").join(NEVER), ConnectionAbortedError)
+        with suppress(ConnectionResetError):
+            read_all(far)
 
 
 @pytest.mark.parametrize("how", ["kill", "cancel"])

@@ -112,9 +112,15 @@ def test_one_system_call_takes_what_a_tasklet_writes_after_its_first_write() -> 
         assert flower.go(write).join() == b"a"
         rounds(1)
         assert sock.recv(10, socket.MSG_DONTWAIT) == b"bc"
+        much = flower.go(lambda: (conn.write(b"x"), [conn.write(b"y" * 10_000) for _ in range(2)], sock.recv(30_000)))
+        assert len(much.join()[2]) == 20_001  # it is more than is to be held for that
         assert flower.go(write).join() == b"a"  # a new turn, and again the first of it
         rounds(1)
         assert sock.recv(10, socket.MSG_DONTWAIT) == b"bc"
+        assert (
+            flower.go(lambda: (conn.writelines("fg"), conn.write("h"), conn.flush(), sock.recv(10))[-1]).join()
+            == b"fgh"
+        )
         conn.write("d")
         conn.write("e")
         assert sock.recv(10, socket.MSG_DONTWAIT) == b"de"  # main may be about to block its thread
@@ -268,6 +274,23 @@ def test_a_connection_that_the_system_can_watch_no_more_is_lost(monkeypatch: pyt
     in_thread(flower.run, body)()
 
 
+def test_a_reader_that_takes_the_last_just_as_a_write_fails_has_nothing_watched_any_more() -> None:
+    with plain_peer() as (conn, sock):
+        while not conn._stream._paused:
+            sock.send(b"x" * 10_000)
+            rounds(1)
+        transport = conn._stream._transport
+        reset(sock)
+        conn.send(b"x")
+        assert transport.is_closing()
+        while conn._stream._paused and len(conn._incoming):
+            conn.receive(NEVER)
+        flower.select(conn, default=None)
+        rounds(2)
+        assert conn.status == "closed"
+        assert transport not in conn._stream.poller._sockets.watched
+
+
 def test_of_many_small_pieces_the_first_leave_before_the_turn_is_over() -> None:
     with plain_peer() as (conn, sock):
 
@@ -281,8 +304,12 @@ def test_of_many_small_pieces_the_first_leave_before_the_turn_is_over() -> None:
         assert sock.recv(1000, socket.MSG_DONTWAIT) == b"xx"
 
 
-def test_a_flush_that_is_given_up_leaves_the_room_that_there_is() -> None:
-    with plain_peer() as (conn, _sock):
+@pytest.mark.parametrize("of", ["a socket", "a program's input"])
+def test_a_flush_that_is_given_up_leaves_the_room_that_there_is(of: str) -> None:
+    with plain_peer() as (conn, _sock), process.start(["sleep", "1000"], stdout=None) as program:
+        if of != "a socket":
+            conn.close()
+            conn = program.stdin
 
         def write() -> None:
             while not conn._stream._transport.get_write_buffer_size():
@@ -293,6 +320,19 @@ def test_a_flush_that_is_given_up_leaves_the_room_that_there_is() -> None:
 
         flower.go(write).join(NEVER)
         conn.abort()
+        program.kill()
+
+
+def test_all_who_flush_go_on() -> None:
+    with plain_peer() as (conn, sock):
+        conn.send(b"x" * 5 * BULK)
+        tasklets = [flower.go(conn.flush) for _ in range(3)]
+        rounds(1)
+        assert all(t.blocked for t in tasklets)
+        finish = in_thread(receive_exactly, sock, 5 * BULK)
+        for t in tasklets:
+            t.join(NEVER)
+        finish()
 
 
 def test_a_flush_after_a_write_that_failed_says_so() -> None:

@@ -17,7 +17,7 @@ import flower
 from flower.errors import ChannelClosed, Timeout
 from flower.net import Datagrams, Dial, Listen
 from flower.net._udp import COST
-from tests.net.support import HOME, NEVER, failing, in_thread, rounds, until
+from tests.net.support import HOME, NEVER, failing, in_thread, plain_peer, rounds, until
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -142,6 +142,14 @@ def test_a_slow_receiver_loses_and_knows_how_many() -> None:
         assert here.read(timeout=NEVER) == b"after"
 
 
+def test_what_is_larger_than_the_buffer_is_received_where_nothing_else_is() -> None:
+    with heard(read_buffer=1) as (here, there):
+        for _ in range(2):
+            there.send(b"x" * 100)
+            assert here.read(timeout=NEVER) == b"x" * 100
+        assert here.dropped == 0
+
+
 def test_a_receiver_that_is_always_a_little_behind_loses_nothing() -> None:
     with heard(read_buffer=20_000) as (here, there):
         for n in range(200):
@@ -154,14 +162,15 @@ def test_a_receiver_that_is_always_a_little_behind_loses_nothing() -> None:
 
 def test_what_the_kernel_dropped_is_counted_too() -> None:
     with heard() as (here, there):
-        for _ in range(40):
-            for _ in range(100):
+        for floods in 1, 2:
+            for _ in range(1000):
                 there.send(b"x" * 10_000)  # nobody takes them out of the kernel meanwhile
-        until(lambda: len(here._incoming))
-        rounds(50)
-        there.send(b"last")
-        rounds(50)
-        assert here.dropped > 3000
+            until(lambda: len(here._incoming))
+            rounds(50)
+            there.send(b"last")
+            rounds(50)
+            assert here.dropped > 900
+            assert here.dropped + len(here._incoming) == floods * 1001
         assert len(here._incoming) <= 30
 
 
@@ -209,6 +218,9 @@ def test_a_full_kernel_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     with heard() as (here, there):
         port = there._port
         full = True
+        looks: list[None] = []
+        on_writable = type(port)._on_writable
+        monkeypatch.setattr(type(port), "_on_writable", lambda self: (looks.append(None), on_writable(self)))
         send = type(port)._try_send
         monkeypatch.setattr(type(port), "_try_send", lambda self, *args: not full and send(self, *args))
         with pytest.raises(Timeout, match=f"not sent within {SOON} s"):
@@ -220,6 +232,10 @@ def test_a_full_kernel_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
         for t in senders:
             t.join(NEVER)
         assert sorted(here.read(timeout=NEVER) for _ in senders) == [b"0", b"1", b"2"]
+        rounds(3)
+        looks.clear()
+        rounds(3)
+        assert looks == []  # there is room, and nobody waits for it
         full = True
         blocked = failing(there.send, b"x")
         rounds(2)
@@ -340,6 +356,34 @@ def test_a_refusal_is_not_the_end(told: str) -> None:
                     break
                 except ConnectionRefusedError:
                     pass
+
+
+def test_a_refusal_that_another_of_the_same_turn_is_told_of_is_not_the_end() -> None:
+    """The loop is told that there is something, and then there is nothing any more."""
+    with plain() as sock:
+        where = sock.getsockname()
+    with Dial("udp", where) as there, plain_peer() as (conn, peer):
+
+        def ask() -> None:
+            conn.receive()
+            with suppress(ConnectionRefusedError):
+                there.write("nobody yet?")
+
+        t = flower.go(ask)
+        rounds(3)
+        peer.sendall(b"x")
+        there.write("anybody?")
+        t.join(NEVER)
+        rounds(3)
+        with plain(where) as sock:
+            with suppress(ConnectionRefusedError):
+                there.write("hello")
+            sock.sendto(b"here I am", there.addr())
+            with flower.timeout(NEVER):
+                while True:
+                    with suppress(ConnectionRefusedError):
+                        assert there.receive() == (b"here I am", where)
+                        break
 
 
 def test_refusals_that_nobody_receives_are_bounded() -> None:
