@@ -218,6 +218,28 @@ def test_registered_exceptions_are_raised_as_what_they_are() -> None:
         assert caught.value.args == ("a", 1)
 
 
+def test_registered_exceptions_need_not_be_made_of_what_they_keep() -> None:
+    @rpc.register
+    class Missing(LookupError):
+        def __init__(self, key: str, *, place: str) -> None:
+            super().__init__(f"no {key} in {place}")
+
+    class Service:
+        def missing(self) -> None:
+            raise Missing("spoon", place="drawer")
+
+        def decode(self) -> str:
+            return (10_000 * b"a" + b"\xff").decode()
+
+    with served(Service()) as (_, peer):
+        with pytest.raises(Missing, match="no spoon in drawer") as caught:
+            peer.call("missing")
+        assert isinstance(caught.value, RemoteError)
+        assert caught.value.args == ("no spoon in drawer",)
+        with pytest.raises(UnicodeDecodeError, match="can't decode byte 0xff in position 10000"):
+            peer.call("decode")
+
+
 @pytest.mark.usefixtures("loop")
 def test_plain_peers_get_plain_types() -> None:
     class Service(Calc):
