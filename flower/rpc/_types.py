@@ -264,7 +264,10 @@ class Codec:
             return self._wrapped(b"r", value, lambda found: [registered.name, registered.to(found)], packing)
         for base, to in _BASES.items():
             if isinstance(value, base) and kind is not bool:
-                return self._at_once(to, value)
+                plain = self._at_once(to, value)
+                if base is int and not -(2**63) <= plain < 2**64:  # msgpack asks no second time
+                    return self._wrapped(b"i", plain, _pack_int, packing)
+                return plain
         if isinstance(value, tuple):
             return self._wrapped(b"t", value, list, packing)
         if self.ends is not None and self.ends.is_end(value):

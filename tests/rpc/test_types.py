@@ -70,6 +70,10 @@ class Text(str):
     pass
 
 
+class Whole(int):
+    pass
+
+
 class Number(enum.IntEnum):
     ONE = 1
 
@@ -83,6 +87,12 @@ def test_subclasses_arrive_as_what_they_are_built_on() -> None:
     ordered = collections.OrderedDict(a=1)
     assert through([Text("t"), Number.ONE, pair(1, 2), ordered, bytearray(b"x")]) == ["t", 1, (1, 2), {"a": 1}, b"x"]
     assert through({Word.ONE: Word.ONE}) == {"one": "one"}
+    for number in (2**63, 2**64 - 1, 2**64, -(2**63) - 1):
+        (found,) = through([Whole(number)])
+        assert (type(found), found) == (int, number)
+    assert through({Whole(2**64): 1}) == {2**64: 1}
+    with pytest.raises(ValueError, match="an integer of 65 bits; a plain peer takes 64"):
+        Wire().notify("m", [Whole(2**64)])
 
 
 hashables = st.one_of(st.integers(), st.text(max_size=5), st.uuids(), st.decimals(allow_nan=False), st.dates())
