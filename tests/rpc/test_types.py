@@ -187,6 +187,13 @@ def test_what_cant_be_made_here_costs_no_connection() -> None:
 def test_it_costs_the_call_alone() -> None:
     rpc.register(Point, name="point")
 
+    class KeyPoint(Point):
+        """As the other side may have it: there, it is hashable."""
+
+        __hash__ = object.__hash__
+
+    _types._by_class[KeyPoint] = _types._by_class[Point]
+
     class Service(Calc):
         def point(self) -> Any:
             return Point(1)
@@ -196,6 +203,10 @@ def test_it_costs_the_call_alone() -> None:
         hole = msgpack.ExtType(VALUE, b"r" + msgpack.packb(["nobody", {}]))
         with pytest.raises(InvalidArguments, match="not registered"):
             peer.call("echo", hole)
+        with pytest.raises(InvalidArguments, match="a map's key that can't be one here: unhashable type: 'Point'"):
+            peer.call("echo", {KeyPoint(1): 2})
+        with pytest.raises(InvalidArguments, match="a map's key that can't be one here"):
+            peer.call("echo", ({KeyPoint(1): 2},))
         assert peer.call("echo", Point(2)) == Point(2)
         assert peer.call("add", (1,), (2,)) == (1, 2)
 
