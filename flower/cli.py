@@ -50,6 +50,7 @@ ANSWER = 10.0  # seconds that we wait for a sign of life of a peer that need not
 TOKEN_HELP = "what proves that one may come in; better in the environment, as FLOWER_TOKEN"
 NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")  # an ARG and no option
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of our output: no connection fails with these
+MOST_BITS = 14_000  # of an integer in JSON: Python writes out no more than 4300 digits, which have some more
 PATIENCE = 1.0  # seconds after which a terminal is told that we are waiting
 
 
@@ -459,7 +460,8 @@ def shown(value: Any, as_json: bool) -> str:
     """A result as text: JSON, or what is easiest to read and to hand to another program.
 
     In JSON, bytes become ``{"$bytes": base64}``, other peers' own types ``{"$ext": [code, base64]}``, NaN and the
-    infinities null, as in JavaScript and jq, and what JSON does not know otherwise its ``repr``.
+    infinities null, as in JavaScript and jq, and what JSON does not know otherwise its ``repr``. An integer of
+    thousands of digits, which Python writes out in no other way, is hexadecimal, in JSON a string.
     """
     if as_json:
         return json.dumps(_jsonable(value), allow_nan=False)
@@ -467,7 +469,7 @@ def shown(value: Any, as_json: bool) -> str:
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, list | dict | tuple | bool) or value is None:
         return json.dumps(_jsonable(value), indent=2 if isinstance(value, list | dict | tuple) else None)
-    return repr(value)
+    return _repr(value)
 
 
 def _jsonable(value: Any) -> Any:
@@ -481,6 +483,17 @@ def _jsonable(value: Any) -> Any:
         return {"$bytes": base64.b64encode(value).decode()}
     if isinstance(value, float) and not math.isfinite(value):
         return None
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        return hex(value)
     if value is None or isinstance(value, str | int | float):
         return value
-    return repr(value)
+    return _repr(value)
+
+
+def _repr(value: Any) -> str:
+    try:
+        return repr(value)
+    except ValueError:
+        if isinstance(value, int):
+            return hex(value)
+        return f"<{type(value).__name__} with an integer of thousands of digits>"

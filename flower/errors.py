@@ -139,7 +139,11 @@ class RemoteError(Exception):
         self.type: str = _text(told.get("t"))
         self.traceback: str | None = _text(told.get("tb")) or None
         args = told.get("a")
-        super().__init__(*(args if isinstance(args, list | tuple) else [error]))
+        given = args if isinstance(args, list | tuple) else [error]
+        try:
+            super().__init__(*given)
+        except Exception:  # of the class that it was there, which is made of other arguments than it keeps
+            Exception.__init__(self, *given)
 
     @property
     def message(self) -> str:

@@ -64,6 +64,9 @@ class Calc:
     def odd(self):
         return [float("nan"), float("-inf"), {"a": float("inf")}]
 
+    def power(self, bits):
+        return [2**bits, {2**bits}]
+
     def binary(self):
         return b"\\xff\\x00"
 
@@ -216,6 +219,12 @@ def in_process(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, st
         (["binary"], "b'\\xff\\x00'\n"),
         (["binary", "--json"], '{"$bytes": "/wA="}\n'),
         (["odd", "--json"], '[null, null, {"a": null}]\n'),
+        pytest.param(["add", "1", str(10**4299)], "1" + "0" * 4298 + "1\n", id="4300 digits"),
+        pytest.param(
+            ["power", "20000", "--json"],
+            f'["0x1{5000 * "0"}", "<set with an integer of thousands of digits>"]\n',
+            id="6021 digits",
+        ),
         (["same", "1e999", "--json"], "null\n"),
         (["same", "--", "-5"], "-5\n"),
         (["add", "-1e3", "-2.5E-1"], "-1000.25\n"),

@@ -261,6 +261,8 @@ class Pool:
         """What keeps calls from being made, for good: it is closed here, or all is lost and not made again."""
         if self._closed:
             return _not_run(f"{self.name}: closed here")
+        if self._scheduler.closing:
+            return _not_run(f"{self.name}: the thread (before a fork: the process) that made it has ended")
         if not self._sessions and all(link.finished for link in self._links):
             return self._not_connected("all connections are lost")
         return None

@@ -39,6 +39,7 @@ except ImportError:
 from greenlet import getcurrent
 
 from flower.channels import channel, schedule, tasklet
+from flower.channels._scheduler import current_scheduler
 from flower.channels._waiting import Alarm
 from flower.errors import AuthError, ChannelClosed, Disconnected, Overloaded, ProtocolError, RemoteError, Timeout
 from flower.rpc._calls import Calls
@@ -125,6 +126,8 @@ class Session(Line):
             self.scheduler.set_alarm(self._alarm, self.scheduler.now() + self.settings.handshake_timeout)
         if self.settings.heartbeat is not None:
             self._pulse = Pulse(self, self.settings.heartbeat)
+        if self.direct is not None:
+            self.direct._stream.poller.resources.add(self)  # to be told of a fork
         reader = tasklet(self._read, label=f"rpc {self.name}", daemon=daemon)()
         # In a World compiled and uncompiled do the same; and uncompiled, no message is known to be plain.
         if self.direct is not None and cython.compiled and self._network() is None:
@@ -470,6 +473,7 @@ class Session(Line):
         self.context = self.reader = self._left = None
         if self.direct is not None:
             self.direct._stream.tap = None
+            self.direct._stream.poller.resources.discard(self)
         if self.fault is None:
             self._fail(fault or Disconnected(f"{self.name}: disconnected"))
         if self._last_answers:
@@ -477,6 +481,28 @@ class Session(Line):
             self.scheduler.set_alarm(self._alarm, self.scheduler.now() + LAST_ANSWERS)
         else:
             self._part()
+
+    def finish(self, late: bool) -> bool:
+        """The loop is about to end. The connection is told of that, and we have nothing to wait for."""
+        if self.direct is not None:
+            self.direct._stream.poller.resources.discard(self)
+        return False
+
+    def disown(self) -> Any:
+        """In a forked child: the parent goes on with this peer; here it is over."""
+        if self.fault is None:
+            self.fault = Disconnected(f"{self.name} belongs to the parent process, since a fork")
+            self.early = False
+            self.outbox.close()
+            current_scheduler().post(self._fail_in_child)  # when all that are the parent's are known as that
+        return None
+
+    def _fail_in_child(self) -> None:
+        """Who waits here for what only the parent gets learns it. Its tasklets, which serve the peer, are not here."""
+        self.calls.fail()
+        self.streams.fail(str(self.fault))
+        if self._settled is not None:
+            self._settled.close()
 
     def give_up(self) -> None:
         """The peer gets no more answers."""

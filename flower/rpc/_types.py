@@ -177,11 +177,6 @@ def _apart(values: list[Any]) -> list[Any]:
     return values
 
 
-def _map_apart(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-    _apart([key for key, _ in pairs])
-    return dict(pairs)
-
-
 _PACK: dict[type, tuple[bytes, Callable[[Any], Any]]] = {
     tuple: (b"t", list),
     set: (b"s", list),
@@ -264,7 +259,10 @@ class Codec:
             return self._wrapped(b"r", value, lambda found: [registered.name, registered.to(found)], packing)
         for base, to in _BASES.items():
             if isinstance(value, base) and kind is not bool:
-                return self._at_once(to, value)
+                plain = self._at_once(to, value)
+                if base is int and not -(2**63) <= plain < 2**64:  # msgpack asks no second time
+                    return self._wrapped(b"i", plain, _pack_int, packing)
+                return plain
         if isinstance(value, tuple):
             return self._wrapped(b"t", value, list, packing)
         if self.ends is not None and self.ends.is_end(value):
@@ -310,7 +308,7 @@ class Codec:
         self.budget -= scanner.cost
         self.depth += 1
         try:
-            value = unpack(contents, self.load, scanner.keyed)
+            value = unpack(contents, self, scanner.keyed)
         finally:
             self.depth -= 1
         try:
@@ -319,6 +317,16 @@ class Codec:
             if self.problem is None:
                 self.problem = _unmade(data[:1], value, error)
             return None
+
+    def make_map(self, pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        """A map that has keys of ext types: they may have one hash, or none here."""
+        try:
+            _apart([key for key, _ in pairs])
+            return dict(pairs)
+        except TypeError as error:
+            if self.problem is None:
+                self.problem = TypeError(f"a map's key that can't be one here: {str(error)[:200]}")
+            return {}
 
 
 def _unmade(tag: bytes, value: Any, error: Exception) -> Exception:
@@ -334,15 +342,15 @@ def _cant(value: Any) -> str:
     return f"an object of the class {kind} can't be sent: {ascii(value)[:80]}"
 
 
-def unpack(data: Any, load: Callable[[int, bytes], Any], keyed: bool) -> Any:
+def unpack(data: Any, codec: Codec, keyed: bool) -> Any:
     """A value of bytes that were looked at; ``keyed``: there is a map with a key of an ext type."""
     return msgpack.unpackb(
         data,
         raw=False,
         strict_map_key=False,
         unicode_errors="surrogateescape",
-        ext_hook=load,
-        object_pairs_hook=_map_apart if keyed else None,
+        ext_hook=codec.load,
+        object_pairs_hook=codec.make_map if keyed else None,
     )
 
 

@@ -218,7 +218,7 @@ class Wire:
         tools = self._tools.borrow(codec)
         try:
             if keyed or len(data) > FED:
-                return unpack(data, codec.load, keyed)
+                return unpack(data, codec, keyed)
             tools.feed(data)
             return tools.unpack()
         except BaseException as error:  # of several kinds: a timestamp that is none, the contents of an ext type

@@ -13,7 +13,7 @@ import pytest
 
 import flower
 from flower import rpc
-from flower.errors import Disconnected, InvalidArguments, Overloaded, RemoteError, Timeout, UnknownMethod
+from flower.errors import ChannelBroken, Disconnected, InvalidArguments, Overloaded, RemoteError, Timeout, UnknownMethod
 from tests.net.support import NEVER, until
 from tests.rpc.support import URL, Calc, pair, raw_client, served, settle
 
@@ -471,3 +471,34 @@ def test_a_timeout_of_ages_is_no_deadline_to_the_peer() -> None:
         assert peer.call("left", timeout=1e6) is True
         for timeout in (1e9, 1e20, 10**200):
             assert peer.call("left", timeout=timeout) is False
+
+
+def test_a_fork_leaves_peers_to_the_parent() -> None:
+    with served(Service()) as (server, peer), rpc.connect(server.url, reconnect=True) as pool:
+        numbers = peer.stream("count", 1000)
+        assert numbers.receive() == 0
+        reply = peer.start("wait", "the gate was opened")
+        assert peer.ping() >= 0.0
+        child = os.fork()
+        if child == 0:
+            status = 1
+            found: list[Any] = []
+            try:
+                for ask in (
+                    lambda: reply.receive(NEVER),
+                    lambda: list(numbers),
+                    lambda: peer.call("add", 1, 2, timeout=NEVER),
+                    lambda: pool.call("add", 1, 2, timeout=NEVER),
+                ):
+                    with pytest.raises(ConnectionError) as caught:
+                        ask()
+                    found.append((type(caught.value), "belongs to the parent" in str(caught.value)))
+                found += [peer.closed, pool.closed, server.peers]
+                lost = [(Disconnected, True), (ChannelBroken, True), (Disconnected, True), (Disconnected, False)]
+                status = 0 if found == [*lost, True, True, ()] else 2
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert list(numbers) == list(range(1, 1000))
+        assert peer.call("add", 1, 2) == pool.call("add", 1, 2) == 3
+        reply.receiver.close()

@@ -70,6 +70,10 @@ class Text(str):
     pass
 
 
+class Whole(int):
+    pass
+
+
 class Number(enum.IntEnum):
     ONE = 1
 
@@ -83,6 +87,12 @@ def test_subclasses_arrive_as_what_they_are_built_on() -> None:
     ordered = collections.OrderedDict(a=1)
     assert through([Text("t"), Number.ONE, pair(1, 2), ordered, bytearray(b"x")]) == ["t", 1, (1, 2), {"a": 1}, b"x"]
     assert through({Word.ONE: Word.ONE}) == {"one": "one"}
+    for number in (2**63, 2**64 - 1, 2**64, -(2**63) - 1):
+        (found,) = through([Whole(number)])
+        assert (type(found), found) == (int, number)
+    assert through({Whole(2**64): 1}) == {2**64: 1}
+    with pytest.raises(ValueError, match="an integer of 65 bits; a plain peer takes 64"):
+        Wire().notify("m", [Whole(2**64)])
 
 
 hashables = st.one_of(st.integers(), st.text(max_size=5), st.uuids(), st.decimals(allow_nan=False), st.dates())
@@ -177,6 +187,13 @@ def test_what_cant_be_made_here_costs_no_connection() -> None:
 def test_it_costs_the_call_alone() -> None:
     rpc.register(Point, name="point")
 
+    class KeyPoint(Point):
+        """As the other side may have it: there, it is hashable."""
+
+        __hash__ = object.__hash__
+
+    _types._by_class[KeyPoint] = _types._by_class[Point]
+
     class Service(Calc):
         def point(self) -> Any:
             return Point(1)
@@ -186,6 +203,10 @@ def test_it_costs_the_call_alone() -> None:
         hole = msgpack.ExtType(VALUE, b"r" + msgpack.packb(["nobody", {}]))
         with pytest.raises(InvalidArguments, match="not registered"):
             peer.call("echo", hole)
+        with pytest.raises(InvalidArguments, match="a map's key that can't be one here: unhashable type: 'Point'"):
+            peer.call("echo", {KeyPoint(1): 2})
+        with pytest.raises(InvalidArguments, match="a map's key that can't be one here"):
+            peer.call("echo", ({KeyPoint(1): 2},))
         assert peer.call("echo", Point(2)) == Point(2)
         assert peer.call("add", (1,), (2,)) == (1, 2)
 
@@ -216,6 +237,28 @@ def test_registered_exceptions_are_raised_as_what_they_are() -> None:
             peer.call("odd")
         assert isinstance(caught.value, RemoteError)
         assert caught.value.args == ("a", 1)
+
+
+def test_registered_exceptions_need_not_be_made_of_what_they_keep() -> None:
+    @rpc.register
+    class Missing(LookupError):
+        def __init__(self, key: str, *, place: str) -> None:
+            super().__init__(f"no {key} in {place}")
+
+    class Service:
+        def missing(self) -> None:
+            raise Missing("spoon", place="drawer")
+
+        def decode(self) -> str:
+            return (10_000 * b"a" + b"\xff").decode()
+
+    with served(Service()) as (_, peer):
+        with pytest.raises(Missing, match="no spoon in drawer") as caught:
+            peer.call("missing")
+        assert isinstance(caught.value, RemoteError)
+        assert caught.value.args == ("no spoon in drawer",)
+        with pytest.raises(UnicodeDecodeError, match="can't decode byte 0xff in position 10000"):
+            peer.call("decode")
 
 
 @pytest.mark.usefixtures("loop")
