@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import flower
-from flower.net import Conn, Dial, Listen
+from flower.net import Conn, Dial, Framed, Listen, Listener, framed
 from flower.net._loop import wait
+from tests.net.certificates import certificates
 
 NEVER = 30.0  # seconds; a timeout that a passing test never sees elapse
 HOME = "127.0.0.1"
@@ -210,3 +213,74 @@ def output(code: str, *args: str) -> str:
     """What a program prints that must end well, and say nothing on standard error."""
     with Program(code, *args) as program:
         return program.end()
+
+
+@contextmanager
+def listening_tls(**options: Any) -> Iterator[Listener]:
+    made = certificates()
+    with Listen((HOME, 0), "tls", cert=made.server, key=made.server_key, **options) as listener:
+        yield listener
+
+
+@contextmanager
+def serving_tls(**options: Any) -> Iterator[Listener]:
+    """A TLS server that echoes."""
+    with listening_tls(**options) as listener:
+        t = flower.go(listener.serve, echo)
+        yield listener
+        listener.close()
+        t.join(NEVER)
+
+
+def client_context() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=certificates().ca)
+
+
+def alive(listener: Listener) -> bool:
+    """Whether the server still serves."""
+    with Dial("tls", listener.addr(), ca=certificates().ca) as conn:
+        conn.write("alive?")
+        return conn.read_exactly(6, timeout=NEVER) == b"alive?"
+
+
+def alive_at_last(listener: Listener) -> bool:
+    """As `alive`, of a server that gives handshakes so little time that on a busy machine we may be late, too."""
+    with flower.timeout(NEVER):
+        while True:
+            try:
+                return alive(listener)
+            except ConnectionError:
+                pass
+
+
+@contextmanager
+def pipe() -> Iterator[list[int]]:
+    ends = list(os.pipe())
+    try:
+        yield ends
+    finally:
+        for fd in ends:
+            if fd >= 0:
+                os.close(fd)
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """An error that takes no note, nor any other attribute."""
+
+    code: int
+
+
+@contextmanager
+def framed_plain(codec: Any) -> Iterator[tuple[Framed[Any], socket.socket]]:
+    """A framed connection, and at its other end a plain socket."""
+    with plain_peer() as (conn, sock), framed(conn, codec) as messages:
+        yield messages, sock
+
+
+def waiting(function: Any, *args: Any) -> flower.tasklet:
+    """A tasklet that calls the function, and waits in it."""
+    t = flower.go(function, *args)
+    rounds(2)
+    assert t.blocked
+    return t
