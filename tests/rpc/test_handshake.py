@@ -25,7 +25,7 @@ from flower.net import Listen
 from flower.rpc import Settings
 from flower.rpc._hello import FLOWER, GREETING, LOCKED, PLAIN, REFUSED, WAITING, BadHello, Handshake, read_hello
 from tests.net.support import NEVER, failing, rounds, until
-from tests.rpc.support import URL, Calc, raw_client, raw_server, served, settle
+from tests.rpc.support import URL, Calc, Raw, raw_client, raw_server, served, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -368,6 +368,24 @@ def test_who_shows_a_token_waits_for_the_answer_and_no_longer() -> None:
     settle()
 
 
+def test_nothing_is_called_before_the_peer_has_taken_the_token() -> None:
+    with Listen(("127.0.0.1", 0)) as listener:
+        conn = flower.net.Dial("tcp", listener.addr())
+        with rpc.Peer(conn, dialed=True, settings=Settings(token="secret")) as peer:
+            raw = Raw(listener.receive(NEVER))
+            calling, noting = flower.go(peer.call, "m"), flower.go(peer.notify, "n")
+            assert raw.receive()[2] == "$/hello"
+            until(lambda: calling.blocked and noting.blocked)
+            raw.send([1, 1, {"k": "invalid", "m": "no", "auth": True}, None])
+            for each in (calling, noting):
+                with pytest.raises(AuthError, match="the peer refused us: no") as caught:
+                    each.join(NEVER)
+                assert caught.value.not_run
+            assert raw.receive() is None  # neither has left
+            raw.conn.close()
+    settle()
+
+
 def test_who_shows_a_token_waits_no_longer_than_the_timeout() -> None:
     with Listen(("127.0.0.1", 0)) as listener:
         host, port = listener.addr()
@@ -427,6 +445,12 @@ def test_a_method_that_is_called_before_the_answer_to_hello_waits_with_what_it_m
         rounds(5)
         raw.send([1, 1, "what is that?", None])
         assert sorted(raw.receive() for _ in range(2)) == [[1, 5, None, [1, 2]], [1, 6, None, [0, 1]]]
+
+
+def test_who_was_let_in_may_send_as_much_as_others() -> None:
+    settings = Settings(token="secret")
+    with served(settings=settings, ours=settings) as (_, peer):
+        assert peer.call("echo", "x" * 20_000) == "x" * 20_000
 
 
 @pytest.mark.parametrize("size", [14_000, 20_000])
@@ -605,6 +629,9 @@ class Slow(Calc):
     def forward(self) -> Any:
         return self.other.call("slow")
 
+    def left_there(self, timeout: float) -> Any:
+        return self.other.call("left", timeout=timeout)
+
     def stubborn(self) -> str:
         with flower.move_on(None):
             try:
@@ -658,6 +685,34 @@ def test_a_cancelled_call_is_still_answered() -> None:
         assert answers[8] == [1, 8, None, "done"]
 
 
+def test_the_peer_is_told_why_a_call_is_given_up() -> None:
+    with raw_server(settings=Settings()) as (peer, raw):
+        raw.send([1, raw.receive()[1], None, HELLO[3][0]])
+        until(lambda: peer._session.theirs is not None)
+        with pytest.raises(Timeout):
+            peer.call("slow", timeout=0)
+        with flower.move_on(0):
+            peer.call("slow")
+        reply = peer.start("slow", timeout=0.001)
+        with pytest.raises(Timeout):
+            reply.receive(NEVER)
+        peer.start("slow").receiver.close()
+        told = [raw.receive() for _ in range(8)]
+        calls = {message[1]: message[3] for message in told if message[0] == 0}
+        first, second, third, fourth = calls
+        assert calls[first] == ["slow", [], {}, {"dl": 1}]  # a part of a millisecond is a whole one
+        reasons = [message[2] for message in told if message[0] == 2]
+        assert reasons == [[first, "deadline"], [second, "cancelled"], [third, "deadline"], [fourth, "cancelled"]]
+
+
+def test_what_is_told_of_the_end_is_why_the_peer_gave_the_call_up() -> None:
+    with served(Slow()) as (server, _), raw_client(server) as raw:
+        raw.send(HELLO, [0, 7, "slow", []], [0, 8, "slow", []])
+        assert raw.receive()[1] == 1
+        raw.send([2, "$/cancel", [7, "deadline"]], [2, "$/cancel", [8, "for fun"]])
+        assert {m[1]: m[2]["k"] for m in (raw.receive(), raw.receive())} == {7: "deadline", 8: "cancelled"}
+
+
 def test_a_deadline_is_kept_where_the_method_runs() -> None:
     slow = Slow()
     with served(slow) as (server, _), raw_client(server) as raw:
@@ -674,6 +729,27 @@ def test_a_deadline_that_passed_before_the_method_began() -> None:
         raw.receive()
         assert raw.receive()[2]["k"] == "cancelled"
         assert slow.log == []
+
+
+def test_of_two_deadlines_the_sooner_counts() -> None:
+    inner, outer = Slow(), Slow()
+    with served(inner) as (_, far), served(outer) as (_, peer):
+        outer.other = far
+        far.call("add", 1, 1)
+        assert peer.call("left_there", 5.0, timeout=50.0) <= 5.1
+        assert 5.0 < peer.call("left_there", 500.0, timeout=50.0) <= 50.1
+
+
+def test_a_time_without_end_is_no_deadline() -> None:
+    with raw_server(settings=Settings()) as (peer, raw):
+        raw.send([1, raw.receive()[1], None, HELLO[3][0]])
+        until(lambda: peer._session.theirs is not None)
+        peer.start("m", timeout=1e300)
+        assert raw.receive()[3] == ["m", [], {}, {}]
+    with served(Slow()) as (server, _), raw_client(server) as raw:
+        raw.send(HELLO, [0, 7, "$/call", ["left", [], {}, {"dl": 10**11 + 1}]])
+        raw.receive()
+        assert raw.receive() == [1, 7, None, None]
 
 
 def test_nested_calls_inherit_the_deadline() -> None:

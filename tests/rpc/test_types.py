@@ -21,7 +21,8 @@ from flower.errors import InvalidArguments, RemoteError
 from flower.rpc import _types
 from flower.rpc._types import MAX_EXT_DEPTH, VALUE, Codec, Packing, new_packer
 from flower.rpc._wire import Unmade, Wire
-from tests.rpc.support import PLAIN, Calc, served
+from tests.net.support import NEVER
+from tests.rpc.support import PLAIN, Calc, raw_server, served
 
 
 @pytest.fixture(autouse=True)
@@ -188,6 +189,18 @@ def test_it_costs_the_call_alone() -> None:
             peer.call("echo", hole)
         assert peer.call("echo", Point(2)) == Point(2)
         assert peer.call("add", (1,), (2,)) == (1, 2)
+
+
+@pytest.mark.usefixtures("loop")
+def test_an_answer_with_what_cant_be_made_here_is_an_error() -> None:
+    with raw_server(settings=rpc.Settings()) as (peer, raw):
+        raw.send([1, raw.receive()[1], None, {"v": 1, "feat": ["types"], "ext": 70}])
+        reply = peer.start("m")
+        hole = msgpack.ExtType(VALUE, b"r" + msgpack.packb(["nobody", {}]))
+        raw.send([1, raw.receive()[1], None, [1, hole]])
+        with pytest.raises(TypeError, match="the answer holds an object of the class 'nobody'"):
+            reply.receive(NEVER)
+        assert not peer.closed
 
 
 @pytest.mark.usefixtures("loop")
