@@ -25,6 +25,7 @@ from flower.net import Listen
 from flower.rpc import Settings
 from flower.rpc._hello import FLOWER, GREETING, LOCKED, PLAIN, REFUSED, WAITING, BadHello, Handshake, read_hello
 from tests.net.support import NEVER, failing, rounds, until
+from tests.rpc import link
 from tests.rpc.support import URL, Calc, Raw, raw_client, raw_server, served, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -368,6 +369,19 @@ def test_who_shows_a_token_waits_for_the_answer_and_no_longer() -> None:
     settle()
 
 
+def test_who_is_not_taken_learns_it_where_there_is_no_room() -> None:
+    a, b = link.linked({}, {}, Settings(token="wrong"), Settings(token="right"))
+    b.conn.sent += bytes(link.ROOM - 1)
+    a.conn.deliver(1 << 30)
+    link.settle()
+    del b.conn.sent[: link.ROOM - 1]
+    b.conn.deliver(1 << 30)
+    link.settle()
+    assert isinstance(a.fault, AuthError)
+    a.close()
+    link.settle()
+
+
 def test_nothing_is_called_before_the_peer_has_taken_the_token() -> None:
     with Listen(("127.0.0.1", 0)) as listener:
         conn = flower.net.Dial("tcp", listener.addr())
@@ -476,6 +490,7 @@ def test_we_keep_to_them_from_the_first_message_on(way: str, most: int) -> None:
         with pytest.raises(ValueError, match=f"{most} is the most"):
             getattr(peer, way)("note", "x" * most)
         assert peer.call("add", 1, 2) == 3  # on the same connection
+        assert not peer._session.wire._calls
     settle()
 
 
@@ -639,6 +654,11 @@ class Slow(Calc):
             except flower.Cancelled:
                 pass
         return "done"
+
+    def stubborn_twice(self) -> None:
+        self.stubborn()
+        with flower.shield():
+            self.gate.receive(NEVER)
 
     def left(self) -> Any:
         context = rpc.context()
@@ -837,6 +857,58 @@ def test_draining() -> None:
         calc.gate.send(None, NEVER)
         assert t.join(NEVER) is True
         assert reply.receive(NEVER) == "x"
+
+
+def test_what_a_peer_is_told_by_one_who_drains() -> None:
+    with served() as (server, _), raw_client(server) as raw:
+        raw.send(HELLO, [0, 7, "echo", [1]])
+        assert [raw.receive()[1] for _ in range(2)] == [1, 7]
+        (session,) = (s for s in server._sessions if s.theirs is not None and s.theirs.node == "raw")
+        draining = flower.go(session.drain, "so long", 5.5)
+        assert raw.receive() == [2, "$/bye", ["so long", 7, 5500]]
+        raw.send([1, raw.receive()[1], None, None])
+        assert draining.join(NEVER) is True
+
+
+def test_who_drains_waits_no_longer_for_methods_whose_caller_is_gone() -> None:
+    slow = Slow()
+    with served(slow) as (server, peer):
+        reply = peer.start("stubborn_twice")
+        until(lambda: slow.gate.balance == -1)
+        (session,) = server._sessions
+        draining = flower.go(session.drain, grace=1000 * NEVER)
+        until(lambda: peer._session.leaving and not session.outstanding)
+        rounds(3)
+        session.close()
+        assert draining.join(NEVER) is True
+        assert slow.gate.balance == -1
+        slow.gate.send(None, NEVER)
+        with pytest.raises(Disconnected):
+            reply.receive(NEVER)
+
+
+def test_who_drains_waits_until_its_answers_have_left() -> None:
+    a, b = link.linked({}, {})
+    link.deliver_all(a, b)
+    reply = a.begin("nothing")
+    b.conn.sent += bytes(link.ROOM)  # no room
+    a.conn.deliver(1 << 30)
+    link.settle()
+    b.theirs = None  # no ping, which would wait for the same
+    draining = flower.go(b.drain)
+    link.settle()
+    assert draining.alive
+    del b.conn.sent[:]
+    b.conn.deliver(0)
+    link.settle()
+    assert draining.join(NEVER) is True
+    b.conn.deliver(1 << 30)
+    link.settle()
+    with pytest.raises(UnknownMethod):
+        reply.receive(NEVER)
+    a.close()
+    b.close()
+    link.settle()
 
 
 def test_a_request_to_one_who_drains_is_refused() -> None:

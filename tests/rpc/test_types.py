@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flower import rpc
-from flower.errors import InvalidArguments, RemoteError
+from flower.errors import Disconnected, InvalidArguments, RemoteError
 from flower.rpc import _types
 from flower.rpc._types import MAX_EXT_DEPTH, VALUE, Codec, Packing, new_packer
 from flower.rpc._wire import Unmade, Wire
@@ -201,6 +201,26 @@ def test_an_answer_with_what_cant_be_made_here_is_an_error() -> None:
         with pytest.raises(TypeError, match="the answer holds an object of the class 'nobody'"):
             reply.receive(NEVER)
         assert not peer.closed
+
+
+@pytest.mark.usefixtures("loop")
+def test_an_error_whose_making_closes_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    class Closing(Exception):
+        def __new__(cls, *args: Any) -> Any:
+            peer.close()
+            return super().__new__(cls, *args)
+
+    rpc.register(Closing, name="closing")
+    calc = Calc()
+    with raw_server(calc) as (peer, raw):
+        reply = peer.start("m")
+        error = {"k": "failed", "t": "closing", "m": "it closes", "a": []}
+        raw.send([1, raw.receive()[1], error, None], [2, "note", ["too late"]])
+        with pytest.raises(Disconnected, match="closed here"):
+            reply.receive(NEVER)
+        raw.conn.close()
+    assert not calc.log
+    assert not caplog.records
 
 
 @pytest.mark.usefixtures("loop")
