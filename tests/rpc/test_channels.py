@@ -17,6 +17,7 @@ from flower import ChannelClosed, Timeout, channel, rpc
 from flower.errors import ChannelBroken, DeadlineExceeded, RemoteAbort, RemoteError
 from flower.rpc import Settings
 from tests.net.support import NEVER, in_thread, rounds, until
+from tests.rpc import link
 from tests.rpc.support import PLAIN, URL, Calc, raw_client, served
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -415,6 +416,37 @@ def test_2_encoding_fails_half_way() -> None:
         ch.send("and here")
         assert ch.receive() == "and here"
         assert len(session.streams) == 1
+
+
+def test_2_a_message_that_finds_no_room_leaves_its_ends_here() -> None:
+    """A request, a notification and an answer."""
+    ch: channel[Any] = channel(2)
+    answering: list[Any] = []
+
+    def give() -> Any:
+        answering.append(flower.getcurrent())
+        return [ch.sender, ch.receiver]
+
+    a, b = link.linked({"give": give}, {})
+    link.deliver_all(a, b)
+    a.conn.sent += bytes(link.ROOM)
+    for do in (a.call, a.begin):
+        with pytest.raises(Timeout):
+            do("m", ([ch.sender, ch.receiver],), None, 0)
+    with flower.move_on(0):
+        a.notify("m", (ch.sender, ch.receiver))
+    b.begin("give")
+    b.conn.deliver(1 << 30)
+    link.settle()
+    assert len(a.streams) == 2
+    answering[0].kill()
+    link.settle()
+    assert not len(a.streams)
+    ch.send("still here")
+    assert ch.receive() == "still here"
+    a.close()
+    b.close()
+    link.settle()
 
 
 def test_3_a_sending_end_twice_a_receiving_end_once() -> None:

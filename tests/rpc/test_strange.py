@@ -25,7 +25,7 @@ from flower.errors import ChannelBroken, ChannelClosed, Disconnected, RemoteAbor
 from flower.rpc import Settings, _serving
 from tests.net.support import NEVER, rounds, until
 from tests.rpc import link
-from tests.rpc.support import PLAIN, URL, Calc, Raw, pair, raw_client, served, settle
+from tests.rpc.support import PLAIN, URL, Calc, Raw, pair, raw_client, raw_server, served, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -517,6 +517,18 @@ def test_a_node_in_the_middle_gives_all_that_it_holds_before_it_tells_that_the_s
         assert session.fault is None
         session.close()
     link.deliver_all(*sessions)
+
+
+def test_no_piece_is_longer_than_the_peer_takes() -> None:
+    with rpc.serve(URL, {"values": lambda: (yield "x" * 2000)}) as server, raw_client(server) as raw:
+        greet(raw, max_frame=300)
+        raw.send([0, 2, "values", []])
+        assert raw.receive()[:2] == [1, 2]
+        pieces = [raw.receive()[2] for _ in range(7)]
+        assert {len(piece[1]) for piece in pieces[:-1]} == {300}
+        assert b"".join(piece[1] for piece in pieces) == msgpack.packb("x" * 2000)
+        assert [piece[2] for piece in pieces] == [True] * 6 + [False]
+        assert raw.receive()[1] == "$/end"
 
 
 def test_unfinished_values_have_a_bound_together() -> None:
@@ -1798,6 +1810,46 @@ def test_the_time_of_a_stream_is_kept_here_too() -> None:
             raw.send([2, "$/end", [2, 1]])
             raw.conn.close()
     settle()
+
+
+def test_the_time_of_our_own_caller_is_kept_whatever_the_peer_does() -> None:
+    """A call that is begun, and a stream, in a tasklet that the method leaves behind."""
+    asked: list[Any] = []
+
+    def ask(other: Any, way: str) -> None:
+        if way == "start":
+            other.start("m").receive(NEVER)
+        else:
+            list(other.stream("m"))
+
+    with raw_server(settings=Settings()) as (other, raw):
+        raw.send([1, raw.receive()[1], None, {"v": 1, "feat": ["call", "channels"], "ext": 70, **LIMITS}])
+        with served({"go": lambda way: asked.append(flower.go(ask, other, way))}) as (_, peer):
+            for number, way in enumerate(("start", "stream")):
+                peer.call("go", way, timeout=0.02)
+                message = raw.receive()
+                assert 0 < message[3][3]["dl"] <= 20
+                if way == "stream":
+                    raw.send([1, message[1], None, end_of(2, 2, 0, 0)])
+                with pytest.raises(Timeout, match="within the time that our own caller gave"):
+                    asked[number].join(NEVER)
+                assert raw.receive()[1] == ("$/cancel" if way == "start" else "$/stop")
+
+
+def test_a_reply_that_is_closed_when_its_answer_has_come_gives_nothing_up() -> None:
+    with raw_server(settings=Settings()) as (peer, raw):
+        raw.send([1, raw.receive()[1], None, {"v": 1, "ext": 70}])
+        until(lambda: peer._session.theirs is not None)
+        reply = peer.start("m")
+        closed = peer.start("m", timeout=0.001)
+        closed.receiver.close()
+        flower.time.sleep(0.002)  # its time is over, too
+        raw.send(*[[1, raw.receive()[1], None, n] for n in (1, 2)])
+        until(lambda: peer._session.outstanding == 0)
+        reply.receiver.close()
+        peer.notify("done")
+        assert [raw.receive()[1] for _ in range(2)] == ["$/cancel", "done"]
+        assert not peer._session.calls.given_up
 
 
 def test_what_is_given_up_and_answered_later_is_forgotten() -> None:

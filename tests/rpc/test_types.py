@@ -16,12 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import flower
 from flower import rpc
 from flower.errors import Disconnected, InvalidArguments, RemoteError
 from flower.rpc import _types
 from flower.rpc._types import MAX_EXT_DEPTH, VALUE, Codec, Packing, new_packer
 from flower.rpc._wire import Unmade, Wire
-from tests.net.support import NEVER
+from tests.net.support import NEVER, until
 from tests.rpc.support import PLAIN, Calc, raw_server, served
 
 
@@ -218,8 +219,9 @@ def test_an_error_whose_making_closes_the_connection(caplog: pytest.LogCaptureFi
         raw.send([1, raw.receive()[1], error, None], [2, "note", ["too late"]])
         with pytest.raises(Disconnected, match="closed here"):
             reply.receive(NEVER)
+        until(lambda: flower.getruncount() == 1)
+        assert not calc.log
         raw.conn.close()
-    assert not calc.log
     assert not caplog.records
 
 
