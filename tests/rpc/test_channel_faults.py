@@ -114,6 +114,17 @@ def test_a_value_in_pieces() -> None:
         assert list(keeper.kept) == []
 
 
+def test_a_value_in_pieces_is_no_longer_than_a_message(caplog: pytest.LogCaptureFixture) -> None:
+    """But for what its pieces take beside."""
+    settings = Settings(max_message=2048)
+    with rpc.serve(URL, Keeper(), settings=settings) as server, raw_client(server) as raw:
+        raw.send([0, 1, "$/hello", [HELLO]], [0, 2, "keep", [end(2, 1)]])
+        assert [raw.receive()[2] for _ in range(2)] == [None, None]
+        raw.send(*[[2, "$/d", [1, bytes(500), True]]] * 9)
+        assert raw.receive() is None
+    assert "a value longer than 2048 bytes" in caplog.text
+
+
 # -- Edge cases, by their number in the protocol's description
 
 
@@ -158,6 +169,7 @@ BREACHES: dict[str, list[Any]] = {
     "two ends": [[2, "$/end", [1, 0]], [2, "$/end", [1, 0]]],
     "an id of ours": [[0, 9, "keep", [end(2, 4)]]],
     "an id in use": [[0, 9, "keep", [end(2, 1)]]],
+    "an id in use of the other kind": [[0, 8, "keep", [end(1, 3, 4, 100)]], [0, 9, "keep", [end(2, 3)]]],
     "an id below 1": [[0, 9, "keep", [end(2, 0)]]],
     "an end that is no array": [[0, 9, "keep", [msgpack.ExtType(70, b"\x05")]]],
     "an end that is nothing": [[0, 9, "keep", [msgpack.ExtType(70, b"")]]],

@@ -242,6 +242,20 @@ def test_an_error_of_a_generator_comes_after_its_values(count: int) -> None:
         quiet(session, other)
 
 
+def test_a_close_that_a_generator_met_elsewhere_is_no_end_of_its_stream() -> None:
+    def values() -> Iterator[int]:
+        yield 1
+        other: channel[int] = channel()
+        other.close()
+        yield other.receive()
+
+    with served({"values": values}) as (_, peer):
+        stream = peer.stream("values")
+        assert stream.receive(NEVER) == 1
+        with pytest.raises(RemoteAbort, match="ChannelClosed"):
+            stream.receive(NEVER)
+
+
 def test_a_value_that_cant_be_sent_fails_the_stream() -> None:
     with streaming() as (_, session, other):
         stream = session.stream("unpackable_stream")
@@ -931,6 +945,22 @@ class Closes:
 
     def __del__(self) -> None:
         self.ch.close()
+
+
+def test_a_channel_that_is_closed_by_a_value_that_cant_be_packed() -> None:
+    class Bad(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            ch.close()
+            raise ValueError("not to be had")
+
+    with streaming() as (service, session, _):
+        ch: channel[Any] = channel(2)
+        session.call("keep", (ch.receiver,))
+        with pytest.raises(ValueError, match="not to be had"):
+            ch.send(Bad())
+        with pytest.raises(ChannelClosed):
+            service.kept.receive(NEVER)
+        service.kept = None
 
 
 @pytest.mark.slow

@@ -676,8 +676,8 @@ def test_cancellation_reaches_the_method(how: str) -> None:
             until(lambda: slow.gate.balance == -1)
             reply.receiver.close("enough")
         elif how == "timeout":
-            with pytest.raises(Timeout, match=r"slow gave no answer within 0.01 s"):
-                peer.call("slow", timeout=0.01)
+            with pytest.raises(Timeout, match=r"slow gave no answer within 0.1 s"):
+                peer.call("slow", timeout=0.1)  # enough for it to begin, on a busy machine, too
         else:
             scope = flower.move_on()
 
@@ -919,7 +919,7 @@ def test_a_request_to_one_who_drains_is_refused() -> None:
             session.draining = True
         raw.send(HELLO, [0, 2, "add", [1, 2]])
         raw.receive()
-        assert raw.receive()[2]["k"] == "overloaded"
+        assert raw.receive()[2] == {"k": "overloaded", "t": "", "m": "overloaded: about to leave, no new calls"}
 
 
 def test_a_call_that_was_never_sent_says_so() -> None:

@@ -256,6 +256,20 @@ def test_behind_a_backlog_answers_still_arrive(monkeypatch: pytest.MonkeyPatch) 
         until(lambda: len(calc.log) == 120)
 
 
+def test_while_we_wait_for_an_answer_a_peer_that_notifies_too_much_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_serving, "ENOUGH", 1_000)
+    monkeypatch.setattr(_serving, "AT_MOST", 50_000)
+    with raw_server(Calc()) as (peer, raw):
+        t = failing(peer.call, "question")
+        assert raw.receive()[2] == "question"
+        raw.send([2, "wait", []], *[[2, "note", ["x" * 1_000]]] * 100)
+        error = t.join(NEVER)
+        assert isinstance(error, ProtocolError)
+        assert "faster than they are served" in str(error)
+        with contextlib.suppress(ConnectionError):
+            assert raw.receive() is None
+
+
 def test_who_is_held_back_learns_of_the_close_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_serving, "A_LOOK", 1000 * NEVER)
     with raw_server(Calc()) as (peer, raw):
