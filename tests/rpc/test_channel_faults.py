@@ -140,6 +140,35 @@ def test_7_data_for_a_stopped_channel_is_dropped_and_counted() -> None:
         assert len(session.streams) == 0
 
 
+def test_a_stop_says_what_was_taken_and_not_what_came() -> None:
+    with greeted() as (keeper, raw, _):
+        ask(raw, "keep", end(2, 1))
+        raw.send([2, "$/d", [1, "a"]], [2, "$/d", [1, "b"]])
+        assert ask(raw, "echo", 1) == 1
+        assert keeper.kept.receive(NEVER) == "a"
+        keeper.kept.close("enough")
+        assert raw.receive() == [2, "$/stop", [1, 1, "enough", None]]
+        raw.send([2, "$/end", [1, 2]])
+
+
+def test_no_more_channels_are_opened_than_the_peer_takes() -> None:
+    kept: list[channel[Any]] = []
+
+    def want() -> Any:
+        kept.append(channel(8))
+        return kept[-1].sender
+
+    with rpc.serve(URL, {"want": want}) as server, raw_client(server) as raw:
+        raw.send([0, 1, "$/hello", [{**HELLO, "max_chans": 2}]])
+        assert raw.receive()[2] is None
+        for _ in range(2):
+            ask(raw, "want")
+        raw.send([0, 8, "want", []])
+        assert "2 channels are open" in raw.receive()[2]["m"]
+        raw.send([0, 9, "$/ping", []])
+        assert raw.receive() == [1, 9, None, None]
+
+
 def test_a_wrong_count_is_no_clean_close() -> None:
     with greeted() as (keeper, raw, _):
         ask(raw, "keep", end(2, 1))

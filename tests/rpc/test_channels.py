@@ -595,6 +595,21 @@ def test_5_three_nodes_values_that_are_sent(end: str) -> None:
         quiet(ab, ba, bc, cb)
 
 
+def test_5_a_value_that_the_second_connection_does_not_carry_fails_on_both() -> None:
+    last, ch = Streams(), channel(2)
+    with served(last, Settings(max_message=4096)) as (_, onwards):
+        onwards.call("add", 1, 2)
+        with served({"pass_on": lambda receiver: onwards.call("keep", receiver)}) as (_, peer):
+            peer.call("pass_on", ch.receiver)
+            ch.send("x" * 10_000)
+            with pytest.raises(RemoteAbort, match="4096 is the most"):
+                last.kept.receive(NEVER)
+            until(lambda: ch.closed)
+            with pytest.raises(RemoteError, match="4096 is the most"):
+                ch.send("more")
+        last.kept = None
+
+
 def test_5_only_the_credit_that_the_last_one_gave_is_passed_on() -> None:
     with streaming(channel_items=4) as (b, ab, _), streaming(channel_items=4) as (c, bc, _):
         sent = []

@@ -595,6 +595,9 @@ def test_what_a_remote_error_tells() -> None:
         def stop(self) -> None:
             raise StopIteration(5)
 
+        def no_class(self) -> None:
+            raise Exception("of no class of its own")
+
     with served(Failing()) as (_, peer):
         with pytest.raises(KeyError) as caught:
             peer.call("key")
@@ -614,6 +617,9 @@ def test_what_a_remote_error_tells() -> None:
             peer.call("unicode")
         with pytest.raises(RemoteError, match="StopIteration"):
             peer.call("stop")
+        with pytest.raises(RemoteError) as plain:
+            peer.call("no_class")
+        assert type(plain.value) is RemoteError
 
 
 def test_tracebacks_are_told_only_where_that_is_allowed() -> None:
