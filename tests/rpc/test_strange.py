@@ -755,6 +755,26 @@ def test_what_another_thread_has_sent_on_an_end_that_goes_home_comes_first() -> 
         assert raw.receive()[:3] == [1, 2, None]
 
 
+def test_what_another_thread_has_sent_is_there_when_the_receiving_end_comes_home() -> None:
+    a, b = link.linked({}, {"keep": lambda end: kept.append(end)})
+    kept: list[Any] = []
+    link.deliver_all(a, b)
+    ch: channel[Any] = channel(10)
+    a.begin("keep", (ch.receiver,))
+    link.deliver_all(a, b)
+    (number,) = a.streams.outbound
+    thread = threading.Thread(target=ch.send, args=("from a thread",))
+    thread.start()
+    thread.join(NEVER)
+    home = a.streams.load(msgpack.packb([3, number, 0, 0, {}]))  # before this thread has looked at it
+    assert home.receive(NEVER) == "from a thread"
+    link.deliver_all(a, b)
+    assert a.fault is None
+    a.close()
+    b.close()
+    link.settle()
+
+
 def test_a_sending_end_that_fails_as_it_goes_home_is_a_sending_end() -> None:
     def use(sender: Any) -> Any:
         thread = threading.Thread(target=sender.send, args=(object(),))
