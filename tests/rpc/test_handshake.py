@@ -70,6 +70,17 @@ def test_a_token(wanted: Any, given: Any, state: str) -> None:
     assert callee.state is state
 
 
+def test_a_certificate_is_as_good_as_a_token_but_who_verifies_decides_on_all() -> None:
+    def state(**settings: Any) -> str:
+        return Handshake(Settings(**settings), dialed=False, authenticated=True).state
+
+    def verify(token: bytes | None, hello: Any) -> bool:
+        return False
+
+    assert state(token="secret") is WAITING
+    assert state(verify=verify) is state(token="secret", verify=verify) is LOCKED
+
+
 def test_a_second_hello_and_one_from_the_wrong_side() -> None:
     callee = Handshake(Settings(), dialed=False)
     callee.greeted([{"v": 1}])

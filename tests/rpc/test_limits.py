@@ -360,8 +360,9 @@ def test_nothing_more_is_served_to_a_peer_that_we_closed() -> None:
     assert calc.log == []
 
 
+@pytest.mark.parametrize("count", [3, 20])
 @pytest.mark.parametrize("how", ["kill", "exit", "cancel"])
-def test_a_notification_that_ends_its_tasklet_does_not_stop_the_rest(how: str) -> None:
+def test_a_notification_that_ends_its_tasklet_does_not_stop_the_rest(how: str, count: int) -> None:
     class Ending(Calc):
         def note(self, value: Any) -> None:
             self.log.append(len(value))
@@ -377,12 +378,16 @@ def test_a_notification_that_ends_its_tasklet_does_not_stop_the_rest(how: str) -
     ending = Ending()
     with served(ending) as (server, peer):
         (session,) = server._sessions
-        sender = flower.go(lambda: [peer.notify("note", b"x" * 30_000) for _ in range(20)])
-        until(lambda: session.serving.proceed.balance == -1)
+        sender = flower.go(lambda: [peer.notify("note", b"x" * 30_000) for _ in range(count)])
+        until(lambda: ending.gate.balance == -1)
+        if count == 3:  # and no other comes
+            assert peer.call("add", 1, 2) == 3
+        else:
+            until(lambda: session.serving.proceed.balance == -1)
         ending.gate.send(None, NEVER)
         sender.join(NEVER)
+        until(lambda: len(ending.log) == count)
         assert peer.call("add", 1, 2) == 3
-        until(lambda: len(ending.log) == 20)
 
 
 # -- Peers that are gone
