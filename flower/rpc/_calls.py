@@ -328,8 +328,7 @@ class Calls:
     def settled(self) -> None:
         """It is a Flower peer: what was given up before it said so, it may stop."""
         for msgid, why in list(self.given_up.items()):
-            if msgid in self.pending:
-                self._session.outbox.post(self._session.wire.notify(CANCEL, [msgid, why]))
+            self._session.outbox.post(self._session.wire.notify(CANCEL, [msgid, why]))
 
     def _new_reply(self, method: str) -> channel[Any]:
         reply: channel[Any] = channel(1, method)

@@ -433,7 +433,8 @@ def test_a_method_whose_caller_has_gone_is_cancelled(how: str, recwarn: Any) -> 
         until(lambda: not server.peers)
 
 
-def test_a_method_that_hangs_up_goes_on() -> None:
+@pytest.mark.parametrize("way", ["call", "notify"])
+def test_a_method_that_hangs_up_goes_on(way: str) -> None:
     class Service:
         done = 0
 
@@ -446,8 +447,11 @@ def test_a_method_that_hangs_up_goes_on() -> None:
 
     service = Service()
     with served(service) as (server, peer):
-        with pytest.raises(Disconnected):
-            peer.call("part")
+        if way == "notify":
+            peer.notify("part")
+        else:
+            with pytest.raises(Disconnected):
+                peer.call("part")
         until(lambda: service.done)
         assert not server.peers
 

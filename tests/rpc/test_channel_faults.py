@@ -114,6 +114,17 @@ def test_a_value_in_pieces() -> None:
         assert list(keeper.kept) == []
 
 
+def test_a_value_in_pieces_is_no_longer_than_a_message(caplog: pytest.LogCaptureFixture) -> None:
+    """But for what its pieces take beside."""
+    settings = Settings(max_message=2048)
+    with rpc.serve(URL, Keeper(), settings=settings) as server, raw_client(server) as raw:
+        raw.send([0, 1, "$/hello", [HELLO]], [0, 2, "keep", [end(2, 1)]])
+        assert [raw.receive()[2] for _ in range(2)] == [None, None]
+        raw.send(*[[2, "$/d", [1, bytes(500), True]]] * 9)
+        assert raw.receive() is None
+    assert "a value longer than 2048 bytes" in caplog.text
+
+
 # -- Edge cases, by their number in the protocol's description
 
 
@@ -127,6 +138,35 @@ def test_7_data_for_a_stopped_channel_is_dropped_and_counted() -> None:
         raw.send([2, "$/d", [1, "b"]], [2, "$/d", [1, "c"]], [2, "$/end", [1, 3]])
         assert ask(raw, "echo", 1) == 1
         assert len(session.streams) == 0
+
+
+def test_a_stop_says_what_was_taken_and_not_what_came() -> None:
+    with greeted() as (keeper, raw, _):
+        ask(raw, "keep", end(2, 1))
+        raw.send([2, "$/d", [1, "a"]], [2, "$/d", [1, "b"]])
+        assert ask(raw, "echo", 1) == 1
+        assert keeper.kept.receive(NEVER) == "a"
+        keeper.kept.close("enough")
+        assert raw.receive() == [2, "$/stop", [1, 1, "enough", None]]
+        raw.send([2, "$/end", [1, 2]])
+
+
+def test_no_more_channels_are_opened_than_the_peer_takes() -> None:
+    kept: list[channel[Any]] = []
+
+    def want() -> Any:
+        kept.append(channel(8))
+        return kept[-1].sender
+
+    with rpc.serve(URL, {"want": want}) as server, raw_client(server) as raw:
+        raw.send([0, 1, "$/hello", [{**HELLO, "max_chans": 2}]])
+        assert raw.receive()[2] is None
+        for _ in range(2):
+            ask(raw, "want")
+        raw.send([0, 8, "want", []])
+        assert "2 channels are open" in raw.receive()[2]["m"]
+        raw.send([0, 9, "$/ping", []])
+        assert raw.receive() == [1, 9, None, None]
 
 
 def test_a_wrong_count_is_no_clean_close() -> None:
@@ -158,6 +198,7 @@ BREACHES: dict[str, list[Any]] = {
     "two ends": [[2, "$/end", [1, 0]], [2, "$/end", [1, 0]]],
     "an id of ours": [[0, 9, "keep", [end(2, 4)]]],
     "an id in use": [[0, 9, "keep", [end(2, 1)]]],
+    "an id in use of the other kind": [[0, 8, "keep", [end(1, 3, 4, 100)]], [0, 9, "keep", [end(2, 3)]]],
     "an id below 1": [[0, 9, "keep", [end(2, 0)]]],
     "an end that is no array": [[0, 9, "keep", [msgpack.ExtType(70, b"\x05")]]],
     "an end that is nothing": [[0, 9, "keep", [msgpack.ExtType(70, b"")]]],

@@ -17,6 +17,7 @@ from flower import ChannelClosed, Timeout, channel, rpc
 from flower.errors import ChannelBroken, DeadlineExceeded, RemoteAbort, RemoteError
 from flower.rpc import Settings
 from tests.net.support import NEVER, in_thread, rounds, until
+from tests.rpc import link
 from tests.rpc.support import PLAIN, URL, Calc, raw_client, served
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -241,6 +242,20 @@ def test_an_error_of_a_generator_comes_after_its_values(count: int) -> None:
         quiet(session, other)
 
 
+def test_a_close_that_a_generator_met_elsewhere_is_no_end_of_its_stream() -> None:
+    def values() -> Iterator[int]:
+        yield 1
+        other: channel[int] = channel()
+        other.close()
+        yield other.receive()
+
+    with served({"values": values}) as (_, peer):
+        stream = peer.stream("values")
+        assert stream.receive(NEVER) == 1
+        with pytest.raises(RemoteAbort, match="ChannelClosed"):
+            stream.receive(NEVER)
+
+
 def test_a_value_that_cant_be_sent_fails_the_stream() -> None:
     with streaming() as (_, session, other):
         stream = session.stream("unpackable_stream")
@@ -417,6 +432,37 @@ def test_2_encoding_fails_half_way() -> None:
         assert len(session.streams) == 1
 
 
+def test_2_a_message_that_finds_no_room_leaves_its_ends_here() -> None:
+    """A request, a notification and an answer."""
+    ch: channel[Any] = channel(2)
+    answering: list[Any] = []
+
+    def give() -> Any:
+        answering.append(flower.getcurrent())
+        return [ch.sender, ch.receiver]
+
+    a, b = link.linked({"give": give}, {})
+    link.deliver_all(a, b)
+    a.conn.sent += bytes(link.ROOM)
+    for do in (a.call, a.begin):
+        with pytest.raises(Timeout):
+            do("m", ([ch.sender, ch.receiver],), None, 0)
+    with flower.move_on(0):
+        a.notify("m", (ch.sender, ch.receiver))
+    b.begin("give")
+    b.conn.deliver(1 << 30)
+    link.settle()
+    assert len(a.streams) == 2
+    answering[0].kill()
+    link.settle()
+    assert not len(a.streams)
+    ch.send("still here")
+    assert ch.receive() == "still here"
+    a.close()
+    b.close()
+    link.settle()
+
+
 def test_3_a_sending_end_twice_a_receiving_end_once() -> None:
     with streaming() as (_, session, other):
         ch = channel(2)
@@ -547,6 +593,21 @@ def test_5_three_nodes_values_that_are_sent(end: str) -> None:
         b.kept = c.kept = None
         gc.collect()
         quiet(ab, ba, bc, cb)
+
+
+def test_5_a_value_that_the_second_connection_does_not_carry_fails_on_both() -> None:
+    last, ch = Streams(), channel(2)
+    with served(last, Settings(max_message=4096)) as (_, onwards):
+        onwards.call("add", 1, 2)
+        with served({"pass_on": lambda receiver: onwards.call("keep", receiver)}) as (_, peer):
+            peer.call("pass_on", ch.receiver)
+            ch.send("x" * 10_000)
+            with pytest.raises(RemoteAbort, match="4096 is the most"):
+                last.kept.receive(NEVER)
+            until(lambda: ch.closed)
+            with pytest.raises(RemoteError, match="4096 is the most"):
+                ch.send("more")
+        last.kept = None
 
 
 def test_5_only_the_credit_that_the_last_one_gave_is_passed_on() -> None:
@@ -899,6 +960,22 @@ class Closes:
 
     def __del__(self) -> None:
         self.ch.close()
+
+
+def test_a_channel_that_is_closed_by_a_value_that_cant_be_packed() -> None:
+    class Bad(list[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            ch.close()
+            raise ValueError("not to be had")
+
+    with streaming() as (service, session, _):
+        ch: channel[Any] = channel(2)
+        session.call("keep", (ch.receiver,))
+        with pytest.raises(ValueError, match="not to be had"):
+            ch.send(Bad())
+        with pytest.raises(ChannelClosed):
+            service.kept.receive(NEVER)
+        service.kept = None
 
 
 @pytest.mark.slow

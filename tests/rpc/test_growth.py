@@ -13,7 +13,7 @@ import pytest
 import flower
 from flower import channel, rpc
 from flower.rpc import Settings
-from tests.net.support import until
+from tests.net.support import NEVER, until
 from tests.rpc.support import URL, Calc, settle
 
 pytestmark = pytest.mark.slow
@@ -52,6 +52,13 @@ def timeouts(peer: rpc.Peer) -> None:
     for _ in range(20):
         with suppress(flower.Timeout):
             peer.call("never", timeout=0.001)
+
+
+def in_time(peer: rpc.Peer) -> None:
+    for i in range(50):
+        assert peer.call("echo", i, timeout=NEVER) == i
+        assert peer.start("echo", i, timeout=NEVER).receive() == i
+        assert sum(peer.stream("count", 100, timeout=NEVER)) == 4950  # which have not all come with the answer
 
 
 def given_up(peer: rpc.Peer) -> None:
@@ -93,13 +100,13 @@ def channels(peer: rpc.Peer) -> None:
 
 def connections(peer: rpc.Peer) -> None:
     for _ in range(10):
-        with rpc.connect(peer.call("url")) as other:
+        with rpc.connect(peer.call("url"), heartbeat=NEVER) as other:
             other.call("echo", 1)
 
 
 @pytest.mark.parametrize(
     "work",
-    [calls, failures, timeouts, given_up, streams, stopped_streams, dropped_streams, channels, connections],
+    [calls, failures, timeouts, in_time, given_up, streams, stopped_streams, dropped_streams, channels, connections],
     ids=lambda work: work.__name__,
 )
 def test_what_has_ended_leaves_nothing(work: Callable[[rpc.Peer], None]) -> None:

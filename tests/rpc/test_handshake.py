@@ -25,7 +25,8 @@ from flower.net import Listen
 from flower.rpc import Settings
 from flower.rpc._hello import FLOWER, GREETING, LOCKED, PLAIN, REFUSED, WAITING, BadHello, Handshake, read_hello
 from tests.net.support import NEVER, failing, rounds, until
-from tests.rpc.support import URL, Calc, raw_client, raw_server, served, settle
+from tests.rpc import link
+from tests.rpc.support import URL, Calc, Raw, raw_client, raw_server, served, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -67,6 +68,17 @@ def test_a_token(wanted: Any, given: Any, state: str) -> None:
     else:
         assert "auth" not in callee.greeted([hello])
     assert callee.state is state
+
+
+def test_a_certificate_is_as_good_as_a_token_but_who_verifies_decides_on_all() -> None:
+    def state(**settings: Any) -> str:
+        return Handshake(Settings(**settings), dialed=False, authenticated=True).state
+
+    def verify(token: bytes | None, hello: Any) -> bool:
+        return False
+
+    assert state(token="secret") is WAITING
+    assert state(verify=verify) is state(token="secret", verify=verify) is LOCKED
 
 
 def test_a_second_hello_and_one_from_the_wrong_side() -> None:
@@ -368,6 +380,37 @@ def test_who_shows_a_token_waits_for_the_answer_and_no_longer() -> None:
     settle()
 
 
+def test_who_is_not_taken_learns_it_where_there_is_no_room() -> None:
+    a, b = link.linked({}, {}, Settings(token="wrong"), Settings(token="right"))
+    b.conn.sent += bytes(link.ROOM - 1)
+    a.conn.deliver(1 << 30)
+    link.settle()
+    del b.conn.sent[: link.ROOM - 1]
+    b.conn.deliver(1 << 30)
+    link.settle()
+    assert isinstance(a.fault, AuthError)
+    a.close()
+    link.settle()
+
+
+def test_nothing_is_called_before_the_peer_has_taken_the_token() -> None:
+    with Listen(("127.0.0.1", 0)) as listener:
+        conn = flower.net.Dial("tcp", listener.addr())
+        with rpc.Peer(conn, dialed=True, settings=Settings(token="secret")) as peer:
+            raw = Raw(listener.receive(NEVER))
+            calling, noting = flower.go(peer.call, "m"), flower.go(peer.notify, "n")
+            assert raw.receive()[2] == "$/hello"
+            until(lambda: calling.blocked and noting.blocked)
+            raw.send([1, 1, {"k": "invalid", "m": "no", "auth": True}, None])
+            for each in (calling, noting):
+                with pytest.raises(AuthError, match="the peer refused us: no") as caught:
+                    each.join(NEVER)
+                assert caught.value.not_run
+            assert raw.receive() is None  # neither has left
+            raw.conn.close()
+    settle()
+
+
 def test_who_shows_a_token_waits_no_longer_than_the_timeout() -> None:
     with Listen(("127.0.0.1", 0)) as listener:
         host, port = listener.addr()
@@ -429,6 +472,12 @@ def test_a_method_that_is_called_before_the_answer_to_hello_waits_with_what_it_m
         assert sorted(raw.receive() for _ in range(2)) == [[1, 5, None, [1, 2]], [1, 6, None, [0, 1]]]
 
 
+def test_who_was_let_in_may_send_as_much_as_others() -> None:
+    settings = Settings(token="secret")
+    with served(settings=settings, ours=settings) as (_, peer):
+        assert peer.call("echo", "x" * 20_000) == "x" * 20_000
+
+
 @pytest.mark.parametrize("size", [14_000, 20_000])
 def test_a_stranger_may_send_little(size: int) -> None:
     with rpc.serve(URL, Calc(), settings=Settings(token="secret")) as server, raw_client(server) as raw:
@@ -452,6 +501,7 @@ def test_we_keep_to_them_from_the_first_message_on(way: str, most: int) -> None:
         with pytest.raises(ValueError, match=f"{most} is the most"):
             getattr(peer, way)("note", "x" * most)
         assert peer.call("add", 1, 2) == 3  # on the same connection
+        assert not peer._session.wire._calls
     settle()
 
 
@@ -559,6 +609,9 @@ def test_what_a_remote_error_tells() -> None:
         def stop(self) -> None:
             raise StopIteration(5)
 
+        def no_class(self) -> None:
+            raise Exception("of no class of its own")
+
     with served(Failing()) as (_, peer):
         with pytest.raises(KeyError) as caught:
             peer.call("key")
@@ -578,6 +631,9 @@ def test_what_a_remote_error_tells() -> None:
             peer.call("unicode")
         with pytest.raises(RemoteError, match="StopIteration"):
             peer.call("stop")
+        with pytest.raises(RemoteError) as plain:
+            peer.call("no_class")
+        assert type(plain.value) is RemoteError
 
 
 def test_tracebacks_are_told_only_where_that_is_allowed() -> None:
@@ -608,6 +664,9 @@ class Slow(Calc):
     def forward(self) -> Any:
         return self.other.call("slow")
 
+    def left_there(self, timeout: float) -> Any:
+        return self.other.call("left", timeout=timeout)
+
     def stubborn(self) -> str:
         with flower.move_on(None):
             try:
@@ -615,6 +674,11 @@ class Slow(Calc):
             except flower.Cancelled:
                 pass
         return "done"
+
+    def stubborn_twice(self) -> None:
+        self.stubborn()
+        with flower.shield():
+            self.gate.receive(NEVER)
 
     def left(self) -> Any:
         context = rpc.context()
@@ -632,8 +696,8 @@ def test_cancellation_reaches_the_method(how: str) -> None:
             until(lambda: slow.gate.balance == -1)
             reply.receiver.close("enough")
         elif how == "timeout":
-            with pytest.raises(Timeout, match=r"slow gave no answer within 0.01 s"):
-                peer.call("slow", timeout=0.01)
+            with pytest.raises(Timeout, match=r"slow gave no answer within 0.1 s"):
+                peer.call("slow", timeout=0.1)  # enough for it to begin, on a busy machine, too
         else:
             scope = flower.move_on()
 
@@ -661,6 +725,34 @@ def test_a_cancelled_call_is_still_answered() -> None:
         assert answers[8] == [1, 8, None, "done"]
 
 
+def test_the_peer_is_told_why_a_call_is_given_up() -> None:
+    with raw_server(settings=Settings()) as (peer, raw):
+        raw.send([1, raw.receive()[1], None, HELLO[3][0]])
+        until(lambda: peer._session.theirs is not None)
+        with pytest.raises(Timeout):
+            peer.call("slow", timeout=0)
+        with flower.move_on(0):
+            peer.call("slow")
+        reply = peer.start("slow", timeout=0.001)
+        with pytest.raises(Timeout):
+            reply.receive(NEVER)
+        peer.start("slow").receiver.close()
+        told = [raw.receive() for _ in range(8)]
+        calls = {message[1]: message[3] for message in told if message[0] == 0}
+        first, second, third, fourth = calls
+        assert calls[first] == ["slow", [], {}, {"dl": 1}]  # a part of a millisecond is a whole one
+        reasons = [message[2] for message in told if message[0] == 2]
+        assert reasons == [[first, "deadline"], [second, "cancelled"], [third, "deadline"], [fourth, "cancelled"]]
+
+
+def test_what_is_told_of_the_end_is_why_the_peer_gave_the_call_up() -> None:
+    with served(Slow()) as (server, _), raw_client(server) as raw:
+        raw.send(HELLO, [0, 7, "slow", []], [0, 8, "slow", []])
+        assert raw.receive()[1] == 1
+        raw.send([2, "$/cancel", [7, "deadline"]], [2, "$/cancel", [8, "for fun"]])
+        assert {m[1]: m[2]["k"] for m in (raw.receive(), raw.receive())} == {7: "deadline", 8: "cancelled"}
+
+
 def test_a_deadline_is_kept_where_the_method_runs() -> None:
     slow = Slow()
     with served(slow) as (server, _), raw_client(server) as raw:
@@ -677,6 +769,27 @@ def test_a_deadline_that_passed_before_the_method_began() -> None:
         raw.receive()
         assert raw.receive()[2]["k"] == "cancelled"
         assert slow.log == []
+
+
+def test_of_two_deadlines_the_sooner_counts() -> None:
+    inner, outer = Slow(), Slow()
+    with served(inner) as (_, far), served(outer) as (_, peer):
+        outer.other = far
+        far.call("add", 1, 1)
+        assert peer.call("left_there", 5.0, timeout=50.0) <= 5.1
+        assert 5.0 < peer.call("left_there", 500.0, timeout=50.0) <= 50.1
+
+
+def test_a_time_without_end_is_no_deadline() -> None:
+    with raw_server(settings=Settings()) as (peer, raw):
+        raw.send([1, raw.receive()[1], None, HELLO[3][0]])
+        until(lambda: peer._session.theirs is not None)
+        peer.start("m", timeout=1e300)
+        assert raw.receive()[3] == ["m", [], {}, {}]
+    with served(Slow()) as (server, _), raw_client(server) as raw:
+        raw.send(HELLO, [0, 7, "$/call", ["left", [], {}, {"dl": 10**11 + 1}]])
+        raw.receive()
+        assert raw.receive() == [1, 7, None, None]
 
 
 def test_nested_calls_inherit_the_deadline() -> None:
@@ -766,6 +879,58 @@ def test_draining() -> None:
         assert reply.receive(NEVER) == "x"
 
 
+def test_what_a_peer_is_told_by_one_who_drains() -> None:
+    with served() as (server, _), raw_client(server) as raw:
+        raw.send(HELLO, [0, 7, "echo", [1]])
+        assert [raw.receive()[1] for _ in range(2)] == [1, 7]
+        (session,) = (s for s in server._sessions if s.theirs is not None and s.theirs.node == "raw")
+        draining = flower.go(session.drain, "so long", 5.5)
+        assert raw.receive() == [2, "$/bye", ["so long", 7, 5500]]
+        raw.send([1, raw.receive()[1], None, None])
+        assert draining.join(NEVER) is True
+
+
+def test_who_drains_waits_no_longer_for_methods_whose_caller_is_gone() -> None:
+    slow = Slow()
+    with served(slow) as (server, peer):
+        reply = peer.start("stubborn_twice")
+        until(lambda: slow.gate.balance == -1)
+        (session,) = server._sessions
+        draining = flower.go(session.drain, grace=1000 * NEVER)
+        until(lambda: peer._session.leaving and not session.outstanding)
+        rounds(3)
+        session.close()
+        assert draining.join(NEVER) is True
+        assert slow.gate.balance == -1
+        slow.gate.send(None, NEVER)
+        with pytest.raises(Disconnected):
+            reply.receive(NEVER)
+
+
+def test_who_drains_waits_until_its_answers_have_left() -> None:
+    a, b = link.linked({}, {})
+    link.deliver_all(a, b)
+    reply = a.begin("nothing")
+    b.conn.sent += bytes(link.ROOM)  # no room
+    a.conn.deliver(1 << 30)
+    link.settle()
+    b.theirs = None  # no ping, which would wait for the same
+    draining = flower.go(b.drain)
+    link.settle()
+    assert draining.alive
+    del b.conn.sent[:]
+    b.conn.deliver(0)
+    link.settle()
+    assert draining.join(NEVER) is True
+    b.conn.deliver(1 << 30)
+    link.settle()
+    with pytest.raises(UnknownMethod):
+        reply.receive(NEVER)
+    a.close()
+    b.close()
+    link.settle()
+
+
 def test_a_request_to_one_who_drains_is_refused() -> None:
     with served() as (server, peer), raw_client(server) as raw:
         until(lambda: len(server.peers) == 2)
@@ -774,7 +939,7 @@ def test_a_request_to_one_who_drains_is_refused() -> None:
             session.draining = True
         raw.send(HELLO, [0, 2, "add", [1, 2]])
         raw.receive()
-        assert raw.receive()[2]["k"] == "overloaded"
+        assert raw.receive()[2] == {"k": "overloaded", "t": "", "m": "overloaded: about to leave, no new calls"}
 
 
 def test_a_call_that_was_never_sent_says_so() -> None:

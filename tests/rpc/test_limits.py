@@ -18,6 +18,7 @@ from flower import rpc
 from flower.errors import Overloaded, ProtocolError, RemoteError, Timeout
 from flower.rpc import _serving
 from flower.rpc._hello import Settings
+from flower.rpc._pulse import Pulse
 from flower.rpc._session import DEFAULTS
 from flower.rpc._wire import Wire
 from tests.net.support import NEVER, Program, failing, in_thread, rounds, until
@@ -240,7 +241,8 @@ def test_a_backlog_of_notifications_holds_back_its_sender() -> None:
         until(lambda: len(calc.log) == 3000)
 
 
-def test_behind_a_backlog_answers_still_arrive() -> None:
+def test_behind_a_backlog_answers_still_arrive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_serving, "A_LOOK", 1000 * NEVER)
     calc = Calc()
     with raw_server(calc) as (peer, raw):
         note = msgpack.packb([2, "note", ["x" * 10_000]])
@@ -252,6 +254,30 @@ def test_behind_a_backlog_answers_still_arrive() -> None:
         assert t.join(NEVER) == "answer"
         calc.gate.send(None, NEVER)
         until(lambda: len(calc.log) == 120)
+
+
+def test_while_we_wait_for_an_answer_a_peer_that_notifies_too_much_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_serving, "ENOUGH", 1_000)
+    monkeypatch.setattr(_serving, "AT_MOST", 50_000)
+    with raw_server(Calc()) as (peer, raw):
+        t = failing(peer.call, "question")
+        assert raw.receive()[2] == "question"
+        raw.send([2, "wait", []], *[[2, "note", ["x" * 1_000]]] * 100)
+        error = t.join(NEVER)
+        assert isinstance(error, ProtocolError)
+        assert "faster than they are served" in str(error)
+        with contextlib.suppress(ConnectionError):
+            assert raw.receive() is None
+
+
+def test_who_is_held_back_learns_of_the_close_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_serving, "A_LOOK", 1000 * NEVER)
+    with raw_server(Calc()) as (peer, raw):
+        raw.send([2, "wait", []], *[[2, "note", ["x" * 10_000]]] * 60)
+        until(lambda: peer._session.serving.proceed.balance == -1)
+        peer.close()
+        until(lambda: flower.getruncount() == 1)
+        assert peer._session.serving.proceed.balance == 0
 
 
 def test_an_answer_that_nobody_waits_for_is_no_reason_to_read_on() -> None:
@@ -334,8 +360,9 @@ def test_nothing_more_is_served_to_a_peer_that_we_closed() -> None:
     assert calc.log == []
 
 
+@pytest.mark.parametrize("count", [3, 20])
 @pytest.mark.parametrize("how", ["kill", "exit", "cancel"])
-def test_a_notification_that_ends_its_tasklet_does_not_stop_the_rest(how: str) -> None:
+def test_a_notification_that_ends_its_tasklet_does_not_stop_the_rest(how: str, count: int) -> None:
     class Ending(Calc):
         def note(self, value: Any) -> None:
             self.log.append(len(value))
@@ -351,12 +378,16 @@ def test_a_notification_that_ends_its_tasklet_does_not_stop_the_rest(how: str) -
     ending = Ending()
     with served(ending) as (server, peer):
         (session,) = server._sessions
-        sender = flower.go(lambda: [peer.notify("note", b"x" * 30_000) for _ in range(20)])
-        until(lambda: session.serving.proceed.balance == -1)
+        sender = flower.go(lambda: [peer.notify("note", b"x" * 30_000) for _ in range(count)])
+        until(lambda: ending.gate.balance == -1)
+        if count == 3:  # and no other comes
+            assert peer.call("add", 1, 2) == 3
+        else:
+            until(lambda: session.serving.proceed.balance == -1)
         ending.gate.send(None, NEVER)
         sender.join(NEVER)
+        until(lambda: len(ending.log) == count)
         assert peer.call("add", 1, 2) == 3
-        until(lambda: len(ending.log) == 20)
 
 
 # -- Peers that are gone
@@ -399,6 +430,28 @@ def test_14_any_byte_is_a_sign_of_life() -> None:
             flower.time.sleep(0.005)
         assert not peer.closed
         assert peer._session.calls.made == 0
+
+
+@pytest.mark.parametrize("why", ["not let in", "held back"])
+def test_14_who_is_not_heard_is_not_given_up(why: str) -> None:
+    """What it sends is not looked at."""
+    calc = Calc()
+    token = "secret" if why == "not let in" else None
+    with rpc.serve(URL, calc, token=token) as server, raw_client(server) as raw:
+        until(lambda: bool(server._sessions))
+        (session,) = server._sessions
+        if why == "held back":
+            raw.send([2, "wait", []], *[[2, "note", ["x" * 10_000]]] * 60)
+            until(lambda: session.serving.proceed.balance == -1)
+        pulse = Pulse(session, 1000 * NEVER)
+        for _ in range(3):
+            pulse._look(pulse._due)
+        pulse.stop()
+        assert session.fault is None
+        assert not session.outstanding
+        if why == "held back":
+            calc.gate.send(None, NEVER)
+            until(lambda: len(calc.log) == 60)
 
 
 def test_14_looking_for_signs_of_life_keeps_no_program_going() -> None:

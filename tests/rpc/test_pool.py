@@ -19,8 +19,8 @@ from flower import rpc
 from flower.errors import AuthError, Disconnected, Overloaded, Timeout
 from flower.net import Listen
 from flower.rpc import _pool
-from tests.net.support import HOME, NEVER, until
-from tests.rpc.support import URL, Calc, free_port, settle
+from tests.net.support import HOME, NEVER, failing, until
+from tests.rpc.support import URL, Calc, Raw, free_port, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -98,17 +98,22 @@ def test_a_connection_is_made_again(url: str) -> None:
             assert not peer.closed
 
 
-def test_a_call_that_may_have_run_is_not_made_again(url: str) -> None:
+@pytest.mark.parametrize("way", ["start", "call", "stream"])
+def test_a_call_that_may_have_run_is_not_made_again(url: str, way: str) -> None:
     service = Counter()
     with rpc.serve(url, service) as server, rpc.connect(url, reconnect=True) as peer:
-        under_way = [peer.start("hold") for _ in range(3)]
+        if way == "start":
+            replies = [peer.start("hold") for _ in range(3)]
+            under_way = [failing(reply.receive, NEVER) for reply in replies]
+        else:
+            under_way = [failing(getattr(peer, way), "hold") for _ in range(3)]
         until(lambda: service.runs == 3)
         server.close()
         with rpc.serve(url, service):
-            for reply in under_way:
-                with pytest.raises(Disconnected) as caught:
-                    reply.receive(NEVER)
-                assert not caught.value.not_run
+            for each in under_way:
+                error = each.join(NEVER)
+                assert type(error) is Disconnected
+                assert not error.not_run
             assert peer.call("add", 1, 2) == 3
             assert service.runs == 3
     until(lambda: service.gate.balance == 0)  # those that ran there were cancelled
@@ -400,6 +405,33 @@ def test_a_server_that_leaves_is_not_noticed() -> None:
             stop = True
         assert sum(service.runs for service in services) == calls
         assert services[0].runs == left
+
+
+def test_a_call_that_crosses_the_leave_of_the_only_server_waits_for_the_next() -> None:
+    with Listen((HOME, 0)) as listener:
+
+        def accepted() -> Raw:
+            raw = Raw(listener.receive(NEVER))
+            raw.send([1, raw.receive()[1], None, {"v": 1, "ext": 70, "feat": ["call", "bye"]}])
+            return raw
+
+        host, port = listener.addr()
+        connecting = flower.go(rpc.connect, f"tcp://{host}:{port}", reconnect=True)
+        first = accepted()
+        with connecting.join(NEVER) as peer:
+            reply = flower.go(peer.call, "m")
+            request = first.receive()
+            refusal = {"k": "overloaded", "t": "", "m": "about to leave"}
+            first.send([2, "$/bye", ["", 0, 0]], [1, request[1], refusal, None])
+            second = accepted()
+            request = second.receive()
+            assert request[2] == "m"
+            second.send([1, request[1], None, "done"])
+            assert reply.join(NEVER) == "done"
+            first.conn.close()
+            second.conn.close()
+        del connecting
+    settle()
 
 
 def test_a_service_can_be_called_back_over_each_connection() -> None:

@@ -25,7 +25,7 @@ from flower.errors import ChannelBroken, ChannelClosed, Disconnected, RemoteAbor
 from flower.rpc import Settings, _serving
 from tests.net.support import NEVER, rounds, until
 from tests.rpc import link
-from tests.rpc.support import PLAIN, URL, Calc, Raw, pair, raw_client, served, settle
+from tests.rpc.support import PLAIN, URL, Calc, Raw, pair, raw_client, raw_server, served, settle
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -519,6 +519,18 @@ def test_a_node_in_the_middle_gives_all_that_it_holds_before_it_tells_that_the_s
     link.deliver_all(*sessions)
 
 
+def test_no_piece_is_longer_than_the_peer_takes() -> None:
+    with rpc.serve(URL, {"values": lambda: (yield "x" * 2000)}) as server, raw_client(server) as raw:
+        greet(raw, max_frame=300)
+        raw.send([0, 2, "values", []])
+        assert raw.receive()[:2] == [1, 2]
+        pieces = [raw.receive()[2] for _ in range(7)]
+        assert {len(piece[1]) for piece in pieces[:-1]} == {300}
+        assert b"".join(piece[1] for piece in pieces) == msgpack.packb("x" * 2000)
+        assert [piece[2] for piece in pieces] == [True] * 6 + [False]
+        assert raw.receive()[1] == "$/end"
+
+
 def test_unfinished_values_have_a_bound_together() -> None:
     service = Calc()
     with rpc.serve(URL, service, settings=Settings(max_message=1 << 20)) as server, raw_client(server) as raw:
@@ -741,6 +753,26 @@ def test_what_another_thread_has_sent_on_an_end_that_goes_home_comes_first() -> 
         raw.send([0, 2, "use", [end_of(1, 1, 10, 1000)]])
         assert raw.receive() == [2, "$/d", [1, "early"]]
         assert raw.receive()[:3] == [1, 2, None]
+
+
+def test_what_another_thread_has_sent_is_there_when_the_receiving_end_comes_home() -> None:
+    a, b = link.linked({}, {"keep": lambda end: kept.append(end)})
+    kept: list[Any] = []
+    link.deliver_all(a, b)
+    ch: channel[Any] = channel(10)
+    a.begin("keep", (ch.receiver,))
+    link.deliver_all(a, b)
+    (number,) = a.streams.outbound
+    thread = threading.Thread(target=ch.send, args=("from a thread",))
+    thread.start()
+    thread.join(NEVER)
+    home = a.streams.load(msgpack.packb([3, number, 0, 0, {}]))  # before this thread has looked at it
+    assert home.receive(NEVER) == "from a thread"
+    link.deliver_all(a, b)
+    assert a.fault is None
+    a.close()
+    b.close()
+    link.settle()
 
 
 def test_a_sending_end_that_fails_as_it_goes_home_is_a_sending_end() -> None:
@@ -1798,6 +1830,46 @@ def test_the_time_of_a_stream_is_kept_here_too() -> None:
             raw.send([2, "$/end", [2, 1]])
             raw.conn.close()
     settle()
+
+
+@pytest.mark.parametrize("way", ["start", "stream"])
+def test_the_time_of_our_own_caller_is_kept_whatever_the_peer_does(way: str) -> None:
+    """In a tasklet that the method leaves behind."""
+    asked: list[Any] = []
+
+    def ask(other: Any) -> None:
+        if way == "start":
+            other.start("m").receive(NEVER)
+        else:
+            list(other.stream("m"))
+
+    with raw_server(settings=Settings()) as (other, raw):
+        raw.send([1, raw.receive()[1], None, {"v": 1, "feat": ["call", "channels"], "ext": 70, **LIMITS}])
+        with served({"go": lambda: asked.append(flower.go(ask, other))}) as (_, peer):
+            peer.call("go", timeout=0.1)
+            message = raw.receive()
+            assert 0 < message[3][3]["dl"] <= 100
+            if way == "stream":
+                raw.send([1, message[1], None, end_of(2, 2, 0, 0)])
+            with pytest.raises(Timeout, match="within the time that our own caller gave"):
+                asked[0].join(NEVER)
+            assert raw.receive()[1] == ("$/cancel" if way == "start" else "$/stop")
+
+
+def test_a_reply_that_is_closed_when_its_answer_has_come_gives_nothing_up() -> None:
+    with raw_server(settings=Settings()) as (peer, raw):
+        raw.send([1, raw.receive()[1], None, {"v": 1, "ext": 70}])
+        until(lambda: peer._session.theirs is not None)
+        reply = peer.start("m")
+        closed = peer.start("m", timeout=0.001)
+        closed.receiver.close()
+        flower.time.sleep(0.002)  # its time is over, too
+        raw.send(*[[1, raw.receive()[1], None, n] for n in (1, 2)])
+        until(lambda: peer._session.outstanding == 0)
+        reply.receiver.close()
+        peer.notify("done")
+        assert [raw.receive()[1] for _ in range(2)] == ["$/cancel", "done"]
+        assert not peer._session.calls.given_up
 
 
 def test_what_is_given_up_and_answered_later_is_forgotten() -> None:

@@ -16,12 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import flower
 from flower import rpc
-from flower.errors import InvalidArguments, RemoteError
+from flower.errors import Disconnected, InvalidArguments, RemoteError
 from flower.rpc import _types
 from flower.rpc._types import MAX_EXT_DEPTH, VALUE, Codec, Packing, new_packer
 from flower.rpc._wire import Unmade, Wire
-from tests.rpc.support import PLAIN, Calc, served
+from tests.net.support import NEVER, until
+from tests.rpc.support import PLAIN, Calc, raw_server, served
 
 
 @pytest.fixture(autouse=True)
@@ -209,6 +211,39 @@ def test_it_costs_the_call_alone() -> None:
             peer.call("echo", ({KeyPoint(1): 2},))
         assert peer.call("echo", Point(2)) == Point(2)
         assert peer.call("add", (1,), (2,)) == (1, 2)
+
+
+@pytest.mark.usefixtures("loop")
+def test_an_answer_with_what_cant_be_made_here_is_an_error() -> None:
+    with raw_server(settings=rpc.Settings()) as (peer, raw):
+        raw.send([1, raw.receive()[1], None, {"v": 1, "feat": ["types"], "ext": 70}])
+        reply = peer.start("m")
+        hole = msgpack.ExtType(VALUE, b"r" + msgpack.packb(["nobody", {}]))
+        raw.send([1, raw.receive()[1], None, [1, hole]])
+        with pytest.raises(TypeError, match="the answer holds an object of the class 'nobody'"):
+            reply.receive(NEVER)
+        assert not peer.closed
+
+
+@pytest.mark.usefixtures("loop")
+def test_an_error_whose_making_closes_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    class Closing(Exception):
+        def __new__(cls, *args: Any) -> Any:
+            peer.close()
+            return super().__new__(cls, *args)
+
+    rpc.register(Closing, name="closing")
+    calc = Calc()
+    with raw_server(calc) as (peer, raw):
+        reply = peer.start("m")
+        error = {"k": "failed", "t": "closing", "m": "it closes", "a": []}
+        raw.send([1, raw.receive()[1], error, None], [2, "note", ["too late"]])
+        with pytest.raises(Disconnected, match="closed here"):
+            reply.receive(NEVER)
+        until(lambda: flower.getruncount() == 1)
+        assert not calc.log
+        raw.conn.close()
+    assert not caplog.records
 
 
 @pytest.mark.usefixtures("loop")
