@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgpack
+import pytest
 
 import flower
-from flower import rpc
+from flower import ChannelClosed, channel, rpc
 from flower.net import Dial, Listen
 from flower.rpc._hello import Settings
 from flower.rpc._session import DEFAULTS
@@ -18,6 +19,8 @@ from tests.net.support import HOME, NEVER, until
 
 URL = "tcp://127.0.0.1:0"
 PLAIN = Settings(plain=True)
+LIMITS = {"max_chans": 100, "chan_items": 64, "chan_bytes": 1 << 18}
+HELLO = [0, 1, "$/hello", [{"v": 1, "node": "raw", "ext": 70, "feat": []}]]
 
 
 class Calc:
@@ -130,3 +133,145 @@ def free_port() -> int:
         sock.bind((HOME, 0))
         port: int = sock.getsockname()[1]
         return port
+
+
+def greet(raw: Raw, **told: Any) -> None:
+    hello = {"v": 1, "feat": ["call", "cancel", "channels", "types", "bye"], "ext": 70, **LIMITS, **told}
+    raw.send([0, 1, "$/hello", [hello]])
+    assert raw.receive()[2] is None
+
+
+def end_of(kind: int, number: int, items: int, size: int) -> msgpack.ExtType:
+    return msgpack.ExtType(70, msgpack.packb([kind, number, items, size, {}]))
+
+
+def quiet(*sessions: Any) -> None:
+    """Wait until no channel is open any more."""
+    until(lambda: not any(len(session.streams) for session in sessions))
+
+
+@contextmanager
+def streaming(**settings: Any) -> Iterator[tuple[Streams, Any, Any]]:
+    """A service, the session of a peer that is connected to it, and the server's session."""
+    service = Streams()
+    with served(service, Settings(**settings), Settings(**settings)) as (server, peer):
+        session = peer._session
+        assert session.call("add", (1, 2)) == 3
+        (other,) = server._sessions
+        yield service, session, other
+        session.close()
+        until(lambda: not server._sessions)
+        assert not len(session.streams)
+        assert not len(other.streams)
+
+
+class Streams(Calc):
+    """Gives and takes channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: Any = None
+        self.made = 0
+
+    def count(self, n: int) -> Iterator[int]:
+        for i in range(n):
+            self.made = i + 1
+            yield i
+
+    def endless(self) -> Iterator[int]:
+        try:
+            yield from self.count(10**9)
+        finally:
+            self.log.append("closed")
+
+    def failing(self, n: int) -> Iterator[int]:
+        yield from range(n)
+        raise KeyError("no more")
+
+    def unpackable_stream(self) -> Iterator[Any]:
+        yield 1
+        yield object()
+
+    def waiting(self) -> Iterator[int]:
+        yield 0
+        self.gate.receive(NEVER)
+        yield 1
+
+    def careful(self) -> Iterator[int]:
+        try:
+            yield from range(100)
+        finally:
+            self.gate.receive(NEVER)
+            self.log.append("cleaned")
+
+    def keep(self, end: Any) -> None:
+        self.kept = end
+
+    def give_back(self) -> Any:
+        return self.kept
+
+    def fill(self, sender: Any, n: int) -> None:
+        for i in range(n):
+            sender.send(i)
+        sender.close()
+
+    def total(self, receiver: Any) -> int:
+        return sum(receiver)
+
+    def double(self, receiver: Any, sender: Any) -> None:
+        for value in receiver:
+            sender.send(2 * value)
+        sender.close()
+
+    def drop(self, end: Any) -> None:
+        pass
+
+    def slow_drop(self, end: Any) -> None:
+        self.gate.receive(NEVER)
+
+
+class Far(Calc):
+    def send_on(self, values: Any, _: Any = None) -> Any:
+        with pytest.raises(ChannelClosed) as caught:
+            while True:
+                values.send(1, timeout=NEVER)
+        return caught.value.reason
+
+
+class Moves(Calc):
+    def fill(self, values: Any, count: int) -> None:
+        for n in range(count):
+            values.send(n, NEVER)
+        values.close()
+
+    def fill_and_give_back(self, sender: Any, receiver: Any, count: int) -> Any:
+        flower.go(self.fill, sender, count)
+        flower.schedule()
+        return receiver
+
+    def take(self, values: Any) -> list[int]:
+        return list(values)
+
+
+class Packs:
+    """What is sent in its place, is made as it is packed."""
+
+    def __init__(self, do: Any) -> None:
+        self.do = do
+
+
+class Gives(Calc):
+    made: channel[Any]
+
+    def open(self, count: int) -> Any:
+        self.made = channel(1000)
+        for n in range(count):
+            self.made.send(n)
+        return self.made.receiver
+
+    def take(self, values: Any, *_: Any) -> list[Any]:
+        self.made.close()
+        return list(values)
+
+    def close(self) -> None:
+        self.made.close()
