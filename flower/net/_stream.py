@@ -353,13 +353,11 @@ class Stream(Link):
         transport.set_write_buffer_limits(high=0)  # so that resume_writing says when all have left
         try:
             self._emptied.receive(timeout)
-        except ChannelClosed as error:
-            if error.channel is not self._emptied:  # what a tasklet has ended with, and main gets
-                raise
-            raise self.writing_fault() from None
-        except Timeout as error:
+        except (ChannelClosed, Timeout) as error:
             if is_foreign(error):
                 raise
+            if isinstance(error, ChannelClosed):
+                raise self.writing_fault() from None
             raise Timeout(f"{self.describe()}: what was written has not left within {timeout} s") from None
         finally:
             self._flushing -= 1
