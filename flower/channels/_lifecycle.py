@@ -231,12 +231,13 @@ def leave_fork(error: BaseException | None) -> None:
             status = 1
             sys.excepthook(type(error), error, error.__traceback__)
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            if not getattr(stream, "closed", stream is None):
+                stream.flush()
     except BaseException as failure:  # of what is printed to, or of the program's own hook
         status = status or 1
         sys.__excepthook__(type(failure), failure, failure.__traceback__)
     finally:  # or the child would go on in the parent's code
-        os._exit(status)
+        os._exit(status & 0xFF)  # what the system takes of it
 
 
 # -- the end of the program

@@ -414,6 +414,33 @@ def test_a_child_that_is_forked_in_a_callback_ends_with_it(where: str, end: str,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        ("pass", 0),
+        ("sys.stdout = None", 0),
+        ("sys.stdout.close()", 0),
+        ("sys.exit(7)", 7),
+        ("sys.exit(2**32 - 1)", 255),
+    ],
+)
+def test_a_child_that_is_forked_in_a_tasklet_has_the_exit_status_of_a_program_that_ends_so(
+    end: str, status: int
+) -> None:
+    """A standard output that is closed is none to flush; of a great number the system takes the last eight bits."""
+    code = f"""
+        import os, sys, flower
+        def forks():
+            child = os.fork()
+            if child == 0:
+                {end}
+            return child
+        print(os.waitstatus_to_exitcode(os.waitpid(flower.go(forks).join(), 0)[1]))
+    """
+    assert output(code) == f"{status}\n"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("end", "status"), [("pass", 0), ("sys.exit(7)", 7)])
 def test_a_child_that_is_forked_in_a_worker_of_blocking_ends_with_the_call(end: str, status: int) -> None:
     """It waited for ten seconds for another call."""
