@@ -132,6 +132,17 @@ def test_a_signal_watch_could_still_wake_someone() -> None:
     assert output(code) == "True\ndeadlock\n"
 
 
+def test_a_test_that_forbids_time_sleep_gets_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower waits a moment before it says so, by the true one: main got the error of the test's."""
+
+    def forbidden(seconds: float) -> None:
+        raise AssertionError("no test sleeps")
+
+    monkeypatch.setattr("time.sleep", forbidden)
+    with pytest.raises(Deadlock):
+        channel().receive()
+
+
 def test_deadlock_can_be_caught_and_life_goes_on() -> None:
     ch = channel()
     for _ in range(3):
