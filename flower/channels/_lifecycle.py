@@ -15,7 +15,7 @@ from flower._typing import TYPE_CHECKING, Any
 from flower.channels import _deadlock, _hub, _scheduler
 from flower.channels._delivery import interrupt_main
 from flower.channels._scheduler import COMPILED, Scheduler
-from flower.channels._task import BLOCKED, withdraw
+from flower.channels._task import BLOCKED, RUNNING, withdraw
 from flower.errors import TaskletExit
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def in_child() -> None:
     if owner is not None:
         owner.scheduler = None
     forker = old.current
-    if forker is None:
+    if forker is None or forker.state != RUNNING:  # on the hub, or in a schedule callback
         forker = _scheduler.task_class.__new__(_scheduler.task_class)
     forker.joiners = forker.owner = None
     _hub.disown(old)

@@ -425,6 +425,29 @@ def test_a_child_that_is_forked_in_a_callback_ends_with_it(where: str, end: str,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("switches", ["ch.send(1)", "t.kill()"])
+def test_a_child_that_is_forked_in_a_schedule_callback_may_wait(switches: str) -> None:
+    """Not in the place of who was switched from, whose send or kill was done already: it waited for good."""
+    code = f"""
+        import os, signal, sys, flower, flower.time
+        ch, children = flower.channel(), []
+        def forks(before, after):
+            flower.set_schedule_callback(None)
+            children.append(os.fork())
+            if not children[0]:
+                signal.alarm(10)
+                flower.time.sleep(0.001)
+                sys.exit(flower.go(lambda: 7).join())
+        t = flower.go(lambda: [each for each in ch])
+        flower.schedule()
+        flower.set_schedule_callback(forks)
+        {switches}
+        print(os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]))
+    """
+    assert output(code, limit=20) == "7\n"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "status"),
     [
