@@ -26,6 +26,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 
 # A thread that was just started is one only when it has had its first turn, for which it is given so many seconds.
 SECONDS_TO_START = 0.01
+_sleep = time.sleep  # a test may put another into its place
 
 # More tasklets than this are counted in a report, not listed.
 LONGEST_REPORT = 50
@@ -61,7 +62,7 @@ def asleep_for_good(s: Any) -> float:
     if others_live(s):
         return SECONDS_BETWEEN_LOOKS
     if s.clock is None:
-        time.sleep(SECONDS_TO_START)
+        _sleep(SECONDS_TO_START)
         if others_live(s):
             return SECONDS_BETWEEN_LOOKS
     if s.queued() or s.posts or s.deadline() < math.inf:  # the last of the other threads has seen to that, and ended

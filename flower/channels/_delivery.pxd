@@ -6,6 +6,7 @@ from flower.channels._waiting cimport WaitQueue
 
 cpdef object throw_into(Task t, object error)
 cpdef bint cancel(Task t, object scope, object error) except -1
+cpdef object stray(Task t)
 @cython.locals(joiner=Task, joiners=WaitQueue, told=bint)
 cpdef bint tell_joiners(Task t) except -1
 @cython.locals(main=Task)

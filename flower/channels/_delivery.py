@@ -7,20 +7,15 @@ error, where nobody has asked for it, is decided in `_failures`.
 
 from __future__ import annotations
 
-from flower._typing import TYPE_CHECKING
-
 try:
     import cython
 except ImportError:
     from flower.channels import _nocython as cython
 
 from flower.channels import _scheduler
-from flower.channels._scheduler import fail, wake
+from flower.channels._scheduler import Scheduler, fail, wake
 from flower.channels._task import Task, withdraw
 from flower.errors import TaskletExit
-
-if TYPE_CHECKING:
-    from flower.channels._scheduler import Scheduler
 
 if not cython.compiled:
     from flower.channels._task import BLOCKED, ERRORS, KILL, PAUSED, READY
@@ -43,6 +38,21 @@ def throw_into(t: Task, error: BaseException) -> None:
 def cancel(t: Task, scope: object, error: object) -> bool:
     """`fail`, if the scope is still the task's innermost one: another thread may have seen it and come late."""
     return t.scope is scope and fail(t, error)
+
+
+def stray(t: Task) -> BaseException:
+    """A task that runs has an outcome that it has not taken: it was waited for in a greenlet that is not the task's.
+
+    That is let go of. Returns the error of it.
+    """
+    t.decided = False
+    if t.outside:
+        cython.cast(Scheduler, t.sched).forget_wait(t)
+    t.value = t.error = None
+    return RuntimeError(
+        "a greenlet of the program's own has waited in this tasklet's place, and what it has waited for is lost: "
+        "Flower can wait in tasklets alone"
+    )
 
 
 def tell_joiners(t: Task) -> bool:

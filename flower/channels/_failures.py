@@ -14,7 +14,7 @@ from types import MemberDescriptorType
 from greenlet import GreenletExit
 
 from flower._typing import TYPE_CHECKING, Any
-from flower.channels import _deadlock, _lifecycle, _scheduler
+from flower.channels import _deadlock, _delivery, _lifecycle, _scheduler
 from flower.channels._deadlock import refusal
 from flower.channels._delivery import raise_in_main, report, spare_main, tell_joiners
 from flower.channels._task import BLOCKED, ERRORS, KILL, TRAP
@@ -37,6 +37,7 @@ leave_fork = _lifecycle.leave_fork
 leave_if_forked = _lifecycle.leave_if_forked
 asleep_for_good = _deadlock.asleep_for_good
 refuse_in_main = _deadlock.refuse_in_main
+stray = _delivery.stray
 
 
 def set_error_handler(handler: Callable[[Any, BaseException], object] | None) -> Any:

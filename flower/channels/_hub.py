@@ -22,7 +22,7 @@ except ImportError:
 from greenlet import GreenletExit, getcurrent, greenlet
 
 from flower.channels import _scheduler
-from flower.channels._delivery import raise_in_main
+from flower.channels._delivery import raise_in_main, stray
 from flower.channels._scheduler import Scheduler, fail
 from flower.channels._task import Task, members, withdraw
 from flower.channels._waiting import Alarm
@@ -241,6 +241,9 @@ def retire(s: Scheduler, me: object) -> Task | None:
     t.failure = take_caught()
     if t.sched is not s:
         _scheduler.cold.leave_fork(t.failure)
+    if t.decided:
+        error = stray(t)
+        t.failure = error if t.failure is None else t.failure
     finish(s, t)
     t = None
     if s.closing:

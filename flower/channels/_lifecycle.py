@@ -15,7 +15,7 @@ from flower._typing import TYPE_CHECKING, Any
 from flower.channels import _deadlock, _hub, _scheduler
 from flower.channels._delivery import interrupt_main
 from flower.channels._scheduler import COMPILED, Scheduler
-from flower.channels._task import BLOCKED, withdraw
+from flower.channels._task import BLOCKED, RUNNING, withdraw
 from flower.errors import TaskletExit
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def in_child() -> None:
     if owner is not None:
         owner.scheduler = None
     forker = old.current
-    if forker is None:
+    if forker is None or forker.state != RUNNING:  # on the hub, or in a schedule callback
         forker = _scheduler.task_class.__new__(_scheduler.task_class)
     forker.joiners = forker.owner = None
     _hub.disown(old)
@@ -231,12 +231,13 @@ def leave_fork(error: BaseException | None) -> None:
             status = 1
             sys.excepthook(type(error), error, error.__traceback__)
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            if not getattr(stream, "closed", stream is None):
+                stream.flush()
     except BaseException as failure:  # of what is printed to, or of the program's own hook
         status = status or 1
         sys.__excepthook__(type(failure), failure, failure.__traceback__)
     finally:  # or the child would go on in the parent's code
-        os._exit(status)
+        os._exit(status & 0xFF)  # what the system takes of it
 
 
 # -- the end of the program

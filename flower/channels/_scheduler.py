@@ -279,6 +279,8 @@ class Scheduler:
             cold.refuse_to_block(self)
         if t.alert:
             cold.alerted(self, t)
+        if t.decided:
+            raise cold.stray(t)
         if self.hub is None:
             cold.before_hub(self)
         t.when = NEVER
@@ -463,7 +465,7 @@ def may_park(timeout: float | None) -> Task | None:
     s = get_here()
     if s is None or timeout is not None or s.current is None or s.traps or s.hub is None:
         return None
-    if s.current.alert or s.current.scope is not None:
+    if s.current.alert or s.current.decided or s.current.scope is not None:
         return None
     s.current.when = NEVER
     return s.current

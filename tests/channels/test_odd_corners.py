@@ -1,4 +1,4 @@
-"""Operations that are allowed, and rarely meet: removed and killed, removed in a scope, copied, forked in a group."""
+"""Operations that rarely meet: removed and killed, removed in a scope, copied, forked in a group, in a greenlet."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from greenlet import greenlet
 
 import flower
 import flower.time
@@ -314,3 +315,41 @@ def test_a_send_to_another_thread_just_below_the_recursion_limit_is_made_or_refu
         os._exit(0)
     """
     assert output(code) == "ok\n"
+
+
+# -- A greenlet of the program's own
+
+
+@pytest.mark.parametrize("then", ["a wait", "a timed wait", "its end"])
+def test_a_tasklet_in_whose_place_a_greenlet_has_waited_is_told(then: str) -> None:
+    """What that got was lost; and no timeout and no kill reached the tasklet, where it waited next."""
+    ch: channel[str] = channel()
+    waits = {"a wait": lambda: channel().receive(), "a timed wait": lambda: channel().receive(SOON), "its end": int}
+
+    def switches() -> object:
+        greenlet(lambda: ch.receive(NEVER)).switch()
+        return waits[then]()
+
+    t = go(switches)
+    schedule()
+    ch.send("value")
+    with pytest.raises(RuntimeError, match="a greenlet of the program's own has waited in this tasklet's place"):
+        t.join(NEVER)
+    flower.run()
+
+
+def test_a_greenlet_that_is_gone_on_with_until_it_ends_gets_what_it_has_waited_for() -> None:
+    ch: channel[str] = channel()
+    got: list[str] = []
+
+    def switches() -> None:
+        g = greenlet(lambda: got.append(ch.receive()))
+        while not g.dead:
+            g.switch()
+        ch.receive()
+
+    t = go(switches)
+    schedule()
+    ch.send("value")
+    ch.send("another")
+    assert (t.join(), got) == (None, ["value"])

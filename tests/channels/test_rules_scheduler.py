@@ -132,6 +132,17 @@ def test_a_signal_watch_could_still_wake_someone() -> None:
     assert output(code) == "True\ndeadlock\n"
 
 
+def test_a_test_that_forbids_time_sleep_gets_deadlock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower waits a moment before it says so, by the true one: main got the error of the test's."""
+
+    def forbidden(seconds: float) -> None:
+        raise AssertionError("no test sleeps")
+
+    monkeypatch.setattr("time.sleep", forbidden)
+    with pytest.raises(Deadlock):
+        channel().receive()
+
+
 def test_deadlock_can_be_caught_and_life_goes_on() -> None:
     ch = channel()
     for _ in range(3):
@@ -411,6 +422,56 @@ def test_a_child_that_is_forked_in_a_callback_ends_with_it(where: str, end: str,
     done = python(code, limit=20)
     assert (done.returncode, done.stdout) == (0, f"Timeout\n{status}\n")
     assert ("ValueError" in done.stderr) == (end == "raise ValueError")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("switches", ["ch.send(1)", "t.kill()"])
+def test_a_child_that_is_forked_in_a_schedule_callback_may_wait(switches: str) -> None:
+    """Not in the place of who was switched from, whose send or kill was done already: it waited for good."""
+    code = f"""
+        import os, signal, sys, flower, flower.time
+        ch, children = flower.channel(), []
+        def forks(before, after):
+            flower.set_schedule_callback(None)
+            children.append(os.fork())
+            if not children[0]:
+                signal.alarm(10)
+                flower.time.sleep(0.001)
+                sys.exit(flower.go(lambda: 7).join())
+        t = flower.go(lambda: [each for each in ch])
+        flower.schedule()
+        flower.set_schedule_callback(forks)
+        {switches}
+        print(os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]))
+    """
+    assert output(code, limit=20) == "7\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        ("pass", 0),
+        ("sys.stdout = None", 0),
+        ("sys.stdout.close()", 0),
+        ("sys.exit(7)", 7),
+        ("sys.exit(2**32 - 1)", 255),
+    ],
+)
+def test_a_child_that_is_forked_in_a_tasklet_has_the_exit_status_of_a_program_that_ends_so(
+    end: str, status: int
+) -> None:
+    """A standard output that is closed is none to flush; of a great number the system takes the last eight bits."""
+    code = f"""
+        import os, sys, flower
+        def forks():
+            child = os.fork()
+            if child == 0:
+                {end}
+            return child
+        print(os.waitstatus_to_exitcode(os.waitpid(flower.go(forks).join(), 0)[1]))
+    """
+    assert output(code) == f"{status}\n"
 
 
 @pytest.mark.slow
