@@ -340,8 +340,7 @@ class Scheduler:
         except BaseException as error:
             failure = error
         self.traps -= 1
-        if not is_here(self):
-            cold.leave_if_forked(self, failure)
+        cold.leave_if_forked(self, failure)
         if failure is not None:
             try:
                 cold.unraisable(failure, self.on_switch)
