@@ -117,3 +117,10 @@ class Interrupted:
             out, err = self.process.communicate()
             raise AssertionError(f"the program hangs; it printed {out!r} {err!r}") from None
         return self.process.returncode, out, err
+
+
+class Frozen(Exception):
+    """Takes no attribute once it is made: no notes, no context, no traceback of another."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError(f"{name} can't be set")
