@@ -80,7 +80,6 @@ DEPTH_TO_WAKE = 50
 
 _monotonic = time.monotonic
 
-
 # The module of the rare paths (failures, deadlock, thread start), which needs this one: it puts itself here.
 cold: Any = None
 # The hub's function, which `_hub` puts here.
@@ -340,7 +339,8 @@ class Scheduler:
         except BaseException as error:
             failure = error
         self.traps -= 1
-        cold.leave_if_forked(self, failure)
+        if not is_here(self):
+            cold.leave_if_forked(self, failure)
         if failure is not None:
             try:
                 cold.unraisable(failure, self.on_switch)
