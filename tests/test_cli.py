@@ -604,12 +604,13 @@ def test_ping_until_ctrl_c(folder: Path) -> None:
         assert "1 sent, 1 answered" in out
 
 
+@pytest.mark.slow
 def test_ping_without_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server((HOME, 0)) as silent:
         url = f"tcp://{HOME}:{silent.getsockname()[1]}"
-        code, out, err = in_process(capsys, "ping", url, "-c", "2", "-i", "0", "--timeout", "0.02")
+        code, out, err = in_process(capsys, "ping", url, "-c", "2", "-i", "0", "--timeout", "0.4")
     assert (code, err) == (1, "")
-    assert out.splitlines() == ["no answer within 0.02 s"] * 2 + ["2 sent, none answered"]
+    assert out.splitlines() == ["no answer within 0.4 s"] * 2 + ["2 sent, none answered"]
 
 
 # -- Neovim
