@@ -26,6 +26,7 @@ The methods that the loop calls raise nothing but what a protocol raises, and th
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -39,6 +40,9 @@ except ImportError:
     from flower.channels import _nocython as cython
 
 LAST_READS = 4  # of LARGE bytes, from a socket that has failed: as much as a stream may hold by default
+# What writing fails with where the peer's end came before that; after a reset, which may look like an end then, a write
+# that is the first to fail names it.
+GONE = {errno.EPIPE, errno.ENOTCONN}
 # So many reads in a row that brought LARGE bytes each are a transfer of many: from then on BULK is read at a time, as
 # much as a reader is let fall behind by default, for as long as more than LARGE comes.
 FULL_READS = 8
@@ -400,6 +404,8 @@ class Transport(Link):
                 for _ in range(LAST_READS):
                     data = receive(self._sockets, self._sock, self._fd, LARGE)
                     if not data:
+                        if data is not None and error.errno in GONE:  # type: ignore[attr-defined]
+                            protocol.eof_received()
                         break
                     protocol.data_received(data)
             except OSError as reason:  # a shutdown that failed has hidden it

@@ -399,6 +399,24 @@ def test_a_half_close_that_comes_too_late_hides_no_reset() -> None:
             conn.receive(NEVER)
 
 
+@pytest.mark.parametrize("last", ["send", "close_write"])
+def test_an_end_is_read_though_a_writer_is_the_first_to_see_that_nobody_is_there(last: str) -> None:
+    with plain_peer() as (conn, sock):
+        sock.sendall(b"an answer")
+        sock.close()  # a clean end
+        conn.send(b"a request")  # which is answered with a reset
+        if last == "close_write":
+            conn.close_write()
+        else:
+            with pytest.raises(BrokenPipeError):
+                for _ in range(100):
+                    conn.send(b"more of it")
+        assert conn.receive(NEVER) == b"an answer"
+        assert conn.read(timeout=NEVER) == b""
+        with pytest.raises(OSError):
+            conn.send(b"too late")
+
+
 def test_a_given_socket_that_its_owner_closes_is_the_connection_s_and_no_other_is_taken_for_it() -> None:
     def body() -> None:
         ours, theirs = socket.socketpair()
