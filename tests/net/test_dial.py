@@ -6,7 +6,9 @@ import asyncio
 import errno
 import math
 import socket
+import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +16,12 @@ import pytest
 import flower
 from flower.errors import Timeout
 from flower.net import Dial, Listen
+from flower.net._address import check_host_port
 from flower.net._loop import io_poller, wait
 from flower.net._open import _DIAL, _LISTEN
 from flower.net._options import Options
 from flower.net._tcp import Settings, _Race, connect_first, in_turn
+from tests.net.certificates import certificates
 from tests.net.support import HOME, NEVER, in_thread, listening, output, rounds
 
 pytestmark = pytest.mark.usefixtures("loop")
@@ -36,6 +40,8 @@ BAD_ADDRESSES = [
     ((b"127.0.0.1", 80), TypeError),
     ((HOME, -1), ValueError),
     ((HOME, 65_536), ValueError),
+    (("::1", 80, 0, True), TypeError),
+    (("::1", 80, 0, "1"), TypeError),
     (("a\0b", 80), ValueError),
     (("." * 5, 80), (ValueError, OSError)),
     (("x" * 100, 80), (ValueError, OSError)),
@@ -90,8 +96,13 @@ def test_an_address_that_can_not_be_reached_is_named() -> None:
 
 
 def test_a_name_that_is_not_known() -> None:
-    with pytest.raises(socket.gaierror, match=r"name-that-is-not-known\.invalid:80"):
+    with pytest.raises(socket.gaierror, match=r"name-that-is-not-known\.invalid:80") as caught:
         Dial("tcp", ("name-that-is-not-known.invalid", 80))
+    assert "Unknown error" not in str(caught.value)  # the resolver's numbers are not the system's
+
+
+def test_the_last_port() -> None:
+    assert check_host_port("tcp", (HOME, 65_535)) == (HOME, 65_535)
 
 
 def test_dial_parks_only_its_caller() -> None:
@@ -277,17 +288,18 @@ def test_a_name_is_looked_up_beside_other_tasklets(monkeypatch: pytest.MonkeyPat
     asked = flower.channel(1)
     answer = flower.channel(1)
     real = socket.getaddrinfo
+    ours = threading.get_ident()
 
     def slow(host: str, *args: Any, flags: int = 0, **kwargs: Any) -> Any:
         if host == "slow.example" and not flags & socket.AI_NUMERICHOST:
-            asked.send(None)
+            asked.send(threading.get_ident())
             host = answer.receive()
         return real(host, *args, flags=flags, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
     with listening() as listener:
         t = flower.go(Dial, "tcp", ("slow.example", listener.addr()[1]))
-        asked.receive(NEVER)
+        assert asked.receive(NEVER) != ours
         with Dial("tcp", listener.addr()), listener.receive(NEVER):  # the network goes on meanwhile
             pass
         with flower.move_on(SOON) as scope:
@@ -329,6 +341,33 @@ def test_options_can_be_declined() -> None:
 def test_reuse_port() -> None:
     with Listen((HOME, 0), reuse_port=True) as one, Listen(one.addr(), reuse_port=True) as other:
         assert one.addr() == other.addr()
+    with Listen((HOME, 0), "udp", reuse_port=True) as here, Listen(here.addr(), "udp", reuse_port=True) as there:
+        assert here.addr() == there.addr()
+
+
+def test_the_defaults_are_those_of_the_docstrings() -> None:
+    defaults = Options()
+    assert (defaults.backlog, defaults.handshake_timeout) == (1024, 10.0)
+    assert defaults.bounds == (256 * 1024, 64 * 1024)
+
+
+@pytest.mark.parametrize("proto", ["tcp", "tls", "pipe", "socktcp", "sockpipe"])
+def test_a_connection_holds_as_much_as_the_options_of_both_ends_say(proto: str, tmp_path: Path) -> None:
+    near_holds: dict[str, Any] = {"read_buffer": 1000, "write_buffer": 2000}
+    far_holds: dict[str, Any] = {"read_buffer": 3000, "write_buffer": 4000}
+    if proto == "tls":
+        made = certificates()
+        near_holds |= {"ca": made.ca}
+        far_holds |= {"cert": made.server, "key": made.server_key}
+    address: Any = str(tmp_path / "socket") if "pipe" in proto else (HOME, 0)
+    with Listen(address, proto, **far_holds) as listener:
+        where = listener.addr()
+        if proto.startswith("sock"):
+            where = socket.socket(socket.AF_UNIX if proto == "sockpipe" else socket.AF_INET)
+            where.connect(listener.addr())
+        with Dial(proto, where, **near_holds) as near, listener.receive(NEVER) as far:
+            assert near._stream.bounds == (1000, 2000)
+            assert far._stream.bounds == (3000, 4000)
 
 
 @pytest.mark.parametrize(
@@ -351,6 +390,8 @@ def test_reuse_port() -> None:
         ({"timeout": "1"}, TypeError),
         ({"timeout": math.nan}, ValueError),
         ({"cert": 5}, TypeError),
+        ({"key": 5}, TypeError),
+        ({"ca": 5}, TypeError),
         ({"server_name": b"x"}, TypeError),
         ({"context": "x"}, TypeError),
         ({"handshake_timeout": -1}, ValueError),

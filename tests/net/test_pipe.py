@@ -317,6 +317,12 @@ def test_a_plain_peer_of_a_socketpair() -> None:
         assert in_thread(receive_exactly, theirs, 5)() == b"hello"
 
 
+def test_who_has_no_address_is_shown_all_the_same() -> None:
+    near, far = socket.socketpair()
+    with far, Dial("sockpipe", near) as conn:
+        assert repr(conn) == "<Conn sockpipe ? -> ?, open>"
+
+
 def test_a_given_socket_of_which_a_file_was_made_is_closed_with_its_connection() -> None:
     ours, theirs = socket.socketpair()
     with theirs, ours.makefile("rb"):

@@ -80,6 +80,19 @@ def test_the_dot_at_the_end_of_a_host_is_no_part_of_its_name(monkeypatch: pytest
         listener.receive(NEVER).close()
 
 
+def test_without_a_host_it_is_this_machine_whose_certificate_must_be_right() -> None:
+    with listening_tls() as listener, Dial("tls", ("", listener.addr()[1]), ca=certificates().ca):
+        listener.receive(NEVER).close()
+
+
+def test_the_address_of_this_end() -> None:
+    with listening_tls() as listener:
+        with Dial("tls", listener.addr(), ca=certificates().ca, local_addr=("127.0.0.2", 0)) as near:
+            with listener.receive(NEVER) as far:
+                assert far.remote_addr() == near.local_addr()
+                assert near.local_addr()[0] == "127.0.0.2"
+
+
 def test_mutual_tls() -> None:
     made = certificates()
     with listening_tls(ca=made.ca) as listener:
