@@ -7,7 +7,7 @@ import math
 import socket
 import threading
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -17,6 +17,7 @@ from flower.channels._scheduler import current_scheduler
 from flower.net import Dial, Listen
 from flower.net._loop import LoopPoller, _new_event_loop, io_poller, wait
 from flower.net._transport import Sockets
+from flower.net._turns import Turns
 from tests.net.support import (
     HOME,
     NEVER,
@@ -342,6 +343,41 @@ def test_a_turn_comes_though_the_reading_before_it_was_hit(monkeypatch: pytest.M
             flower.channel().receive(NEVER)
         assert t.join(NEVER) == b"x"
         sleeping.join(NEVER)
+
+
+@pytest.mark.leaves("descriptors")  # as above
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, ArithmeticError])
+def test_what_a_signal_handler_raises_between_two_tasklets_is_mains(kind: type[BaseException]) -> None:
+    p = poller()
+
+    def swap() -> None:
+        turn = p._turn
+
+        def hit() -> float:
+            p._turn = turn
+            raise kind("from a signal handler")
+
+        p._turn = hit
+        p.ready()
+
+    flower.go(swap)
+    with pytest.raises(kind):
+        flower.channel().receive(1.0)
+    flower.time.sleep(SOON)
+
+
+def test_a_wake_up_that_failed_is_not_taken_for_one_that_is_on_its_way() -> None:
+    class Loop:
+        failures: ClassVar = [RecursionError(), RuntimeError("Event loop is closed")]
+
+        def call_soon_threadsafe(self, *args: Any, **options: Any) -> None:
+            raise self.failures.pop(0)
+
+    turns = Turns(Loop(), current_scheduler(), lambda _loop: None)
+    with pytest.raises(RecursionError):
+        turns.wake()
+    turns.wake()  # the loop's thread has ended: nobody is there to be woken
+    assert not Loop.failures
 
 
 @pytest.mark.parametrize("what", ["call_soon", "call_later"])
