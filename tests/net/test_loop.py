@@ -366,6 +366,24 @@ def test_what_a_signal_handler_raises_between_two_tasklets_is_mains(kind: type[B
     flower.time.sleep(SOON)
 
 
+@pytest.mark.leaves("descriptors")  # as above
+def test_a_timer_of_before_an_interruption_is_not_taken_for_one_that_is_armed() -> None:
+    def hit() -> None:
+        raise KeyboardInterrupt
+
+    p = poller()
+    rescued: list[bool] = []
+    sleeping = flower.go(flower.time.sleep, 4 * SOON)
+    flower.go(p.loop.call_soon, hit)
+    with pytest.raises(KeyboardInterrupt):
+        flower.channel().receive(NEVER)
+    sleeping.kill()
+    timer = p.loop.call_later(1.0, lambda: (rescued.append(True), p.ready()))
+    flower.time.sleep(5 * SOON)  # for longer than the timer that was armed as the interruption came
+    assert not rescued
+    timer.cancel()
+
+
 def test_a_wake_up_that_failed_is_not_taken_for_one_that_is_on_its_way() -> None:
     class Loop:
         failures: ClassVar = [RecursionError(), RuntimeError("Event loop is closed")]
