@@ -89,7 +89,7 @@ def note(error: BaseException, text: Callable[[], str]) -> bool:
 
 
 def is_foreign(error: BaseException) -> bool:
-    """Whether main gets it where it waits for something else: of a tasklet that nobody joined, or a signal handler."""
+    """Whether it is not of what the tasklet waits for: thrown into it, or raised in main where nobody else gets it."""
     return _attribute(error, "_flower_foreign") is True
 
 

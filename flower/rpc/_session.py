@@ -39,6 +39,7 @@ except ImportError:
 from greenlet import getcurrent
 
 from flower.channels import channel, schedule, tasklet
+from flower.channels._failures import is_foreign
 from flower.channels._scheduler import current_scheduler
 from flower.channels._waiting import Alarm
 from flower.errors import AuthError, ChannelClosed, Disconnected, Overloaded, ProtocolError, RemoteError, Timeout
@@ -171,7 +172,7 @@ class Session(Line):
             try:
                 self._settled.receive(timeout)
             except ChannelClosed as error:
-                if error.channel is not self._settled:  # what a tasklet has ended with, and main gets
+                if is_foreign(error):
                     raise
         if self.fault is not None:
             raise self.disconnected(not_run=True)
