@@ -12,6 +12,7 @@ try:
 except ImportError:
     from flower.channels import _nocython as cython
 
+from flower._typing import Any
 from flower.channels import _scheduler
 from flower.channels._scheduler import Scheduler, fail, wake
 from flower.channels._task import Task, withdraw
@@ -22,12 +23,13 @@ if not cython.compiled:
     from flower.channels._uncompiled import hold
 
 
+# As it is, whatever a class makes of that name, and of setting attributes.
+dict_of: Any = vars(BaseException)["__dict__"].__get__
+
+
 def mark_foreign(error: BaseException) -> None:
     """It comes from elsewhere than what a task waits for: see `is_foreign`."""
-    try:
-        error._flower_foreign = True  # type: ignore[attr-defined]
-    except Exception:  # one that can't be changed
-        pass
+    dict_of(error)["_flower_foreign"] = True
 
 
 def throw_into(t: Task, error: BaseException) -> None:

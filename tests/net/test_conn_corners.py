@@ -271,6 +271,24 @@ def test_nor_is_what_is_thrown_into_a_tasklet_the_end_of_what_that_waits_for(cal
         assert caught.value is thrown
 
 
+class Frozen(ChannelClosed):
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+    __init__ = Exception.__init__
+
+
+def test_nor_is_an_error_that_can_not_be_changed() -> None:
+    def ends() -> None:
+        rounds(10)
+        raise Frozen("of its own")
+
+    with plain_peer() as (conn, _):
+        flower.go(ends)
+        with pytest.raises(Frozen, match="of its own"):
+            conn.read()
+
+
 @pytest.mark.parametrize("call", ["receive", "iteration", "serve", "serve with a limit", "udp", "process"])
 def test_nor_of_a_listener_a_udp_socket_or_a_program(call: str) -> None:
     with Listen((HOME, 0)) as listener, Listen((HOME, 0), "udp") as datagrams, process.start(["cat"]) as program:
