@@ -25,6 +25,7 @@ from typing import Any
 from flower.channels import blocking, bomb, channel, select, shield
 from flower.channels._blocking import begin, collect
 from flower.channels._failures import copy_error, is_foreign
+from flower.channels._forks import after_fork
 from flower.errors import ChannelClosed, Timeout
 from flower.net import Conn
 from flower.net._descriptor import MAX_FD, READABLE, WRITABLE, Watched, look, reading_end
@@ -497,12 +498,9 @@ class File:
 _files: weakref.WeakSet[File] = weakref.WeakSet()
 
 
+@after_fork
 def _after_fork() -> None:
     """In the child: a worker is the parent's, and gives back neither the turn here nor the file's own lock."""
     for file in _files:
         if not len(file._turn):
             file._turn._abandon(RuntimeError(f"{file!r} was in use as the process forked: it is the parent's"))
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

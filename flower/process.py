@@ -164,13 +164,11 @@ class Process:
         """
         try:
             self._child.ended.receive(timeout)
-        except ChannelClosed as error:
-            if error.channel is not self._child.ended:  # what a tasklet has ended with, and main gets
-                raise
-        except Timeout as error:
+        except (ChannelClosed, Timeout) as error:
             if is_foreign(error):
                 raise
-            raise Timeout(f"{self._name} has not ended within {timeout} s") from None
+            if isinstance(error, Timeout):
+                raise Timeout(f"{self._name} has not ended within {timeout} s") from None
         if self._child.status is None:
             raise ChildProcessError(f"{self._name} {self._child.lost}")
         return self._child.status

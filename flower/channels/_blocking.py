@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import os
 import queue
 import threading
 
@@ -11,6 +10,7 @@ from flower._typing import TYPE_CHECKING, Any
 from flower.channels import _deadlock, _scheduler
 from flower.channels._channel import channel
 from flower.channels._deadlock import ignore_thread
+from flower.channels._forks import after_fork
 from flower.channels._lifecycle import leave_fork
 
 if TYPE_CHECKING:
@@ -74,14 +74,11 @@ class _Workers:
 _workers = _Workers()
 
 
+@after_fork
 def _after_fork() -> None:
     global _workers
     _workers = _Workers()
     _deadlock.jobs_given = 0
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def blocking(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:

@@ -12,7 +12,6 @@ Invariants
 from __future__ import annotations
 
 import math
-import os
 import threading
 import weakref
 
@@ -24,6 +23,7 @@ except ImportError:
     from flower.channels import _nocython as cython
 
 from flower.channels._channel import channel
+from flower.channels._forks import after_fork
 from flower.channels._scheduler import current_scheduler
 from flower.channels._task import check_timeout
 from flower.channels._waiting import Alarm
@@ -45,14 +45,11 @@ else:
 _weak: Any = weakref.ref
 
 
+@after_fork
 def _after_fork() -> None:
     """In the child: another thread of the parent may have held it."""
     if not _turn._is_owned():
         _turn._at_fork_reinit()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _check_seconds(seconds: Any, what: str) -> float:

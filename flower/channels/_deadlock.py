@@ -5,7 +5,6 @@ from __future__ import annotations
 import _thread
 import gc
 import math
-import os
 import threading
 import time
 import weakref
@@ -14,6 +13,7 @@ from flower._typing import TYPE_CHECKING, Any
 from flower.channels import _hub, _scheduler
 from flower.channels._channel import channel
 from flower.channels._delivery import raise_in_main
+from flower.channels._forks import after_fork
 from flower.channels._scheduler import fail
 from flower.channels._task import BLOCKED, PAUSED, SELECT, Task, case_channels, place
 from flower.errors import Deadlock
@@ -92,14 +92,11 @@ def _unknown_threads(mine: int) -> int:
 _unknown_before = _unknown_threads(threading.get_ident())
 
 
+@after_fork
 def _after_fork() -> None:
     """In the child: the parent's threads are still counted."""
     global _unknown_before
     _unknown_before = _unknown_threads(threading.get_ident())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def victim_of(s: Any) -> Any:

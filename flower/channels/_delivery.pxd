@@ -4,6 +4,7 @@ from flower.channels._scheduler cimport Scheduler, fail, wake
 from flower.channels._task cimport BLOCKED, ERRORS, KILL, PAUSED, READY, Task, withdraw
 from flower.channels._waiting cimport WaitQueue
 
+cpdef object mark_foreign(object error)
 cpdef object throw_into(Task t, object error)
 cpdef bint cancel(Task t, object scope, object error) except -1
 cpdef object stray(Task t)

@@ -12,6 +12,7 @@ try:
 except ImportError:
     from flower.channels import _nocython as cython
 
+from flower._typing import Any
 from flower.channels import _scheduler
 from flower.channels._scheduler import Scheduler, fail, wake
 from flower.channels._task import Task, withdraw
@@ -22,8 +23,18 @@ if not cython.compiled:
     from flower.channels._uncompiled import hold
 
 
+# As it is, whatever a class makes of that name, and of setting attributes.
+dict_of: Any = vars(BaseException)["__dict__"].__get__
+
+
+def mark_foreign(error: BaseException) -> None:
+    """It comes from elsewhere than what a task waits for: see `is_foreign`."""
+    dict_of(error)["_flower_foreign"] = True
+
+
 def throw_into(t: Task, error: BaseException) -> None:
     """Raise an error in a live task that is not current: where it is parked or queued, or else at its next park."""
+    mark_foreign(error)
     if fail(t, error):
         return
     if t.state in (READY, PAUSED) and not t.decided and t.carrier is not None and t.error is None:
@@ -72,10 +83,7 @@ def tell_joiners(t: Task) -> bool:
 
 def raise_in_main(s: Scheduler, error: BaseException) -> None:
     """Raise an error in the main task: now if it is parked, undecided; else when it next parks."""
-    try:
-        error._flower_foreign = True  # type: ignore[attr-defined]  # to what main waits for: see `is_foreign`
-    except Exception:  # one that can't be changed
-        pass
+    mark_foreign(error)
     main = s.main
     if main.state == PAUSED:  # there may be nobody left to insert it
         wake(main)

@@ -16,7 +16,7 @@ from greenlet import GreenletExit
 from flower._typing import TYPE_CHECKING, Any
 from flower.channels import _deadlock, _delivery, _lifecycle, _scheduler
 from flower.channels._deadlock import refusal
-from flower.channels._delivery import raise_in_main, report, spare_main, tell_joiners
+from flower.channels._delivery import dict_of, raise_in_main, report, spare_main, tell_joiners
 from flower.channels._task import BLOCKED, ERRORS, KILL, TRAP
 from flower.errors import Cancelled, TaskletExit, TaskletKilled
 
@@ -89,8 +89,8 @@ def note(error: BaseException, text: Callable[[], str]) -> bool:
 
 
 def is_foreign(error: BaseException) -> bool:
-    """Whether main gets it where it waits for something else: of a tasklet that nobody joined, or a signal handler."""
-    return _attribute(error, "_flower_foreign") is True
+    """Whether it is not of what the tasklet waits for: thrown into it, or raised in main where nobody else gets it."""
+    return "_flower_foreign" in dict_of(error)
 
 
 def pass_on(error: BaseException) -> None:
@@ -107,7 +107,6 @@ def was_passed_on(error: BaseException) -> bool:
 _traceback_of, _cause_of, _context_of = (
     vars(BaseException)[name].__get__ for name in ("__traceback__", "__cause__", "__context__")
 )
-_dict_of: Any = vars(BaseException)["__dict__"].__get__
 _set_context: Any = vars(BaseException)["__context__"].__set__
 
 
@@ -198,7 +197,7 @@ def collect(t: Any, error: BaseException | None, traceback: Any, value: Any) -> 
         check_scopes()
         raise TaskletKilled(f"{describe(t)} was cancelled") from None
     if t.collected or t.failure is not error:
-        _dict_of(error).setdefault("_flower_same", object())
+        dict_of(error).setdefault("_flower_same", object())
         error = copy_error(error)
     else:
         t.collected = True
@@ -227,7 +226,7 @@ def raise_as_it_is(error: BaseException) -> None:
 
 def same_as(error: BaseException) -> object:
     """What an error and its copies have in common."""
-    return _dict_of(error).get("_flower_same", error)
+    return dict_of(error).get("_flower_same", error)
 
 
 def copy_error(error: BaseException) -> BaseException:

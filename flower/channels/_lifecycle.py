@@ -14,6 +14,7 @@ from greenlet import getcurrent
 from flower._typing import TYPE_CHECKING, Any
 from flower.channels import _deadlock, _hub, _scheduler
 from flower.channels._delivery import interrupt_main
+from flower.channels._forks import after_fork
 from flower.channels._scheduler import COMPILED, Scheduler
 from flower.channels._task import BLOCKED, RUNNING, withdraw
 from flower.errors import TaskletExit
@@ -179,6 +180,7 @@ def _in_flower(frame: FrameType | None, func: Any) -> bool:
 # -- fork
 
 
+@after_fork
 def in_child() -> None:
     """After a fork: the forking tasklet is the child's main, with an empty scheduler and a poller of its own.
 
@@ -259,5 +261,3 @@ def at_exit() -> None:
 
 
 atexit.register(at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=in_child)

@@ -6,7 +6,7 @@ from flower.channels._greenlet cimport (
 from flower.channels._task cimport (
     BLOCKED, ERRORS, KILL, PAUSED, READY, RUN, RUNNING, SLEEP, Task, members, withdraw,
 )
-from flower.channels._waiting cimport NEVER, Alarm, Timed, Timers, Waiter, WaitQueue
+from flower.channels._waiting cimport NEVER, Alarm, Timers, WaitQueue
 
 cdef int DEPTH_TO_WAKE, SWITCHES_PER_TURN
 cdef double SECONDS_PER_TURN

@@ -11,7 +11,6 @@ those inside of it, is a RuntimeError; it is left all the same. Once the tasklet
 
 from __future__ import annotations
 
-import os
 from math import inf as NEVER
 
 from flower._typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +18,7 @@ from flower.channels._channel import channel
 from flower.channels._deadlock import refusal
 from flower.channels._delivery import cancel, report, spare_main
 from flower.channels._failures import raise_as_it_is, same_as, was_passed_on, was_refused
+from flower.channels._forks import after_fork
 from flower.channels._scheduler import current_scheduler, present
 from flower.channels._task import PAUSED, check_timeout
 from flower.channels._tasklet import tasklet
@@ -351,6 +351,7 @@ class group:
         return several
 
 
+@after_fork
 def _after_fork() -> None:
     """In the child: the members of the groups that it is in the body of are the parent's, and nobody waits for them."""
     scheduler = present()
@@ -359,7 +360,3 @@ def _after_fork() -> None:
         if scope._members is not None:
             scope._members.clear()
         scope = scope._parent
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

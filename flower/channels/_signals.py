@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 import signal
 import threading
 
 from flower._typing import Any
 from flower.channels._channel import channel
+from flower.channels._forks import after_fork
 from flower.channels._lifecycle import take_over_interrupts
 from flower.channels._scheduler import current_scheduler
 
@@ -84,15 +84,12 @@ def _restore() -> None:
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
 
 
+@after_fork
 def _after_fork() -> None:
     """In the child: what the parent watched is its own affair, and a signal does here what it did before."""
     for watch in {watch for watches in _watches.values() for watch in watches}:
         watch.close()
     _restore()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 def signals(*signums: int) -> channel[int]:

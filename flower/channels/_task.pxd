@@ -1,7 +1,7 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._greenlet cimport greenlet
-from flower.channels._waiting cimport NEVER, Waiter, WaitQueue
+from flower.channels._waiting cimport Waiter, WaitQueue
 
 # A truth value in one byte: there may be a million tasks.
 cdef extern from *:

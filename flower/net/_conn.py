@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from flower.channels import bomb, channel
 from flower.channels import timeout as time_limit
+from flower.channels._failures import is_foreign
 from flower.channels._task import check_timeout
 from flower.errors import ChannelClosed, IncompleteRead, Timeout, TooLong
 from flower.net._loop import io_poller, wait
@@ -108,7 +109,7 @@ class Conn(Source):
             else:
                 data = self._within(self._receive_channel, timeout)
         except ChannelClosed as error:
-            if not self._is_end(error, self._incoming):
+            if is_foreign(error):
                 raise
             raise self._reading_end() from None
         return data
@@ -127,7 +128,7 @@ class Conn(Source):
             else:
                 data = self._within(self._receive_channel, timeout)
         except ChannelClosed as error:
-            if not self._is_end(error, self._incoming):
+            if is_foreign(error):
                 raise
             end = self._reading_end()
             if isinstance(end, ChannelClosed) and not self._stream.shut:
@@ -235,7 +236,7 @@ class Conn(Source):
                 look(self._incoming, self._reading_end)  # where reading was paused, it goes on
                 buffer += self._incoming.receive()
         except ChannelClosed as error:
-            if not self._is_end(error, self._incoming):
+            if is_foreign(error):
                 raise
             why = self._reading_end()
             if buffer and isinstance(why, ChannelClosed) and not self._stream.shut:
@@ -283,9 +284,8 @@ class Conn(Source):
             raise
 
     def _claim(self, error: ChannelClosed) -> None:
-        """To users it is of the connection, and not of its parts; if it is not of something else (see `_is_end`)."""
-        ours = self._incoming, self._stream.outbox
-        if error.channel is not None and error.channel in ours:
+        """To users it is of the connection, and not of its parts."""
+        if not is_foreign(error):
             error.channel = self
 
     @property

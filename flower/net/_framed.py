@@ -22,7 +22,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from flower.channels import bomb, channel, getcurrent, move_on, tasklet
 from flower.channels._delivery import report
-from flower.channels._failures import copy_error, note
+from flower.channels._failures import copy_error, is_foreign, note
 from flower.channels._scheduler import current_scheduler
 from flower.errors import ChannelClosed, ProtocolError, TaskletExit
 from flower.net._address import format_address
@@ -114,7 +114,7 @@ class Framed(Source, Generic[T]):
             messages = self._inner.messages
             message: T = messages.receive() if timeout is None else self._within(messages, timeout)
         except ChannelClosed as error:
-            if not self._is_end(error, self._inner.messages):
+            if is_foreign(error):
                 raise
             raise self._inner.end(self) from None
         return message

@@ -13,6 +13,7 @@ import threading
 import weakref
 from typing import Any
 
+from flower.channels._forks import after_fork
 from flower.net._acceptor import Acceptor
 from flower.net._address import explain
 from flower.net._conn import Conn
@@ -31,8 +32,7 @@ _UNIX = {getattr(socket, "AF_UNIX", None)}
 # What was given, by its descriptor: two that used one socket would cut each other off. To look and to take is one step.
 _taken: weakref.WeakValueDictionary[int, socket.socket] = weakref.WeakValueDictionary()
 _taking: Any = threading.Lock()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_taking._at_fork_reinit)
+after_fork(_taking._at_fork_reinit)
 
 
 def listen_socktcp(address: Any, options: Options) -> Listener:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flower.channels import channel, getcurrent, move_on, schedule, select, tasklet
 from flower.channels._delivery import report
-from flower.channels._failures import note
+from flower.channels._failures import is_foreign, note
 from flower.channels._scheduler import current_scheduler
 from flower.channels._task import check_timeout
 from flower.errors import ChannelClosed
@@ -70,7 +70,7 @@ class Listener(Source):
             else:
                 conn = self._within(self._receive_channel, timeout)
         except ChannelClosed as error:
-            if not self._is_end(error, self._connections):
+            if is_foreign(error):
                 raise
             raise self._end() from None
         return conn
@@ -109,7 +109,7 @@ class Listener(Source):
                     select((places, None), self._acceptor.gone)
                 conn = self.receive()
             except ChannelClosed as error:
-                if error.channel is not self and error.channel is not self._acceptor.gone:
+                if is_foreign(error):
                     raise
                 return
             self._handlers.start(handler, conn, label, places)

@@ -34,6 +34,7 @@ from typing import Any, Protocol, TypeVar
 from flower.channels import channel, shield
 from flower.channels._delivery import raise_in_main, spare_main
 from flower.channels._failures import leave_if_forked, pass_on, was_passed_on
+from flower.channels._forks import after_fork
 from flower.channels._scheduler import current_scheduler
 from flower.errors import TaskletExit
 from flower.net._transport import Sockets, Transport
@@ -476,6 +477,7 @@ _pollers: set[LoopPoller] = set()
 _inherited: list[Any] = []
 
 
+@after_fork
 def _after_fork_in_child() -> None:
     """Set aside whatever belongs to the parent's loops, for good, without a call to any of it."""
     for poller in _pollers:
@@ -493,7 +495,3 @@ def _immortalise(what: Any) -> None:
     import ctypes
 
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(what))
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)

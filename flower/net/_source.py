@@ -36,18 +36,11 @@ class Source:
         try:
             return self.receive()
         except ChannelClosed as error:
-            if error.channel is not self or is_foreign(error):
+            if is_foreign(error):
                 raise
             raise StopIteration from None
         except StopIteration as error:  # it would end the loop
             raise RuntimeError("a tasklet has ended with StopIteration") from error
-
-    def _is_end(self, error: ChannelClosed, ch: Any) -> bool:
-        """Whether it says that this has ended, whose channel that is.
-
-        Main gets others where it waits: what tasklets have ended with, and nobody joined.
-        """
-        return ch.closed and (error.channel is ch or error.channel is self)
 
     def _within(self, ch: Any, timeout: float | None) -> Any:
         """Receive from the channel; where nothing comes in time, the error says from whom."""

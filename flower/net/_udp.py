@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from flower.channels import bomb, channel
 from flower.channels import timeout as time_limit
+from flower.channels._failures import is_foreign
 from flower.errors import ChannelClosed, Timeout
 from flower.net._address import Info, check_host_port, explain, format_address, resolve
 from flower.net._conn import Data, look
@@ -186,7 +187,7 @@ class Port:
             try:
                 self._room.receive()
             except ChannelClosed as error:
-                if error.channel is not self._room:  # what a tasklet has ended with, and main gets
+                if is_foreign(error):
                     raise
                 raise self.end() from None
             if self._try_send(data, where):
@@ -304,7 +305,7 @@ class Datagrams(Source):
                 return self._incoming.receive()
             datagram: Datagram = self._within(self._incoming, timeout)
         except ChannelClosed as error:
-            if not self._is_end(error, self._incoming):
+            if is_foreign(error):
                 raise
             raise self._end() from None
         return datagram
@@ -336,7 +337,7 @@ class Datagrams(Source):
         try:
             port.send(data, None if address is None else self._where(port, address))
         except ChannelClosed as error:
-            if error.channel is self._incoming:
+            if not is_foreign(error):
                 error.channel = self
             raise
 

@@ -48,10 +48,10 @@ class Line(Tap):
     wire: Wire
     outbox: Outbox
 
-    def __init__(self, conn: Any, name: str, exports: dict[str, Method], settings: Settings) -> None:
+    def __init__(self, conn: Any, exports: dict[str, Method], settings: Settings) -> None:
         self.conn = conn
         self.direct: Conn | None = conn if type(conn) is Conn else None  # the same, for those who are compiled
-        self.name = name
+        self.name = _name(conn)
         self.exports = exports
         self.settings = settings
         self.max_inflight = settings.max_inflight
@@ -124,3 +124,11 @@ class Line(Tap):
             callback()
         else:
             self.scheduler.post(callback)
+
+
+def _name(conn: Any) -> str:
+    address = conn.remote_addr()
+    if isinstance(address, tuple):
+        host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
+        return f"peer {host}:{address[1]}"
+    return f"peer {address or '?'}"

@@ -39,6 +39,7 @@ except ImportError:
 from greenlet import getcurrent
 
 from flower.channels import channel, schedule, tasklet
+from flower.channels._failures import is_foreign
 from flower.channels._scheduler import current_scheduler
 from flower.channels._waiting import Alarm
 from flower.errors import AuthError, ChannelClosed, Disconnected, Overloaded, ProtocolError, RemoteError, Timeout
@@ -86,7 +87,7 @@ class Session(Line):
         settings: Settings = DEFAULTS,
         authenticated: bool = False,
     ) -> None:
-        Line.__init__(self, conn, _name(conn), exports, settings)
+        Line.__init__(self, conn, exports, settings)
         if self.direct is not None and self.direct._stream._thread != self.thread:
             raise RuntimeError(f"{self.name}: its connection belongs to another thread, and so must the peer")
         self.face: Any = None  # what a method sees as its caller
@@ -171,7 +172,7 @@ class Session(Line):
             try:
                 self._settled.receive(timeout)
             except ChannelClosed as error:
-                if error.channel is not self._settled:  # what a tasklet has ended with, and main gets
+                if is_foreign(error):
                     raise
         if self.fault is not None:
             raise self.disconnected(not_run=True)
@@ -428,7 +429,6 @@ class Session(Line):
 
     def _settle(self) -> None:
         """Who the peer is, is known now, and it knows that."""
-        self.early = False
         self.theirs = self.handshake.theirs
         self.wire.codec.flower = self.theirs is not None
         if self.theirs is not None:
@@ -436,13 +436,16 @@ class Session(Line):
             self.calls.most = self.theirs.max_inflight
             self.calls.settled()
             self.max_frame = self.theirs.max_frame
+        self._end_early()
+
+    def _end_early(self) -> None:
+        """Nobody waits any more for the answer to our hello."""
+        self.early = False
         if self._settled is not None:
             self._settled.close()
 
     def _too_late(self, now: float) -> None:
         self._alarm = None
-        if self.fault is not None:
-            return
         if self.is_locked:
             log.warning("%s: said no hello within %s s", self.name, self.settings.handshake_timeout)
             self._fail(Disconnected(f"{self.name}: said no hello in time"))
@@ -451,9 +454,7 @@ class Session(Line):
             self._fail(Disconnected(f"{self.name}: no answer to our hello within {self.settings.handshake_timeout} s"))
             self.conn.abort()
         elif self.early:
-            self.early = False
-            if self._settled is not None:
-                self._settled.close()
+            self._end_early()
 
     # -- The peer's control notifications
 
@@ -494,15 +495,8 @@ class Session(Line):
             self.fault = Disconnected(f"{self.name} belongs to the parent process, since a fork")
             self.early = False
             self.outbox.close()
-            current_scheduler().post(self._fail_in_child)  # when all that are the parent's are known as that
+            current_scheduler().post(self._tell)  # when all that are the parent's are known as that
         return None
-
-    def _fail_in_child(self) -> None:
-        """Who waits here for what only the parent gets learns it. Its tasklets, which serve the peer, are not here."""
-        self.calls.fail()
-        self.streams.fail(str(self.fault))
-        if self._settled is not None:
-            self._settled.close()
 
     def give_up(self) -> None:
         """The peer gets no more answers."""
@@ -531,18 +525,20 @@ class Session(Line):
     def _fail(self, fault: BaseException) -> None:
         """From now on every call fails; those that wait do so now."""
         self.fault = fault
-        self.early = False
         self._clear_alarm()
         if self._pulse is not None:
             self._pulse.stop()
-        self.calls.fail()
-        self.streams.fail(str(fault))
+        self._tell()
         if not self._last_answers:
             self.serving.abandon()
-        if self._settled is not None:
-            self._settled.close()
         self.serving.go_on()
         self._wake_drain()
+
+    def _tell(self) -> None:
+        """Whoever waits for the peer learns that it is over."""
+        self.calls.fail()
+        self.streams.fail(str(self.fault))
+        self._end_early()
 
     def disconnected(self, cause: BaseException | None = None, not_run: bool = False) -> Any:
         """The error for one who needs the connection. ``not_run``: nothing of what he wanted was sent."""
@@ -597,11 +593,3 @@ _CONTROL: dict[str, Callable[[Session, list[Any]], None]] = {
 
 def _methods(calls: Calls) -> tuple[Any, Any, Any, Any]:
     return calls.call, calls.begin, calls.stream, calls.notify
-
-
-def _name(conn: Any) -> str:
-    address = conn.remote_addr()
-    if isinstance(address, tuple):
-        host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
-        return f"peer {host}:{address[1]}"
-    return f"peer {address or '?'}"

@@ -235,9 +235,6 @@ class Choices:
         """How many times a tasklet ran out of its turn."""
         return sum(kind in "pr" for _, kind, _, _ in self.taken)
 
-    def preemptions(self) -> int:
-        return sum(kind == "p" for _, kind, _, _ in self.taken)
-
     def schedule(self) -> str:
         """The schedule string."""
         taken = ",".join(f"{number}{kind}{chosen}/{size}" for number, kind, chosen, size in self.taken)

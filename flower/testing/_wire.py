@@ -232,9 +232,6 @@ class Transport(Link):
         self._reading = True
         self.peer.pump()
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
-
     # -- the flight
 
     def _send(self, kind: str, data: bytes, delay: float) -> None:

@@ -410,7 +410,7 @@ class World:
             for t in ready:
                 self._register(t)
         if self._error is None:
-            self._step(me)
+            self._step()
         if self._scheduler.posts:
             return None
         if self._error is not None:
@@ -468,7 +468,7 @@ class World:
                 what = self._resting[me] = REASONS[me.blocked_in]
             self.log_line(self.name_of(me), f"{what}: waits")
 
-    def _step(self, me: Any) -> None:
+    def _step(self) -> None:
         """After each operation and at each switch: is everything as it must be?"""
         self._steps += 1
         if self._steps > self._max_steps:
@@ -516,7 +516,7 @@ class World:
         if me is None or s.traps:
             return
         if self._error is None:
-            self._step(me)
+            self._step()
         if self._error is not None:
             if me is self._main:
                 raise self._error

@@ -259,6 +259,36 @@ def test_what_a_tasklet_ended_with_is_not_the_end_of_what_main_waits_for(call: s
         assert caught.value.channel is closed
 
 
+@pytest.mark.parametrize("call", OF_A_CONNECTION)
+def test_nor_is_what_is_thrown_into_a_tasklet_the_end_of_what_that_waits_for(call: str) -> None:
+    with plain_peer() as (conn, _):
+        thrown = ChannelClosed("another one is closed")
+        t = flower.go(OF_A_CONNECTION[call], conn)
+        rounds(10)
+        t.throw(thrown)
+        with pytest.raises(ChannelClosed) as caught:
+            t.join()
+        assert caught.value is thrown
+
+
+class Frozen(ChannelClosed):
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+    __init__ = Exception.__init__
+
+
+def test_nor_is_an_error_that_can_not_be_changed() -> None:
+    def ends() -> None:
+        rounds(10)
+        raise Frozen("of its own")
+
+    with plain_peer() as (conn, _):
+        flower.go(ends)
+        with pytest.raises(Frozen, match="of its own"):
+            conn.read()
+
+
 @pytest.mark.parametrize("call", ["receive", "iteration", "serve", "serve with a limit", "udp", "process"])
 def test_nor_of_a_listener_a_udp_socket_or_a_program(call: str) -> None:
     with Listen((HOME, 0)) as listener, Listen((HOME, 0), "udp") as datagrams, process.start(["cat"]) as program:
@@ -303,6 +333,18 @@ def test_nor_is_a_timeout_of_a_tasklet_one_of_what_main_waits_for(call: str) -> 
         os.close(near)
         os.close(far)
         assert program.status is None
+
+
+@pytest.mark.parametrize("timeout", [None, NEVER])
+def test_a_timeout_that_is_thrown_is_not_the_one_of_what_the_tasklet_waits_for(timeout: float | None) -> None:
+    with process.start(["cat"]) as program:
+        thrown = Timeout("of another one")
+        t = flower.go(program.wait, timeout)
+        rounds(10)
+        t.throw(thrown)
+        with pytest.raises(Timeout) as caught:
+            t.join()
+        assert caught.value is thrown
 
 
 def test_what_a_tasklet_ended_with_is_no_failure_of_the_resolver(monkeypatch: pytest.MonkeyPatch) -> None:

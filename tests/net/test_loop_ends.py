@@ -114,46 +114,21 @@ def test_ctrl_c_reaches_the_main_tasklet_in_accept(handler: str) -> None:
         assert program.end() == "interrupted\nend\n"
 
 
-EXITS = """
+RAISES = """
     import flower, signal
     from flower.net import Listen
-    def leave(signum, frame):
-        raise SystemExit(0)
-    signal.signal(signal.SIGTERM, leave)
-    listener = Listen(("127.0.0.1", 0))
-    flower.go(print, "ready")
-    try:
-        {wait}
-    except SystemExit:
-        print("left")
-        raise
-    finally:
-        listener.close()
-"""
-
-
-@pytest.mark.parametrize(
-    "wait", ["listener.accept()", "flower.go(listener.accept); flower.run()", "flower.after(30).receive()"]
-)
-def test_a_signal_handler_that_exits_ends_the_program(wait: str) -> None:
-    with Program(EXITS.format(wait=wait)) as program:
-        assert program.line() == "ready"
-        program.kill(signal.SIGTERM)
-        assert program.end() == "left\n"
-
-
-ALARMED = """
-    import flower, signal
-    from flower.net import Listen
-    def alarm(signum, frame):
-        raise ArithmeticError("alarm")
-    signal.signal(signal.SIGTERM, alarm)
+    def handler(signum, frame):
+        raise {raised}
+    signal.signal(signal.SIGTERM, handler)
     listener = Listen(("127.0.0.1", 0))
     flower.go(print, "ready")
     try:
         {wait}
     except ArithmeticError as error:
         print(error)
+    except SystemExit:
+        print("left")
+        raise
     finally:
         listener.close()
     flower.schedule()
@@ -162,13 +137,21 @@ ALARMED = """
 
 
 @pytest.mark.parametrize(
-    "wait", ["listener.accept()", "flower.go(flower.never().receive); listener.accept()", "flower.after(30).receive()"]
+    ("raised", "told", "wait"),
+    [
+        ("SystemExit(0)", "left\n", "listener.accept()"),
+        ("SystemExit(0)", "left\n", "flower.go(listener.accept); flower.run()"),
+        ("SystemExit(0)", "left\n", "flower.after(30).receive()"),
+        ("ArithmeticError('alarm')", "alarm\nend\n", "listener.accept()"),
+        ("ArithmeticError('alarm')", "alarm\nend\n", "flower.go(flower.never().receive); listener.accept()"),
+        ("ArithmeticError('alarm')", "alarm\nend\n", "flower.after(30).receive()"),
+    ],
 )
-def test_what_a_signal_handler_raises_is_raised_where_main_waits(wait: str) -> None:
-    with Program(ALARMED.format(wait=wait)) as program:
+def test_what_a_signal_handler_raises_is_raised_where_main_waits(raised: str, told: str, wait: str) -> None:
+    with Program(RAISES.format(raised=raised, wait=wait)) as program:
         assert program.line() == "ready"
         program.kill(signal.SIGTERM)
-        assert program.end() == "alarm\nend\n"
+        assert program.end() == told
 
 
 def test_a_timeout_of_a_signal_handler_is_not_that_of_what_main_waits_for() -> None:
@@ -185,7 +168,7 @@ def test_a_timeout_of_a_signal_handler_is_not_that_of_what_main_waits_for() -> N
         signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.leaves("descriptors")  # as above
+@pytest.mark.leaves("descriptors")  # uvloop makes new ones when it starts again
 def test_a_callback_that_exits_ends_what_main_waits_for() -> None:
     def leave() -> None:
         raise SystemExit(3)

@@ -110,5 +110,12 @@ def deliver_all(*sessions: Session) -> None:
     settle()
 
 
+def close_all(*sessions: Session) -> None:
+    """Close them, and let that arrive."""
+    for session in sessions:
+        session.close()
+    deliver_all(*sessions)
+
+
 def _nothing(_: Session) -> None:
     pass

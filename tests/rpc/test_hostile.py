@@ -77,23 +77,27 @@ def test_a_peer_that_does_not_read_of_its_credit_is_held_back_by_what_that_takes
     link.settle()
 
 
-@pytest.mark.parametrize("reason", ["r" * 1000, ValueError("e" * 8000)], ids=["text", "error"])
-def test_two_peers_that_close_many_channels_at_a_time_do_not_wait_for_each_other(tmp_path: Path, reason: Any) -> None:
-    """What both have to say of them is more than both sockets take, and neither reads before that is said."""
-
+def close_all_at_a_time(folder: Path, reason: Any) -> tuple[int, int]:
+    """Two peers close 2000 channels each, and wait until both know; gives how much each had to say of that at once."""
     channels: list[channel[Any]] = [channel() for _ in range(4000)]
     halves = (
         {"first": lambda: [ch.receiver for ch in channels[:2000]]},
         {"last": lambda: [ch.receiver for ch in channels[2000:]]},
     )
-    with rpc.serve(f"unix:{tmp_path}/s", halves[0]) as server, rpc.connect(server.url, halves[1]) as peer:
+    with rpc.serve(f"unix:{folder}/s", halves[0]) as server, rpc.connect(server.url, halves[1]) as peer:
         theirs = peer.call("first")
         (back,) = server.peers
-        ours = back.call("last")
-        for end in (*theirs, *ours):
+        for end in (*theirs, *back.call("last")):
             end.close(reason)
-        assert peer._session.serving.waiting > 1_000_000
+        waiting = peer._session.serving.waiting, back._session.serving.waiting
         until(lambda: not (len(peer._session.streams) or len(back._session.streams)))
+    return waiting
+
+
+@pytest.mark.parametrize("reason", ["r" * 1000, ValueError("e" * 8000)], ids=["text", "error"])
+def test_two_peers_that_close_many_channels_at_a_time_do_not_wait_for_each_other(tmp_path: Path, reason: Any) -> None:
+    """What both have to say of them is more than both sockets take, and neither reads before that is said."""
+    assert min(close_all_at_a_time(tmp_path, reason)) > 1_000_000
 
 
 @pytest.mark.slow
@@ -102,18 +106,7 @@ def test_as_much_may_be_said_of_channels_as_all_that_may_be_open_need(
 ) -> None:
     """With a ``max_channels`` far above the default, two peers that closed them at a time waited for good."""
     monkeypatch.setattr(_serving, "AT_MOST", 100_000)  # in place of many more channels
-    channels: list[channel[Any]] = [channel() for _ in range(4000)]
-    halves = (
-        {"first": lambda: [ch.receiver for ch in channels[:2000]]},
-        {"last": lambda: [ch.receiver for ch in channels[2000:]]},
-    )
-    with rpc.serve(f"unix:{tmp_path}/s", halves[0]) as server, rpc.connect(server.url, halves[1]) as peer:
-        theirs = peer.call("first")
-        (back,) = server.peers
-        for end in (*theirs, *back.call("last")):
-            end.close("r" * 1000)
-        assert min(each._session.serving.waiting for each in (peer, back)) > 1_000_000
-        until(lambda: not (len(peer._session.streams) or len(back._session.streams)))
+    assert min(close_all_at_a_time(tmp_path, "r" * 1000)) > 1_000_000
 
 
 def test_both_may_give_the_last_end_that_the_other_takes_at_once() -> None:
@@ -128,9 +121,7 @@ def test_both_may_give_the_last_end_that_the_other_takes_at_once() -> None:
     kept.clear()
     link.deliver_all(a, b)
     assert not len(a.streams) and not len(b.streams)
-    for session in (a, b):
-        session.close()
-    link.deliver_all(a, b)
+    link.close_all(a, b)
 
 
 def test_a_channel_is_open_to_the_peer_until_its_end_has_left() -> None:
@@ -160,9 +151,7 @@ def test_a_channel_is_open_to_the_peer_until_its_end_has_left() -> None:
     flower.go(stream)
     link.deliver_all(a, b)
     assert outcomes[-1] == [0, 1, 2]
-    for session in (a, b):
-        session.close()
-    link.deliver_all(a, b)
+    link.close_all(a, b)
 
 
 def test_the_last_who_sends_is_gone_as_the_receiving_end_comes_home() -> None:
@@ -187,9 +176,7 @@ def test_the_last_who_sends_is_gone_as_the_receiving_end_comes_home() -> None:
     with pytest.raises(RemoteError, match="the sending end was dropped"):
         here.pop().receive(NEVER)
     assert not len(a.streams) and not len(b.streams)
-    for session in (a, b):
-        session.close()
-    link.deliver_all(a, b)
+    link.close_all(a, b)
 
 
 def test_a_receiver_elsewhere_learns_that_a_sending_end_which_came_home_was_dropped_by_all() -> None:
@@ -213,10 +200,8 @@ def test_a_receiver_elsewhere_learns_that_a_sending_end_which_came_home_was_drop
     assert receiver.closing
     with pytest.raises(RemoteError, match="the sending end was dropped"):
         receiver.receive(NEVER)
-    for session in sessions:
-        assert not len(session.streams)
-        session.close()
-    link.deliver_all(*sessions)
+    assert not any(len(session.streams) for session in sessions)
+    link.close_all(*sessions)
 
 
 @pytest.mark.parametrize("first", ["sender", "receiver"])
@@ -236,9 +221,7 @@ def test_who_sends_through_a_node_that_loses_the_receiver_gets_an_error_and_no_c
     link.deliver_all(*sessions)
     with pytest.raises(ConnectionError, match="lost"):
         ends["sender"].send(1, NEVER)
-    for session in sessions:
-        session.close()
-    link.deliver_all(*sessions)
+    link.close_all(*sessions)
 
 
 @pytest.mark.parametrize("how", ["fails", "is dropped"])
@@ -270,10 +253,8 @@ def test_a_node_in_the_middle_gives_all_that_it_holds_before_it_tells_that_the_s
         link.deliver_all(*sessions)
     with pytest.raises(RemoteError, match="why" if how == "fails" else "dropped"):
         receiver.receive(NEVER)
-    for session in sessions:
-        assert session.fault is None
-        session.close()
-    link.deliver_all(*sessions)
+    assert [session.fault for session in sessions] == [None] * 4
+    link.close_all(*sessions)
 
 
 def test_no_piece_is_longer_than_the_peer_takes() -> None:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from flower import channel
 from flower.channels import _scheduler
-from flower.testing import Finding, explore
+from flower.testing import Finding, World, explore
 
 COMPILED: bool = _scheduler.COMPILED
 SCHEDULE = re.compile(r"--flower-schedule=(\S+)")
@@ -26,6 +27,13 @@ def found(kind: type[BaseException], test: Callable[..., Any], /, **options: Any
 def holds(test: Callable[..., Any], /, **options: Any) -> None:
     """Explore the test, which must pass."""
     explore(**{"max_examples": 100, "database": None, "seed": 1, **options})(test)()
+
+
+def meeting(w: World, n: int = 1) -> None:
+    """A test that holds: so many values from a tasklet to main."""
+    ch = channel()
+    w.go(ch.send_sequence, range(n))
+    assert [ch.receive() for _ in range(n)] == list(range(n))
 
 
 def notes(error: BaseException) -> str:

@@ -1,12 +1,10 @@
-"""The command line, in processes of its own, against servers of its own and against Neovim."""
+"""The command line calls: methods, streams, lists, pings; and Neovim."""
 
 from __future__ import annotations
 
 import json
 import os
-import pty
 import re
-import select
 import shutil
 import signal
 import socket
@@ -14,16 +12,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import flower
-from flower import cli, rpc
+from flower import rpc
 from flower.net import Listen
-from tests.net.certificates import certificates
+from tests.cli.support import in_process, seen_until, serving, start, watched
 from tests.net.support import HOME, NEVER, until
 from tests.rpc.support import Raw, settle
 from tests.test_examples import ended, environment
@@ -31,168 +28,6 @@ from tests.test_examples import ended, environment
 NVIM = shutil.which("nvim")
 
 pytestmark = pytest.mark.slow
-
-SERVICE = '''
-"""What is served here."""
-
-import os
-import signal
-import sys
-import flower
-from flower.time import sleep
-
-class Calc:
-    def add(self, a, b=10):
-        """Add two values.
-
-        Of any kind that can be added.
-        """
-        return a + b
-
-    def echo(self, *args, **kwargs):
-        return [list(args), kwargs] if kwargs else list(args)
-
-    def same(self, value):
-        return value
-
-    def fail(self, text):
-        raise ValueError(text)
-
-    def pipe(self):
-        raise BrokenPipeError("not ours")
-
-    def odd(self):
-        return [float("nan"), float("-inf"), {"a": float("inf")}]
-
-    def power(self, bits):
-        return [2**bits, {2**bits}]
-
-    def binary(self):
-        return b"\\xff\\x00"
-
-    def slow(self, seconds):
-        print("begun", flush=True)
-        sleep(seconds)
-        print("done", flush=True)
-        return "rested"
-
-    def count(self, n):
-        yield from range(n)
-
-    def pairs(self):
-        yield ["a", 1]
-        yield ["b", 2]
-
-    def cut_short(self):
-        yield 1
-        raise ValueError("no more")
-
-    def forever(self):
-        try:
-            yield 0
-            flower.channel().receive(60)
-        finally:
-            print("ended", flush=True)
-
-    def log(self, text):
-        print("logged", text, flush=True)
-
-calc = Calc()
-
-def function(a):
-    return a * 2
-
-def _private():
-    return "secret"
-
-functions = {"double": function}
-'''
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("cli")
-    (made / "aservice.py").write_text(SERVICE)
-    (made / "broken.py").write_text("import no_such_module_at_all\n")
-    (made / "fileless.py").write_text("class Service:\n    def __init__(self):\n        open('/no/such/file')\n")
-    return made
-
-
-def start(*words: str, folder: Path | None = None) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "flower", *words],
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-
-
-def run(*words: str, folder: Path | None = None) -> tuple[int, str, str]:
-    """The exit code, and what was written to standard output and error."""
-    with ended(start(*words, folder=folder)) as process:
-        out, err = process.communicate(timeout=NEVER)
-        return process.returncode, out, err
-
-
-def good(*words: str) -> str:
-    code, out, err = run(*words)
-    assert (code, err) == (0, ""), (words, out, err)
-    return out
-
-
-@contextmanager
-def watched(*words: str, stdout: bool = False) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A process whose standard error, and output if wanted, is a terminal; and what a person sees of it."""
-    seen, terminal = pty.openpty()
-    try:
-        out = terminal if stdout else subprocess.DEVNULL
-        with subprocess.Popen(
-            [sys.executable, "-m", "flower", *words], stdin=terminal, stdout=out, stderr=terminal, env=environment()
-        ) as process:
-            try:
-                yield process, seen
-            finally:
-                process.kill()
-    finally:
-        os.close(terminal)
-        os.close(seen)
-
-
-def seen_until(terminal: int, text: str) -> str:
-    found = ""
-    while text not in found:
-        assert select.select([terminal], [], [], NEVER)[0], found
-        found += os.read(terminal, 4096).decode()
-    return found
-
-
-@contextmanager
-def serving(folder: Path, target: str, *words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    with ended(start("serve", target, *words, folder=folder)) as process:
-        assert process.stdout and process.stderr
-        line = process.stdout.readline()
-        found = re.fullmatch(rf"serving {re.escape(target)} on (\S+)\n", line)
-        assert found, line + process.stderr.read()
-        yield process, found[1]
-
-
-@pytest.fixture
-def url(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A server in this process: what runs the command line here runs the server besides."""
-    monkeypatch.syspath_prepend(str(folder))
-    with rpc.serve(f"tcp://{HOME}:0", cli.load("aservice:Calc")) as server:
-        yield server.url
-    settle()
-
-
-def in_process(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    """The same without a process of its own, which costs a fraction of the time."""
-    code = cli.main(list(words))
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 # -- Calling
@@ -420,127 +255,6 @@ def test_ctrl_c_ends_a_stream(folder: Path) -> None:
         _, err = process.communicate(timeout=NEVER)
         assert (process.returncode, err) == (130, "")
         assert server.stdout.readline() == "ended\n"
-
-
-# -- Serving
-
-
-@pytest.mark.parametrize(
-    ("target", "method"), [("aservice:calc.add", None), ("aservice", "function"), ("aservice:functions", "double")]
-)
-def test_what_can_be_served(folder: Path, capsys: pytest.CaptureFixture[str], target: str, method: str | None) -> None:
-    if method is None:
-        code, out, err = run("serve", target, folder=folder)
-        assert (code, out) == (2, "")
-        assert "a service is an object of a class with methods to call, a module, or a dict" in err
-        return
-    with serving(folder, target) as (_, url):
-        assert in_process(capsys, "call", url, method, "4") == (0, "8\n", "")
-        assert in_process(capsys, "call", url, "_private")[0] == 1
-
-
-@pytest.mark.parametrize(
-    ("words", "text"),
-    [
-        (["no_such_module:x"], "no module 'no_such_module'"),
-        (["aservice:nothing"], "aservice has no 'nothing'"),
-        (["aservice:calc.nothing"], "aservice has no 'calc.nothing'"),
-        (["aservice:"], "not an object to serve: 'aservice:'"),
-        (["./aservice"], "not an object to serve: './aservice'"),
-        (["aservice:calc", "--on", "here"], "not a server's address: 'here'"),
-    ],
-)
-def test_what_cant_be_served(folder: Path, words: list[str], text: str) -> None:
-    code, out, err = run("serve", *words, folder=folder)
-    assert (code, out) == (2, "")
-    assert err.startswith("flower: ")
-    assert text in err
-    assert "Traceback" not in err
-
-
-@pytest.mark.parametrize(
-    ("target", "where", "what"),
-    [("broken:x", "broken.py", "no_such_module_at_all"), ("fileless:Service", "fileless.py", "/no/such/file")],
-)
-def test_code_that_fails_as_it_is_loaded_says_where(folder: Path, target: str, where: str, what: str) -> None:
-    code, _, err = run("serve", target, folder=folder)
-    assert code == 2
-    assert where in err
-    assert what in err
-    assert f"flower: {target} can't be served: its code failed with " in err
-
-
-def test_a_file_that_cant_be_read_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, err = in_process(capsys, "call", f"tls://{HOME}:1", "add", "--ca", "/no/such/file")
-    assert code == 3
-    assert err == "flower: the authorities' file can't be read: No such file or directory: /no/such/file\n"
-
-
-def test_an_address_that_is_taken(folder: Path) -> None:
-    with socket.create_server((HOME, 0)) as taken:
-        code, out, err = run("serve", "aservice:Calc", "--on", f"tcp://{HOME}:{taken.getsockname()[1]}", folder=folder)
-    assert (code, out) == (1, "")
-    assert "in use" in err
-
-
-@pytest.mark.parametrize("again", [False, True])
-def test_a_server_lets_calls_end_unless_it_is_told_twice(folder: Path, again: bool) -> None:
-    seconds = "60" if again else "0.3"
-    with serving(folder, "aservice:Calc") as (server, url), ended(start("call", url, "slow", seconds)) as caller:
-        assert server.stdout
-        assert server.stdout.readline() == "begun\n"
-        server.send_signal(signal.SIGTERM)
-        if again:
-            time.sleep(0.1)  # signals of one kind are not counted
-            server.send_signal(signal.SIGTERM)
-        out, err = server.communicate(timeout=NEVER)
-        assert (server.returncode, out, err) == (0, "" if again else "done\n", "")
-        out, err = caller.communicate(timeout=NEVER)
-        assert (caller.returncode, out) == ((3, "") if again else (0, "rested\n"))
-
-
-def test_a_token(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("FLOWER_TOKEN", raising=False)
-    with serving(folder, "aservice:Calc", "--token", "secret") as (_, url):
-        assert in_process(capsys, "call", url, "add", "1", "2", "--token", "secret") == (0, "3\n", "")
-        for words in (["--token", "wrong"], []):
-            code, out, err = in_process(capsys, "call", url, "add", "1", "2", *words)
-            assert (code, out) == (3, "")
-            assert "token" in err
-        monkeypatch.setenv("FLOWER_TOKEN", "secret")
-        assert in_process(capsys, "ping", url, "-c", "1")[0] == 0
-        monkeypatch.setenv("FLOWER_TOKEN", "")
-        for words in (["call", url, "add", "1"], ["serve", "json:JSONDecoder"]):
-            code, out, err = in_process(capsys, *words)
-            assert (code, out) == (2, "")
-            assert "the token is empty" in err
-        assert in_process(capsys, "call", url, "add", "1", "2", "--token", "secret") == (0, "3\n", "")
-
-
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_server_ends_well(folder: Path, signum: signal.Signals) -> None:
-    with serving(folder, "aservice:Calc") as (process, _):
-        process.send_signal(signum)
-        out, err = process.communicate(timeout=NEVER)
-        assert (process.returncode, out, err) == (0, "", "")
-
-
-def test_unix_and_tls(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with serving(folder, "aservice:Calc", "--on", f"unix:{tmp_path}/socket") as (_, url):
-        assert url == f"unix:{tmp_path}/socket"
-        assert in_process(capsys, "call", url, "add", "1", "2") == (0, "3\n", "")
-    files = certificates()
-    words = ["--cert", files.server, "--key", files.server_key, "--ca", files.ca]
-    with serving(folder, "aservice:Calc", "--on", f"tls://{HOME}:0", *words) as (_, url):
-        words = ["--ca", files.ca, "--cert", files.client, "--key", files.client_key]
-        assert in_process(capsys, "call", url, "add", "1", "2", *words) == (0, "3\n", "")
-        for bad in (["--ca", files.ca], [], [*words, "--server-name", "example.org"]):
-            code, out, err = in_process(capsys, "call", url, "add", "1", "2", *bad)
-            assert (code, out) == (3, "")
-            assert "Traceback" not in err
-    code, out, err = in_process(capsys, "call", "tcp://a:1", "add", "--ca", files.ca)
-    assert (code, out) == (2, "")
-    assert "for a URL such as tls://host:port" in err
 
 
 # -- Looking around
