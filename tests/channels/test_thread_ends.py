@@ -506,3 +506,32 @@ def test_a_thread_whose_end_is_noticed_elsewhere_leaves_no_waiters(switching: No
                 break
             flower.time.sleep(0.01)
     assert ch.balance == 0
+
+
+@pytest.mark.slow
+def test_a_fork_waits_for_who_is_in_the_uncompiled_core() -> None:
+    """In the child nobody would ever let go of that, and the parent's threads are cleared there before all else."""
+    code = """
+        import os, signal, threading, time, flower
+        from flower.channels._uncompiled import _guard
+        inside = threading.Event()
+        def other():
+            g.go(flower.channel().receive)
+            flower.schedule()
+            with _guard:
+                inside.set()
+                time.sleep(0.1)  # by then, main forks
+            g.cancel()
+            flower.run()
+        with flower.group() as g:
+            thread = threading.Thread(target=other)
+            thread.start()
+            inside.wait()
+            if not (pid := os.fork()):
+                os._exit(7)
+            signal.signal(signal.SIGALRM, lambda *_: os.kill(pid, signal.SIGKILL))
+            signal.alarm(10)
+            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        os._exit(0)
+    """
+    assert output(code, env={"FLOWER_PURE": "1"}, limit=20) == "7\n"
