@@ -161,7 +161,7 @@ class _Errand:
         self.over = self.cancelled = False
         self.result: Any = None
         self.error: BaseException | None = None
-        self._loop = poller.loop
+        self._poller = poller
         self._news: Any = None
         label = f"for a coroutine: {getattr(func, '__qualname__', func)}"
         tasklet(self._run, label=label, daemon=True)(func, args, kwargs)
@@ -175,16 +175,18 @@ class _Errand:
         except KeyboardInterrupt:  # that is for main
             raise
         except BaseException as error:
-            self.cancelled = False
-            self.error = error
+            # (At the thread's end the loop cancels the coroutine, too, when the last tasklet has ended.)
+            self.cancelled = isinstance(error, TaskletExit) and self._poller.scheduler.closing
+            if not self.cancelled:
+                self.error = error
         finally:
             self.over = True
-            if self._news is not None and not self._news.done() and not self._loop.is_closed():
+            if self._news is not None and not self._news.done() and not self._poller.loop.is_closed():
                 self._news.set_result(None)
 
     def ended(self) -> Awaitable[None]:
         """A future that is done when the tasklet has ended. One at a time."""
-        self._news = self._loop.create_future()
+        self._news = self._poller.loop.create_future()
         if self.over:
             self._news.set_result(None)
         return self._news  # type: ignore[no-any-return]

@@ -12,7 +12,6 @@ cdef dict _modules
 cdef object _running_loop
 cdef Py_ssize_t CROWD, IDLE_CARRIERS, LANES, LANE_BYTES, ROOM, TRIMMED_PER_TURN
 
-@cython.locals(t=Task)
 cpdef object live(Scheduler s)
 @cython.locals(seconds=double)
 cpdef double turn(Scheduler s) except? -1.0

@@ -88,15 +88,11 @@ def live(s: Scheduler) -> object:
             raised.append(error)
     _scheduler.cold.leave_if_forked(s, raised.pop() if raised else None)  # by a signal handler, which has raised this
     s.polling = False  # nobody is to be roused any more
-    waiting = [t for t in begun(s) if not t.decided]
-    s.poller.close()
-    for t in waiting:
-        t.decided = False  # what the outside has told them by its end is no news: the thread ends
-    s.current = None
     if s.bury:
         _scheduler.cold.bury(s)
         while s.idle:  # each returns from its last switch, and ends
             switch_to(s.idle.pop())
+    s.poller.close()  # which may take a while: nobody waits any more, to be told of its ends, or to lose a value
     s.current = s.main
     return None
 

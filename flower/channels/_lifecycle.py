@@ -15,7 +15,7 @@ from flower._typing import TYPE_CHECKING, Any
 from flower.channels import _deadlock, _hub, _scheduler
 from flower.channels._delivery import interrupt_main
 from flower.channels._forks import after_fork
-from flower.channels._scheduler import COMPILED, Scheduler
+from flower.channels._scheduler import Scheduler
 from flower.channels._task import BLOCKED, RUNNING, withdraw
 from flower.errors import TaskletExit
 
@@ -186,10 +186,6 @@ def in_child() -> None:
 
     In a callback it is that alone: the child ends with it.
     """
-    if not COMPILED:
-        from flower.channels import _uncompiled
-
-        _uncompiled.reset_after_fork()
     _schedulers.clear()
     for t in _deadlock.parked_tasks():  # a ghost: what it waits in is the parent's
         withdraw(t)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import os
 import threading
 import time
 
@@ -63,10 +64,9 @@ def switch_to(carrier: Any) -> None:
         carrier.switch()
 
 
-def reset_after_fork() -> None:
-    """In the child: another thread of the parent may have held the guard."""
-    if not _guard._is_owned():
-        _guard._at_fork_reinit()
+# In a child there is no other thread to let go of it: so whoever forks holds it, and what it guards is whole there.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_guard.acquire, after_in_parent=_guard.release, after_in_child=_guard.release)
 
 
 # -- as in _greenlet.pxd

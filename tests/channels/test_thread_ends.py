@@ -15,6 +15,7 @@ import pytest
 import flower
 import flower.time
 from flower import TaskletKilled, Timeout, channel, go, schedule
+from flower.channels._poller import ThreadPoller
 
 from .support import NEVER, in_thread, output, scaled
 
@@ -113,6 +114,36 @@ def test_what_was_sent_to_a_tasklet_whose_thread_then_ends_is_received(receives:
         ends_early(starts)
     assert told == ["value", flower.TaskletExit, "sent"]
     assert (ch.balance, back.balance) == (0, 0)
+
+
+def test_who_waits_in_a_thread_that_ends_has_ended_before_the_outside_is_closed() -> None:
+    """Which may take seconds, with a network: what was sent meanwhile was lost, and what was received not sent."""
+    ch: channel[Any] = channel()
+    back: channel[Any] = channel()
+    outside: channel[Any] = channel()
+    told: list[Any] = []
+
+    class Closes(ThreadPoller):
+        def close(self) -> None:
+            outside.close()
+            told.append((ch.try_send("late"), back.try_receive()))  # as another thread may
+
+    def waits(operation: Callable[..., Any], *args: Any) -> None:
+        try:
+            told.append(operation(*args))
+        except BaseException as error:
+            told.append(type(error))
+            raise
+
+    def ends() -> None:
+        flower.get_scheduler().set_poller(Closes())
+        go(waits, ch.receive)
+        go(waits, back.send, "value")
+        go(waits, outside.receive)
+        schedule()
+
+    ends_early(ends)
+    assert told == [*[flower.TaskletExit] * 3, (False, None)]
 
 
 def test_a_group_with_a_member_that_its_thread_has_left_unstarted_can_be_cancelled() -> None:
@@ -475,3 +506,32 @@ def test_a_thread_whose_end_is_noticed_elsewhere_leaves_no_waiters(switching: No
                 break
             flower.time.sleep(0.01)
     assert ch.balance == 0
+
+
+@pytest.mark.slow
+def test_a_fork_waits_for_who_is_in_the_uncompiled_core() -> None:
+    """In the child nobody would ever let go of that, and the parent's threads are cleared there before all else."""
+    code = """
+        import os, signal, threading, time, flower
+        from flower.channels._uncompiled import _guard
+        inside = threading.Event()
+        def other():
+            g.go(flower.channel().receive)
+            flower.schedule()
+            with _guard:
+                inside.set()
+                time.sleep(0.1)  # by then, main forks
+            g.cancel()
+            flower.run()
+        with flower.group() as g:
+            thread = threading.Thread(target=other)
+            thread.start()
+            inside.wait()
+            if not (pid := os.fork()):
+                os._exit(7)
+            signal.signal(signal.SIGALRM, lambda *_: os.kill(pid, signal.SIGKILL))
+            signal.alarm(10)
+            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        os._exit(0)
+    """
+    assert output(code, env={"FLOWER_PURE": "1"}, limit=20) == "7\n"
