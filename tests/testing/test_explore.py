@@ -530,6 +530,12 @@ def test_options_that_can_not_be_meant(options: dict[str, Any], message: str) ->
             door(**options)
 
 
+def test_a_schedule_is_replayed_by_explore_alone() -> None:
+    strategy: Any = ft.Replay("flower1:00000000:0::")
+    with pytest.raises(ValueError, match=r"give one of auto, pct, gap, walk, all, or to explore\(\) a Replay"):
+        ft.schedules(strategy=strategy)
+
+
 def test_wrong_arguments_in_a_world_are_refused() -> None:
     def test(w: ft.World) -> None:
         for wrong in (w.go, w.invariant):
