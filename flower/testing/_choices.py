@@ -33,6 +33,7 @@ VERSION = "flower1"
 UNKNOWN = "!"  # in the place of a value that no text gives back
 HORIZONS = (8, 32, 128)  # decisions, among which PCT's change points are spread
 CHANGE_POINTS = 3  # at most; most bugs need one or two (Burckhardt et al., section 2)
+OTHERS = 120  # among which a change point draws who goes first: about even, however many can
 MOST_DRAWS = 2_000  # an example; Hypothesis gives up after some 4,000 small integers
 PATIENCE = 200  # decisions that a tasklet which was sent to the back is kept waiting, at most
 
@@ -104,21 +105,25 @@ class Pct(_Drawing):
 
     def __init__(self, draw: Draw) -> None:
         super().__init__(draw)
-        count = self.draw(CHANGE_POINTS + 1)
-        horizon = HORIZONS[self.draw(len(HORIZONS))] if count else 0
-        self._points = {self.draw(horizon) for _ in range(count)}
+        self._points: dict[int, int] = {}  # decisions, and who goes first there
+        for _ in range(CHANGE_POINTS):  # each has its draws side by side, and no count: so it is shrunk away by itself
+            horizon = self.draw(len(HORIZONS) + 1)
+            if not horizon:
+                break
+            decision = self.draw(HORIZONS[horizon - 1])
+            self._points[decision] = self.draw(OTHERS)
         self._decisions = -1
         self._delayed: dict[Any, int] = {}
 
     def schedule(self, kind: str, size: int, tasks: Any) -> int:
         self._decisions += 1
-        change = self._decisions in self._points
+        other = self._points.get(self._decisions)
         if kind == "p":
-            if not change:
+            if other is None:
                 return 0
             self._delayed[tasks[0]] = self._decisions + PATIENCE
-            return 1 + self.draw(size - 1)
-        chosen = self.draw(size) if change else self._first_in_line(tasks)
+            return 1 + other % (size - 1)
+        chosen = self._first_in_line(tasks) if other is None else other % size
         self._delayed.pop(tasks[chosen], None)
         return chosen
 

@@ -343,8 +343,8 @@ def strategy_for(strategy: str, random: Any) -> Strategy:
 
 def check_options(strategy: Any, max_steps: Any, early_timers: Any, starvation: Any) -> None:
     """Raise for options that can't be meant."""
-    if not isinstance(strategy, Replay) and (not isinstance(strategy, str) or strategy not in KINDS):
-        raise ValueError(f"unknown strategy {strategy!r}: give a Replay, or one of {', '.join(KINDS)}")
+    if not isinstance(strategy, str) or strategy not in KINDS:
+        raise ValueError(f"unknown strategy {strategy!r}: give one of {', '.join(KINDS)}, or to explore() a Replay")
     for name, value, least in (
         ("max_steps", max_steps, 1),
         ("early_timers", early_timers, 0),
@@ -415,7 +415,7 @@ def explore(
     ...     w.go(ch.send, 1)
     ...     assert ch.receive() == 1
     """
-    check_options(strategy, max_steps, early_timers, starvation)
+    check_options("auto" if isinstance(strategy, Replay) else strategy, max_steps, early_timers, starvation)
     if not set(more) <= {"database"}:
         raise TypeError(f"explore() has no option {', '.join(sorted(set(more) - {'database'}))}")
     options = {

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 
 from hypothesis import stateful
 
-from flower.testing._explore import Source, check_options, sources
+from flower.testing._explore import Source, schedules, sources
 from flower.testing._findings import Finding
 from flower.testing._world import World
 
@@ -49,7 +49,7 @@ class machine(stateful.RuleBasedStateMachine):
 
     @stateful.initialize(source=sources())
     def _begin(self, source: Source) -> None:
-        check_options(**{"strategy": "auto", "max_steps": 1, "early_timers": 0, "starvation": None, **self.options})
+        schedules(**self.options)  # which refuses what can't be meant
         world = source.world(**self.options)
         world.open()
         self._world = world

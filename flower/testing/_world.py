@@ -86,7 +86,7 @@ class World:
         self._names: dict[Any, str] = {}
         self.contexts: dict[Any, Any] = {}  # of tasklets, as they began
         self.calling = "?"  # the line that `flower.blocking` was called in, while its function runs
-        self._name_counts: dict[str, int] = {}
+        self._name_counts: dict[str, int] = {"test": 1}  # every name that is in use has one
         self._actors: set[Any] = set()
         self._since: dict[Any, int] = {}
         self._resting: dict[Any, str] = {}  # who waits in no operation, whose end would be logged, and in what
@@ -583,8 +583,12 @@ class World:
             return
         name = t.label or getattr(t.func, "__qualname__", None) or "tasklet"
         name = str(name).rpartition("<locals>.")[2]
-        count = self._name_counts[name] = self._name_counts.get(name, 0) + 1
-        self._names[t] = name if count == 1 else f"{name}-{count}"
+        count = self._name_counts.get(name, 0) + 1
+        while (shown := name if count == 1 else f"{name}-{count}") in self._name_counts:
+            count += 1  # another is called that by itself
+        self._name_counts[name] = count
+        self._names[t] = shown
+        self._name_counts.setdefault(shown, 1)
         self.contexts[t] = t.context
 
     def name_of(self, t: Any) -> str:

@@ -117,6 +117,9 @@ def test_a_machine_that_can_not_begin() -> None:
     class Misspelt(Idle):
         options: ClassVar[Any] = {"strategy": "gaps"}
 
+    class Unknown(Idle):
+        options: ClassVar[Any] = {"max_examples": 100}
+
     def run(kind: Any) -> None:
         run_state_machine_as_test(kind, settings=settings(max_examples=3, database=None))
 
@@ -124,6 +127,8 @@ def test_a_machine_that_can_not_begin() -> None:
         run(Idle)
     with pytest.raises(ValueError, match="unknown strategy 'gaps'"):
         run(Misspelt)
+    with pytest.raises(TypeError, match=r"schedules\(\) got an unexpected keyword argument 'max_examples'"):
+        run(Unknown)
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 import flower
 import flower.testing as ft
+from flower.testing._choices import Pct
 from tests.testing.support import SCHEDULE, found, holds, meeting, notes, out_of_turn, schedule_of
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -98,6 +99,21 @@ def test_every_strategy_finds_a_lost_update(strategy: str) -> None:
     error = found(AssertionError, lost_update, strategy=strategy)
     assert out_of_turn(error) == 1
     assert "is pre-empted" in notes(error)
+
+
+def test_a_change_point_of_pct_is_drawn_at_once_so_that_it_is_shrunk_away_by_itself() -> None:
+    def preempted_at(*draws: int) -> list[int]:
+        left = list(draws)
+        pct = Pct(lambda size: left.pop(0))
+        assert not left  # what the program draws later stands where it stood, whichever points there are
+        return [number for number in range(8) if pct.choose("p", 3, ("first",))]
+
+    one, two = (1, 2, 0), (2, 5, 1)
+    assert preempted_at(0) == []
+    assert preempted_at(*one, *two, 0) == [2, 5]
+    assert preempted_at(*one, 0) == [2]
+    assert preempted_at(*two, 0) == [5]
+    assert preempted_at(*one, *two, 3, 7, 2) == [2, 5, 7]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -379,6 +395,12 @@ def test_options_that_can_not_be_meant(options: dict[str, Any], message: str) ->
     for door in (ft.explore, ft.schedules):
         with pytest.raises((TypeError, ValueError), match=message):
             door(**options)
+
+
+def test_a_schedule_is_replayed_by_explore_alone() -> None:
+    strategy: Any = ft.Replay("flower1:00000000:0::")
+    with pytest.raises(ValueError, match=r"give one of auto, pct, gap, walk, all, or to explore\(\) a Replay"):
+        ft.schedules(strategy=strategy)
 
 
 def test_wrong_arguments_in_a_world_are_refused() -> None:

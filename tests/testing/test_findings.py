@@ -19,6 +19,23 @@ def behind_the_books(operation: Any, *args: Any) -> Any:
     return operation(*args)
 
 
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (("n", "n", "n-2", "n"), ["n", "n-2", "n-2-2", "n-3"]),
+        (("n-2", "n", "n"), ["n-2", "n", "n-3"]),
+        (("test", "test"), ["test-2", "test-3"]),
+    ],
+)
+def test_no_two_tasklets_have_one_name_in_a_report(labels: tuple[str, ...], names: list[str]) -> None:
+    def test(w: ft.World) -> None:
+        for label in labels:
+            w.go(flower.channel().receive, name=label)
+
+    error = found(ft.Deadlock, test)
+    assert re.findall(r"(\S+) waits in receive", str(error)) == names
+
+
 @pytest.mark.slow
 def test_deadlock_names_who_waits_where() -> None:
     def test(w: ft.World) -> None:
