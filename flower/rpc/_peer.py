@@ -386,5 +386,7 @@ def _perform(session: Session | Pool, call: Call) -> Any:
         if scope is not None and scope.expired:
             raise Timeout(f"{session.name}: {call.method} could not be sent within {call.timeout} s")
         return None
-    do = {"call": session.call, "start": session.begin, "stream": session.stream}[call.way]
+    do = {"call": session.call, "start": session.begin, "stream": session.stream}.get(call.way)
+    if do is None:
+        raise ValueError(f"the way of a call to a peer is call, start, stream or notify, not {call.way!r}")
     return do(call.method, call.args, call.kwargs, timeout=call.timeout, meta=call.meta)
