@@ -14,6 +14,7 @@ import flower
 from flower import channel, rpc
 from flower.errors import RemoteError
 from flower.rpc import Settings
+from flower.rpc._faults import describe
 from tests.net.support import NEVER, rounds, until
 from tests.rpc import link
 from tests.rpc.support import (
@@ -95,6 +96,43 @@ def test_the_error_of_a_stream_is_told_as_far_as_the_peer_takes_it() -> None:
             values.receive(NEVER)
         assert isinstance(caught.value, RemoteError)
         assert peer.call("add", 1, 2) == 3
+
+
+def test_causes_are_told_four_deep_in_a_circle_too() -> None:
+    error = first = ValueError(0)
+    for number in range(1, 10):
+        error.__cause__ = ValueError(number)
+        error = error.__cause__
+    error.__cause__ = first
+    told, texts = describe(first), []
+    while told is not None:
+        texts.append(told["m"])
+        told = told.get("c")
+    assert texts == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("args", "are_told"),
+    [
+        ((), True),
+        (tuple(range(8)), True),
+        (tuple(range(9)), False),
+        ((None, True, 1.5, "x", b"x", 2**63 - 1, -(2**63)), True),
+        ((2**63,), False),
+        ((-(2**63) - 1,), False),
+        (("x" * 8192, b"x" * 8192), True),
+        (("x" * 8193,), False),
+        ((b"x" * 8193,), False),
+        (("\ud800",), False),
+        (("x", [1]), False),
+        ((object(),), False),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_which_arguments_of_an_error_are_told(args: tuple[Any, ...], are_told: bool) -> None:
+    told = describe(ValueError(*args))
+    assert told.get("a") == (list(args) if are_told else None)
+    assert told["t"] == "builtins.ValueError"
 
 
 def test_a_receiver_gives_a_long_reason() -> None:
