@@ -14,7 +14,7 @@ import flower
 from flower import channel, rpc
 from flower.errors import RemoteError
 from flower.rpc import Settings
-from flower.rpc._faults import describe
+from flower.rpc._faults import brief, describe
 from tests.net.support import NEVER, rounds, until
 from tests.rpc import link
 from tests.rpc.support import (
@@ -133,6 +133,25 @@ def test_which_arguments_of_an_error_are_told(args: tuple[Any, ...], are_told: b
     told = describe(ValueError(*args))
     assert told.get("a") == (list(args) if are_told else None)
     assert told["t"] == "builtins.ValueError"
+
+
+def test_the_traceback_of_another_node_is_passed_on_where_ours_are_told() -> None:
+    error = RemoteError({"k": "failed", "t": "builtins.KeyError", "m": "x", "tb": "the lines"})
+    assert "tb" not in describe(error)
+    assert describe(error, tracebacks=True)["tb"] == "the lines"
+
+
+@pytest.mark.parametrize(
+    ("told", "left"),
+    [
+        ({"k": "deadline", "t": "C" * 200, "b": "builtins.KeyError", "m": "x" * 200, "a": [1], "tb": "lines"},
+         {"k": "deadline", "t": "C" * 100, "b": "builtins.KeyError", "m": "x" * 100}),
+        ({"k": "strange", "t": 5, "b": "builtins.exit", "m": None}, {"k": "failed", "t": "", "m": "failed"}),
+    ],
+    ids=["long", "strange"],
+)  # fmt: skip
+def test_what_is_left_of_an_error_in_brief(told: dict[str, Any], left: dict[str, Any]) -> None:
+    assert brief(told) == left
 
 
 def test_a_receiver_gives_a_long_reason() -> None:
