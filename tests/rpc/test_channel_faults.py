@@ -12,7 +12,7 @@ import pytest
 
 import flower
 from flower import ChannelClosed, Timeout, channel, rpc
-from flower.errors import ChannelBroken, Overloaded, RemoteError
+from flower.errors import ChannelBroken, DeadlineExceeded, Overloaded, RemoteError
 from flower.rpc import Settings
 from flower.rpc._streams import MOST_ENDED
 from tests.net.support import NEVER, rounds, until
@@ -101,6 +101,29 @@ def test_what_credit_looks_like() -> None:
         assert raw.receive()[:2] == [2, "$/w"]
         raw.send([2, "$/end", [2, 2]])
         assert list(keeper.kept) == [0, 1]
+
+
+def test_credit_of_a_channel_without_capacity_is_for_those_who_wait_alone() -> None:
+    with greeted() as (keeper, raw, _):
+        ask(raw, "keep", end(2, 1, 0, 0, {"meet": True}))
+        for number in range(1, 4):
+            waiting = flower.go(keeper.kept.receive, NEVER)
+            assert raw.receive() == [2, "$/w", [1, number, 1000 + 9 * (number - 1), number - 1]]  # nine bytes each
+            raw.send([2, "$/d", [1, number]])
+            assert waiting.join(NEVER) == number
+            assert ask(raw, "echo", 1) == 1  # and no more credit before it
+
+
+def test_a_deadline_that_the_peers_clock_saw_first_is_that_of_the_stream() -> None:
+    with greeted() as (_, raw, session):
+        begun = flower.go(session.stream, "values", (), None, NEVER)
+        msgid = raw.receive()[1]
+        raw.send([1, msgid, None, end(2, 1)])
+        stream = begun.join(NEVER)
+        raw.send([2, "$/d", [1, "first"]], [2, "$/rst", [1, {"k": "deadline", "t": "", "m": "deadline"}]])
+        assert stream.receive(NEVER) == "first"
+        with pytest.raises(DeadlineExceeded, match="the stream of values did not end within"):
+            stream.receive(NEVER)
 
 
 def test_a_value_in_pieces() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import flower
 from flower import channel, rpc
-from flower.errors import RemoteError
+from flower.errors import Disconnected, RemoteError
 from flower.rpc import Settings
 from flower.rpc._faults import brief, describe
 from tests.net.support import NEVER, rounds, until
@@ -133,6 +133,12 @@ def test_which_arguments_of_an_error_are_told(args: tuple[Any, ...], are_told: b
     told = describe(ValueError(*args))
     assert told.get("a") == (list(args) if are_told else None)
     assert told["t"] == "builtins.ValueError"
+
+
+def test_a_lost_connection_is_told_as_one() -> None:
+    assert describe(Disconnected("x"))["k"] == "disconnected"
+    assert describe(Disconnected("x"), "invalid")["k"] == "invalid"
+    assert describe(ConnectionError("x"))["k"] == "failed"
 
 
 def test_the_traceback_of_another_node_is_passed_on_where_ours_are_told() -> None:
