@@ -206,6 +206,7 @@ BREACHES: dict[str, list[Any]] = {
     "7: ended": [[2, "$/end", [1, 0]], [2, "$/d", [1, 1]]],
     "10: more values than granted": [[2, "$/d", [1, i]] for i in range(4)],
     "10: more bytes than granted": [[2, "$/d", [1, "x" * 600]] for i in range(3)],
+    "10: a value behind all the bytes": [[2, "$/d", [1, "x" * 989]], [2, "$/d", [1, 5]]],  # the first has 1000
     "10: a value within another": [[2, "$/d", [1, b"\x93", True]], [2, "$/d", [1, 5]]],
     "10: an end within a value": [[2, "$/d", [1, b"\x93", True]], [2, "$/end", [1, 1]]],
     "10: a value that is none": [[2, "$/d", [1, b"\xc1", False]]],
