@@ -12,6 +12,7 @@ from flower.channels import channel, move_on
 from flower.channels._ends import Receiver
 from flower.channels._failures import is_foreign
 from flower.channels._scheduler import current_scheduler
+from flower.channels._task import LONGEST_TIMEOUT, check_timeout
 from flower.errors import Timeout
 from flower.net import Conn, Dial
 from flower.rpc._hello import Settings
@@ -299,6 +300,9 @@ def connect(
     table = exports(service)  # a bad one is told of before a connection is made, as is all else that is wrong
     settings, _ = configure(urls[0], settings, options)
     check(middleware)
+    if timeout is not None:
+        check_timeout(timeout)
+        timeout = min(timeout, LONGEST_TIMEOUT)  # and not None, which for several places means another thing
     daemon = service is None
     openers = [_opener(one, table, settings, configure(one, settings, options)[1], daemon) for one in urls]
     if len(urls) == 1 and not reconnect:

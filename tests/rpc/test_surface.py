@@ -238,6 +238,27 @@ def test_nothing_is_served_only_where_that_is_said() -> None:
     settle()
 
 
+@pytest.mark.parametrize("reconnect", [False, True])
+@pytest.mark.parametrize("timeout", ["5", True, -1, math.nan], ids=repr)
+def test_a_timeout_that_is_none_is_told_before_anybody_connects(timeout: Any, reconnect: bool) -> None:
+    """With ``reconnect`` the error came late, and who connected went on and on."""
+    with pytest.raises((TypeError, ValueError), match=r"^a timeout is "):
+        rpc.connect("tcp://127.0.0.1:1", reconnect=reconnect, timeout=timeout)
+    settle()
+
+
+@pytest.mark.parametrize("long", [math.inf, 10**400], ids=["inf", "huge"])
+def test_a_time_too_large_for_a_float_is_no_limit(long: float) -> None:
+    settings = rpc.Settings(heartbeat=long, handshake_timeout=long, token="secret")
+    server = rpc.serve(URL, Calc(), settings=settings)
+    for reconnect in (False, True):
+        with rpc.connect(server.url, settings=settings, timeout=long, reconnect=reconnect) as peer:
+            assert peer.call("add", 1, 2, timeout=long) == 3
+            assert peer.ping(long) > 0
+    server.close(long)
+    settle()
+
+
 def test_settings_may_be_shared_and_changed_in_one_thing() -> None:
     settings = rpc.Settings(token="secret", max_inflight=1)
     with rpc.serve(URL, Calc(), settings=settings) as server:
