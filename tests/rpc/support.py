@@ -260,6 +260,9 @@ class Packs:
         self.do = do
 
 
+rpc.register(Packs, name="tests.Packs", to=lambda found: found.do(), of=lambda value: value)
+
+
 class Gives(Calc):
     made: channel[Any]
 

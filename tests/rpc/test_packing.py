@@ -27,9 +27,6 @@ from tests.rpc.support import (
 pytestmark = pytest.mark.usefixtures("loop")
 
 
-rpc.register(Packs, name="tests.Packs", to=lambda found: found.do(), of=lambda value: value)
-
-
 class Fires:
     """Garbage in a circle, which does something when it is collected."""
 
