@@ -126,6 +126,42 @@ def test_a_deadline_that_the_peers_clock_saw_first_is_that_of_the_stream() -> No
             stream.receive(NEVER)
 
 
+def test_who_sends_is_told_that_the_time_of_a_stream_is_over() -> None:
+    with greeted() as (_, raw, session):
+        begun = flower.go(session.stream, "values", (), None, 0.2)
+        raw.send([1, raw.receive()[1], None, end(2, 1)])
+        stream = begun.join(NEVER)
+        assert raw.receive() == [2, "$/stop", [1, 0, "deadline", None]]
+        with pytest.raises(DeadlineExceeded, match="did not end within"):
+            stream.receive(NEVER)
+
+
+def test_of_a_reason_a_thousand_characters_are_told() -> None:
+    with greeted() as (keeper, raw, _):
+        ask(raw, "keep", end(2, 1))
+        keeper.kept.close("x" * 5000)
+        assert raw.receive() == [2, "$/stop", [1, 0, "x" * 1000, None]]
+
+
+def test_credit_that_grows_has_an_end_in_values_and_in_bytes() -> None:
+    with greeted() as (keeper, raw, _):
+        ask(raw, "keep", end(2, 1))
+        taking = flower.go(lambda: [keeper.kept.receive(NEVER) for _ in range(1000)])
+        value = msgpack.packb([2, "$/d", [1, "x" * 30]])
+        sent, items, size = 0, 3, 1000
+        windows = []
+        while sent < 1000:
+            while sent < min(items, 1000) and sent * len(value) < size:
+                raw.send(value)
+                sent += 1
+            if sent < 1000:
+                _, _, (_, items, size, taken) = raw.receive()
+                windows.append((items - taken, size - taken * len(value)))
+        taking.join(NEVER)
+        assert max(items for items, _ in windows) == 16 * 3
+        assert max(size for _, size in windows) == 4 * 1000
+
+
 def test_a_value_in_pieces() -> None:
     with greeted() as (keeper, raw, _):
         ask(raw, "keep", end(2, 1))
