@@ -12,6 +12,7 @@ from flower.channels import channel, move_on
 from flower.channels._ends import Receiver
 from flower.channels._failures import is_foreign
 from flower.channels._scheduler import current_scheduler
+from flower.channels._task import LONGEST_TIMEOUT, check_timeout
 from flower.errors import Timeout
 from flower.net import Conn, Dial
 from flower.rpc._hello import Settings
@@ -299,6 +300,9 @@ def connect(
     table = exports(service)  # a bad one is told of before a connection is made, as is all else that is wrong
     settings, _ = configure(urls[0], settings, options)
     check(middleware)
+    if timeout is not None:
+        check_timeout(timeout)
+        timeout = min(timeout, LONGEST_TIMEOUT)  # and not None, which for several places means another thing
     daemon = service is None
     openers = [_opener(one, table, settings, configure(one, settings, options)[1], daemon) for one in urls]
     if len(urls) == 1 and not reconnect:
@@ -386,5 +390,7 @@ def _perform(session: Session | Pool, call: Call) -> Any:
         if scope is not None and scope.expired:
             raise Timeout(f"{session.name}: {call.method} could not be sent within {call.timeout} s")
         return None
-    do = {"call": session.call, "start": session.begin, "stream": session.stream}[call.way]
+    do = {"call": session.call, "start": session.begin, "stream": session.stream}.get(call.way)
+    if do is None:
+        raise ValueError(f"the way of a call to a peer is call, start, stream or notify, not {call.way!r}")
     return do(call.method, call.args, call.kwargs, timeout=call.timeout, meta=call.meta)

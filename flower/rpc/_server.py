@@ -144,7 +144,7 @@ def serve(
     as ``token="..."``, which is then demanded of each peer before anything is served to it. A peer with a
     certificate of the authorities in ``ca`` needs no token, unless ``verify`` is given: that decides on everybody.
 
-    Raises ValueError for a URL that is none, TypeError for a class in place of an object, OSError where the
+    Raises ValueError for a URL that is none, TypeError for a class or None in place of an object, OSError where the
     address can't be listened on.
 
     >>> class Calc:
@@ -154,5 +154,7 @@ def serve(
     """
     proto, address = parse(url)
     settings, tls = configure(url, settings, options)
+    if service is None:  # of who connects it says that the peer may call nothing
+        raise TypeError("a service is an object, a module, or a dict of functions, not None: to serve nothing, give {}")
     table = exports(service, middleware)  # a bad one is told of before the address is taken
     return Server(Listen(address, proto, **tls), proto, table, settings)

@@ -41,6 +41,7 @@ from greenlet import getcurrent
 from flower.channels import channel, schedule, tasklet
 from flower.channels._failures import is_foreign
 from flower.channels._scheduler import current_scheduler
+from flower.channels._task import LONGEST_TIMEOUT
 from flower.channels._waiting import Alarm
 from flower.errors import AuthError, ChannelClosed, Disconnected, Overloaded, ProtocolError, RemoteError, Timeout
 from flower.rpc._calls import Calls
@@ -124,9 +125,10 @@ class Session(Line):
             self.outbox.flush()
         if self.early or self.is_locked:
             self._alarm = Alarm(self._too_late)
-            self.scheduler.set_alarm(self._alarm, self.scheduler.now() + self.settings.handshake_timeout)
+            patience = min(self.settings.handshake_timeout, LONGEST_TIMEOUT)
+            self.scheduler.set_alarm(self._alarm, self.scheduler.now() + patience)
         if self.settings.heartbeat is not None:
-            self._pulse = Pulse(self, self.settings.heartbeat)
+            self._pulse = Pulse(self, min(self.settings.heartbeat, LONGEST_TIMEOUT))
         if self.direct is not None:
             self.direct._stream.poller.resources.add(self)  # to be told of a fork
         reader = tasklet(self._read, label=f"rpc {self.name}", daemon=daemon)()
@@ -222,7 +224,7 @@ class Session(Line):
     def drain(self, reason: str = "", grace: float = 30.0) -> bool:
         """Take no new calls, and wait until those that run have ended: True. After ``grace`` seconds: False."""
         self.draining = True
-        deadline = self.scheduler.now() + grace
+        deadline = self.scheduler.now() + min(grace, LONGEST_TIMEOUT)
         if self.fault is None and self.theirs is not None:
             told = [reason, self.serving.last_id, int(min(1000 * grace, MAX_DEADLINE))]
             self.outbox.post(self.wire.notify(BYE, told))

@@ -39,6 +39,8 @@ MAX_END = 1024
 # Ended channels of which it is known how many values were sent. Where more have their ends on the way home, the oldest
 # are broken.
 MOST_ENDED = 1024
+# Bytes that an end of a channel that is over takes, about, beside what the message was looked at for.
+CLOSED_COST = 800
 
 # What is to be done with an end when its message was sent, and when it was not.
 Fresh = tuple[Callable[[], object], Callable[[], object]]
@@ -358,6 +360,10 @@ class Streams:
                 return outbound.come_home(taken).receiver
             outbound.fail(DROPPED)  # which was still to be told
             outbound = None
+        codec = self.session.wire.codec
+        codec.budget -= CLOSED_COST
+        if codec.budget < 0:  # of those that are open there are not more than may be
+            raise ValueError("ends of channels that are over, which take too much memory")
         is_sender = outbound is not None or inbound is not None
         told = self._ended.pop(number, 0 if is_sender else None)
         reason: Any = "the channel is over"

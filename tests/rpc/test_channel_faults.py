@@ -12,7 +12,7 @@ import pytest
 
 import flower
 from flower import ChannelClosed, Timeout, channel, rpc
-from flower.errors import ChannelBroken, Overloaded, RemoteError
+from flower.errors import ChannelBroken, DeadlineExceeded, Overloaded, RemoteError
 from flower.rpc import Settings
 from flower.rpc._streams import MOST_ENDED
 from tests.net.support import NEVER, rounds, until
@@ -103,6 +103,65 @@ def test_what_credit_looks_like() -> None:
         assert list(keeper.kept) == [0, 1]
 
 
+def test_credit_of_a_channel_without_capacity_is_for_those_who_wait_alone() -> None:
+    with greeted() as (keeper, raw, _):
+        ask(raw, "keep", end(2, 1, 0, 0, {"meet": True}))
+        for number in range(1, 4):
+            waiting = flower.go(keeper.kept.receive, NEVER)
+            assert raw.receive() == [2, "$/w", [1, number, 1000 + 9 * (number - 1), number - 1]]  # nine bytes each
+            raw.send([2, "$/d", [1, number]])
+            assert waiting.join(NEVER) == number
+            assert ask(raw, "echo", 1) == 1  # and no more credit before it
+
+
+def test_a_deadline_that_the_peers_clock_saw_first_is_that_of_the_stream() -> None:
+    with greeted() as (_, raw, session):
+        begun = flower.go(session.stream, "values", (), None, NEVER)
+        msgid = raw.receive()[1]
+        raw.send([1, msgid, None, end(2, 1)])
+        stream = begun.join(NEVER)
+        raw.send([2, "$/d", [1, "first"]], [2, "$/rst", [1, {"k": "deadline", "t": "", "m": "deadline"}]])
+        assert stream.receive(NEVER) == "first"
+        with pytest.raises(DeadlineExceeded, match="the stream of values did not end within"):
+            stream.receive(NEVER)
+
+
+def test_who_sends_is_told_that_the_time_of_a_stream_is_over() -> None:
+    with greeted() as (_, raw, session):
+        begun = flower.go(session.stream, "values", (), None, 0.2)
+        raw.send([1, raw.receive()[1], None, end(2, 1)])
+        stream = begun.join(NEVER)
+        assert raw.receive() == [2, "$/stop", [1, 0, "deadline", None]]
+        with pytest.raises(DeadlineExceeded, match="did not end within"):
+            stream.receive(NEVER)
+
+
+def test_of_a_reason_a_thousand_characters_are_told() -> None:
+    with greeted() as (keeper, raw, _):
+        ask(raw, "keep", end(2, 1))
+        keeper.kept.close("x" * 5000)
+        assert raw.receive() == [2, "$/stop", [1, 0, "x" * 1000, None]]
+
+
+def test_credit_that_grows_has_an_end_in_values_and_in_bytes() -> None:
+    with greeted() as (keeper, raw, _):
+        ask(raw, "keep", end(2, 1))
+        taking = flower.go(lambda: [keeper.kept.receive(NEVER) for _ in range(1000)])
+        value = msgpack.packb([2, "$/d", [1, "x" * 30]])
+        sent, items, size = 0, 3, 1000
+        windows = []
+        while sent < 1000:
+            while sent < min(items, 1000) and sent * len(value) < size:
+                raw.send(value)
+                sent += 1
+            if sent < 1000:
+                _, _, (_, items, size, taken) = raw.receive()
+                windows.append((items - taken, size - taken * len(value)))
+        taking.join(NEVER)
+        assert max(items for items, _ in windows) == 16 * 3
+        assert max(size for _, size in windows) == 4 * 1000
+
+
 def test_a_value_in_pieces() -> None:
     with greeted() as (keeper, raw, _):
         ask(raw, "keep", end(2, 1))
@@ -183,6 +242,7 @@ BREACHES: dict[str, list[Any]] = {
     "7: ended": [[2, "$/end", [1, 0]], [2, "$/d", [1, 1]]],
     "10: more values than granted": [[2, "$/d", [1, i]] for i in range(4)],
     "10: more bytes than granted": [[2, "$/d", [1, "x" * 600]] for i in range(3)],
+    "10: a value behind all the bytes": [[2, "$/d", [1, "x" * 989]], [2, "$/d", [1, 5]]],  # the first has 1000
     "10: a value within another": [[2, "$/d", [1, b"\x93", True]], [2, "$/d", [1, 5]]],
     "10: an end within a value": [[2, "$/d", [1, b"\x93", True]], [2, "$/end", [1, 1]]],
     "10: a value that is none": [[2, "$/d", [1, b"\xc1", False]]],

@@ -18,7 +18,7 @@ from flower.errors import (
 )
 from flower.net import Listen
 from flower.rpc import Settings
-from flower.rpc._hello import FLOWER, GREETING, LOCKED, PLAIN, REFUSED, WAITING, BadHello, Handshake, read_hello
+from flower.rpc._hello import FLOWER, GREETING, LOCKED, PLAIN, REFUSED, WAITING, BadHello, Handshake, Hello, read_hello
 from tests.net.support import NEVER, failing, rounds, until
 from tests.rpc import link
 from tests.rpc.support import (
@@ -102,6 +102,41 @@ def test_a_hello_that_cant_stand(told: Any) -> None:
         read_hello(told)
 
 
+@pytest.mark.parametrize("params", [None, {}, [], [{"v": 1}, {"v": 1}]], ids=repr)
+def test_a_hello_with_other_params_than_one_map(params: Any) -> None:
+    with pytest.raises(BadHello):
+        Handshake(Settings(), dialed=False).greeted(params)
+
+
+@pytest.mark.parametrize(
+    ("key", "least"),
+    [
+        ("incarnation", 0),
+        ("max_msg", 1024),
+        ("max_inflight", 0),
+        ("max_chans", 0),
+        ("chan_items", 0),
+        ("chan_bytes", 0),
+        ("max_frame", 256),
+    ],
+)
+def test_what_a_peer_may_announce(key: str, least: int) -> None:
+    for value in (least, 2**53 - 1):
+        read_hello({"v": 1, key: value})
+    for wrong in (least - 1, 2**53, True, None):
+        with pytest.raises(BadHello, match=f"{key} is a number from {least} on"):
+            read_hello({"v": 1, key: wrong})
+
+
+def test_what_a_hello_leaves_out_is_what_any_peer_does_without() -> None:
+    hello, _ = read_hello({"v": 1})
+    assert hello == Hello("", 0, 16 * 1024 * 1024, 1024, 0, 0, 0, 64 * 1024, frozenset(), {})
+    hello, token = read_hello({"v": 1, "node": "n" * 300, "auth": "x" * 4096, "feat": ["call"]})
+    assert (hello.node, token, hello.features) == ("n" * 256, b"x" * 4096, frozenset())  # without "ext": 70
+    with pytest.raises(BadHello, match="auth"):
+        read_hello({"v": 1, "auth": "x" * 4097})
+
+
 def test_unknown_keys_of_a_hello_are_ignored() -> None:
     hello, token = read_hello({"v": 9, "shoe size": 43})
     assert hello.features == frozenset()
@@ -119,6 +154,28 @@ def test_settings_that_cant_be(wrong: dict[str, Any]) -> None:
         Settings(max_inflight="5")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="heartbeat is a number of seconds above 0"):
         Settings(heartbeat=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("max_message", 1024),
+        ("max_inflight", 0),
+        ("max_channels", 0),
+        ("channel_items", 1),
+        ("channel_bytes", 1),
+        ("max_frame", 256),
+    ],
+)
+def test_the_least_and_the_most_of_a_setting(name: str, least: int) -> None:
+    for value in (least, 2**31):
+        assert getattr(Settings(**{name: value}), name) == value  # type: ignore[arg-type]
+    for wrong in (least - 1, 2**31 + 1):
+        with pytest.raises(ValueError, match=f"{name} is at least {least} and at most"):
+            Settings(**{name: wrong})  # type: ignore[arg-type]
+    for kind in (True, "5", 5000.0, None):
+        with pytest.raises(TypeError, match=f"{name} is a whole number"):
+            Settings(**{name: kind})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,19 @@ def test_an_end_of_a_channel_that_is_far_too_long() -> None:
         assert raw.receive() is None
 
 
+def test_ends_of_channels_that_are_over_are_counted_with_what_they_take(caplog: pytest.LogCaptureFixture) -> None:
+    """Of each that comes home a channel is made: of eight bytes five times what a message may take."""
+    settings = Settings(max_message=16 * 1024)
+    with rpc.serve(URL, Calc(), settings=settings) as server, raw_client(server) as raw:
+        greet(raw)
+        home = msgpack.ExtType(70, msgpack.packb([3, 2, 0]))
+        raw.send([0, 2, "echo", [home] * 20])
+        assert raw.receive()[1] == 2
+        raw.send([0, 3, "echo", [home] * 500])
+        assert raw.receive() is None
+        assert "too much memory" in caplog.text
+
+
 def test_a_peer_that_gives_ends_and_does_not_read_what_becomes_of_them_is_held_back() -> None:
     a, b = link.linked({}, {})
     link.deliver_all(a, b)

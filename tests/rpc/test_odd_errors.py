@@ -12,8 +12,9 @@ import pytest
 
 import flower
 from flower import channel, rpc
-from flower.errors import RemoteError
+from flower.errors import Disconnected, RemoteError
 from flower.rpc import Settings
+from flower.rpc._faults import brief, describe
 from tests.net.support import NEVER, rounds, until
 from tests.rpc import link
 from tests.rpc.support import (
@@ -95,6 +96,68 @@ def test_the_error_of_a_stream_is_told_as_far_as_the_peer_takes_it() -> None:
             values.receive(NEVER)
         assert isinstance(caught.value, RemoteError)
         assert peer.call("add", 1, 2) == 3
+
+
+def test_causes_are_told_four_deep_in_a_circle_too() -> None:
+    error = first = ValueError(0)
+    for number in range(1, 10):
+        error.__cause__ = ValueError(number)
+        error = error.__cause__
+    error.__cause__ = first
+    told, texts = describe(first), []
+    while told is not None:
+        texts.append(told["m"])
+        told = told.get("c")
+    assert texts == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("args", "are_told"),
+    [
+        ((), True),
+        (tuple(range(8)), True),
+        (tuple(range(9)), False),
+        ((None, True, 1.5, "x", b"x", 2**63 - 1, -(2**63)), True),
+        ((2**63,), False),
+        ((-(2**63) - 1,), False),
+        (("x" * 8192, b"x" * 8192), True),
+        (("x" * 8193,), False),
+        ((b"x" * 8193,), False),
+        (("\ud800",), False),
+        (("x", [1]), False),
+        ((object(),), False),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_which_arguments_of_an_error_are_told(args: tuple[Any, ...], are_told: bool) -> None:
+    told = describe(ValueError(*args))
+    assert told.get("a") == (list(args) if are_told else None)
+    assert told["t"] == "builtins.ValueError"
+
+
+def test_a_lost_connection_is_told_as_one() -> None:
+    assert describe(Disconnected("x"))["k"] == "disconnected"
+    assert describe(Disconnected("x"), "invalid")["k"] == "invalid"
+    assert describe(ConnectionError("x"))["k"] == "failed"
+
+
+def test_the_traceback_of_another_node_is_passed_on_where_ours_are_told() -> None:
+    error = RemoteError({"k": "failed", "t": "builtins.KeyError", "m": "x", "tb": "the lines"})
+    assert "tb" not in describe(error)
+    assert describe(error, tracebacks=True)["tb"] == "the lines"
+
+
+@pytest.mark.parametrize(
+    ("told", "left"),
+    [
+        ({"k": "deadline", "t": "C" * 200, "b": "builtins.KeyError", "m": "x" * 200, "a": [1], "tb": "lines"},
+         {"k": "deadline", "t": "C" * 100, "b": "builtins.KeyError", "m": "x" * 100}),
+        ({"k": "strange", "t": 5, "b": "builtins.exit", "m": None}, {"k": "failed", "t": "", "m": "failed"}),
+    ],
+    ids=["long", "strange"],
+)  # fmt: skip
+def test_what_is_left_of_an_error_in_brief(told: dict[str, Any], left: dict[str, Any]) -> None:
+    assert brief(told) == left
 
 
 def test_a_receiver_gives_a_long_reason() -> None:

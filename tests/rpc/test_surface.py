@@ -154,6 +154,18 @@ def test_middleware_around_calls_that_are_made() -> None:
     settle()
 
 
+def test_a_way_that_is_none_is_told_where_the_call_is_made() -> None:
+    def layer(call: rpc.Call, proceed: Any) -> Any:
+        call.way = "bogus"
+        return proceed(call)
+
+    with rpc.serve(URL, Service()) as server, rpc.connect(server.url, middleware=[layer]) as peer:
+        for do in (peer.call, peer.start, peer.stream, peer.notify):
+            with pytest.raises(ValueError, match=r"way .* is call, start, stream or notify, not 'bogus'"):
+                do("add", 1)
+    settle()
+
+
 def test_middleware_may_try_again() -> None:
     def again(call: rpc.Call, proceed: Any) -> Any:
         for _ in range(5):
@@ -216,6 +228,35 @@ def test_bad_options_are_told_at_the_door(options: dict[str, Any], error: type[E
     for do in (lambda: rpc.serve(URL, Calc(), **options), lambda: rpc.connect("tcp://127.0.0.1:1", **options)):
         with pytest.raises(error, match=text):
             do()
+
+
+def test_nothing_is_served_only_where_that_is_said() -> None:
+    with pytest.raises(TypeError, match="not None: to serve nothing"):
+        rpc.serve(URL, None)
+    with rpc.serve(URL, {}) as server, rpc.connect(server.url) as peer, pytest.raises(UnknownMethod):
+        peer.call("add", 1, 2)
+    settle()
+
+
+@pytest.mark.parametrize("reconnect", [False, True])
+@pytest.mark.parametrize("timeout", ["5", True, -1, math.nan], ids=repr)
+def test_a_timeout_that_is_none_is_told_before_anybody_connects(timeout: Any, reconnect: bool) -> None:
+    """With ``reconnect`` the error came late, and who connected went on and on."""
+    with pytest.raises((TypeError, ValueError), match=r"^a timeout is "):
+        rpc.connect("tcp://127.0.0.1:1", reconnect=reconnect, timeout=timeout)
+    settle()
+
+
+@pytest.mark.parametrize("long", [math.inf, 10**400], ids=["inf", "huge"])
+def test_a_time_too_large_for_a_float_is_no_limit(long: float) -> None:
+    settings = rpc.Settings(heartbeat=long, handshake_timeout=long, token="secret")
+    server = rpc.serve(URL, Calc(), settings=settings)
+    for reconnect in (False, True):
+        with rpc.connect(server.url, settings=settings, timeout=long, reconnect=reconnect) as peer:
+            assert peer.call("add", 1, 2, timeout=long) == 3
+            assert peer.ping(long) > 0
+    server.close(long)
+    settle()
 
 
 def test_settings_may_be_shared_and_changed_in_one_thing() -> None:

@@ -14,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flower.rpc import _wire
+from flower.rpc._scan import Scanner
 from flower.rpc._wire import ENDED, FAILED, MAX_ID, OPEN
 
 
@@ -267,6 +268,75 @@ def test_a_second_answer_is_one_that_nobody_asked_for() -> None:
     first, second = wire.feed(pack([1, msgid, None, 1]) * 2)
     assert isinstance(first, Response)
     assert isinstance(second, Violation)
+
+
+# -- Each format of MessagePack: where its value ends, and about what that takes in memory
+
+
+SLOT, NUMBER, TEXT, ARRAY, MAP, PAIR, EXT = 8, 32, 56, 56, 64, 88, 160  # those of `_scan`
+ONE = b"\x01"
+FORMATS: dict[str, tuple[bytes, int]] = {
+    "positive fixint": (b"\x00", 0),
+    "the last positive fixint": (b"\x7f", 0),
+    "fixmap": (b"\x80", MAP),
+    "the last fixmap": (b"\x8f" + 30 * ONE, MAP + 15 * PAIR),
+    "fixarray": (b"\x90", ARRAY),
+    "the last fixarray": (b"\x9f" + 15 * ONE, ARRAY + 15 * SLOT),
+    "fixstr": (b"\xa0", TEXT + 1),
+    "the last fixstr": (b"\xbf" + 31 * b"x", TEXT + 32),
+    "nil": (b"\xc0", 0),
+    "false": (b"\xc2", 0),
+    "true": (b"\xc3", 0),
+    "bin 8": (b"\xc4\x03abc", TEXT + 5),
+    "bin 16": (b"\xc5\x00\x03abc", TEXT + 6),
+    "bin 32": (b"\xc6\x00\x00\x00\x03abc", TEXT + 8),
+    "ext 8": (b"\xc7\x03\x05abc", EXT + 6),
+    "ext 16": (b"\xc8\x00\x03\x05abc", EXT + 7),
+    "ext 32": (b"\xc9\x00\x00\x00\x03\x05abc", EXT + 9),
+    "float 32": (b"\xca" + bytes(4), NUMBER),
+    "float 64": (b"\xcb" + bytes(8), NUMBER),
+    **{f"uint {8 << i}": (bytes([0xCC + i]) + bytes(1 << i), NUMBER) for i in range(4)},
+    **{f"int {8 << i}": (bytes([0xD0 + i]) + bytes(1 << i), NUMBER) for i in range(4)},
+    **{f"fixext {1 << i}": (bytes([0xD4 + i, 5]) + bytes(1 << i), EXT + 2 + (1 << i)) for i in range(5)},
+    "str 8": (b"\xd9\x03abc", TEXT + 5),
+    "str 16": (b"\xda\x00\x03abc", TEXT + 6),
+    "str 32": (b"\xdb\x00\x00\x00\x03abc", TEXT + 8),
+    "array 16": (b"\xdc\x00\x02" + 2 * ONE, ARRAY + 2 * SLOT),
+    "array 32": (b"\xdd\x00\x00\x00\x02" + 2 * ONE, ARRAY + 2 * SLOT),
+    "map 16": (b"\xde\x00\x02" + 4 * ONE, MAP + 2 * PAIR),
+    "map 32": (b"\xdf\x00\x00\x00\x02" + 4 * ONE, MAP + 2 * PAIR),
+    "negative fixint": (b"\xe0", 0),
+    "the last negative fixint": (b"\xff", 0),
+}
+
+
+@pytest.mark.parametrize(("data", "cost"), FORMATS.values(), ids=FORMATS.keys())
+def test_where_a_value_ends_and_what_it_takes(data: bytes, cost: int) -> None:
+    scanner = Scanner(1000, 8000)
+    scanner.take(data + ONE)
+    assert scanner.find()
+    assert (scanner.start, scanner.at, scanner.cost) == (0, len(data), cost)
+    scanner = Scanner(1000, 8000)
+    for at in range(len(data)):
+        assert not scanner.find()
+        scanner.take(data[at : at + 1])
+    assert scanner.find()
+    assert (scanner.at - scanner.start, scanner.cost) == (len(data), cost)
+    scanner = Scanner(1000, max(0, cost - 1))
+    scanner.take(data)
+    assert scanner.find() is (cost == 0)
+
+
+@pytest.mark.parametrize("key", [data for data, _ in FORMATS.values()], ids=FORMATS.keys())
+def test_what_may_be_a_maps_key(key: bytes) -> None:
+    scanner = Scanner(1000, 8000)
+    scanner.take(b"\x82" + ONE + ONE + key + b"\x90")
+    found = scanner.find()
+    if key[0] & 0xE0 == 0x80 or 0xDC <= key[0] <= 0xDF:
+        assert scanner.fault == "a map's key is an array or a map"
+    else:
+        assert found
+        assert scanner.keyed is (0xC7 <= key[0] <= 0xC9 or 0xD4 <= key[0] <= 0xD8)
 
 
 # -- The end
