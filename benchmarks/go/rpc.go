@@ -117,17 +117,18 @@ func rpcTurns(n int, w *Watch) {
 	})
 }
 
-// rpcLatency calls at half the rate that 64 callers reach; the value is that of the given rank.
+// rpcLatency calls at half the rate at which calls can be started; the value is that of the given rank.
 func rpcLatency(n int, w *Watch, rank int) {
 	withRPC(func(client *rpc.Client) {
 		callRPC(client, 100)
 		began := time.Now()
 		var wg sync.WaitGroup
-		for i := 0; i < 64; i++ {
+		for i := 0; i < n; i++ {
+			runtime.Gosched()
 			wg.Add(1)
 			go func() {
 				defer wg.Done()
-				callRPC(client, n/64)
+				callRPC(client, 1)
 			}()
 		}
 		wg.Wait()

@@ -23,14 +23,35 @@ cdef extern from *:
 
     #ifdef __linux__
     #include <sys/epoll.h>
+    #include <time.h>
     typedef struct epoll_event flower_event;
     #else  /* where there is no epoll, nobody polls */
     typedef struct { int events; struct { int fd; } data; } flower_event;
     #define epoll_wait(set, into, most, timeout) 0
     #endif
 
+    #define FLOWER_LINGER 50000  /* nanoseconds */
     enum { FLOWER_AT_A_TIME = 32, FLOWER_SERVING = 64 * 1024, FLOWER_IN = 1, FLOWER_OUT = 4 };
     enum { FLOWER_SMALL = 32 * 1024, FLOWER_LARGE = 64 * 1024, FLOWER_BULK = 256 * 1024, FLOWER_KEPT = 3 };
+
+    /* Ask again and again for a moment, until some are ready or another thread wants something. It is waiting, as far
+       as other threads are concerned. */
+    static int flower_poll_on(int set, flower_event *into, int most, volatile int *wanted) {
+        int found = 0;
+    #ifdef __linux__
+        struct timespec t;
+        long long until = 0, now;
+        Py_BEGIN_ALLOW_THREADS
+        do {
+            found = epoll_wait(set, into, most, 0);
+            clock_gettime(CLOCK_MONOTONIC, &t);
+            now = 1000000000LL * t.tv_sec + t.tv_nsec;
+            if (until == 0) until = now + FLOWER_LINGER;
+        } while (found == 0 && now < until && !*wanted);
+        Py_END_ALLOW_THREADS
+    #endif
+        return found > 0 ? found : 0;
+    }
 
     /* The GIL is kept: none of these calls waits, and to get it back from a busy thread takes milliseconds. */
 
@@ -107,6 +128,7 @@ cdef extern from *:
         int events
         flower_data data
     int epoll_wait(int set, flower_event *into, int most, int timeout)
+    int flower_poll_on(int set, flower_event *into, int most, int *wanted)
     object flower_receive(list kept, int fd, Py_ssize_t size)
     Py_ssize_t flower_give(int fd, object data) except -1
 
@@ -119,10 +141,13 @@ cdef inline Py_ssize_t give(object sock, int fd, object data) except -1:
 cdef inline bytearray behind(bytes data, Py_ssize_t count):
     return PyByteArray_FromStringAndSize(PyBytes_AS_STRING(data) + count, len(data) - count)
 
-cdef int FULL_READS
+cdef int FULL_READS, LONGEST_REST
 
 cdef inline int poll(Sockets sockets):
     return epoll_wait(sockets._set_fd, sockets._events, AT_A_TIME, 0)
+
+cdef inline int poll_on(Sockets sockets):
+    return flower_poll_on(sockets._set_fd, sockets._events, AT_A_TIME, &sockets.wanted)
 
 cdef inline int descriptor(Sockets sockets, int i):
     return sockets._events[i].data.fd
@@ -150,6 +175,9 @@ cdef class Sockets:
     cdef int _found
     cdef int _served
     cdef Py_ssize_t brought
+    cdef public int wanted
+    cdef readonly int _patience
+    cdef readonly int _rest
     cdef Py_ssize_t _count
     cdef Transport _latest
     cdef list _large
@@ -158,6 +186,7 @@ cdef class Sockets:
 
     @cython.locals(transport=Transport, i=int)
     cpdef bint serve(self) except -1
+    cpdef bint linger(self) except -1
     cdef watch(self, Transport transport, int interest)
     cdef _watch_alone(self, Transport transport, int interest)
 

@@ -30,6 +30,7 @@ import errno
 import os
 import select
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -46,11 +47,13 @@ GONE = {errno.EPIPE, errno.ENOTCONN}
 # So many reads in a row that brought LARGE bytes each are a transfer of many: from then on BULK is read at a time, as
 # much as a reader is let fall behind by default, for as long as more than LARGE comes.
 FULL_READS = 8
+LONGEST_REST = 255  # waits between two that linger, where that never pays: then it costs a few hundred nanoseconds each
 
 if not cython.compiled:
     IN, OUT = 1, 4  # as epoll's EPOLLIN and EPOLLOUT
     AT_A_TIME = 32
     SERVING = 64 * 1024
+    LINGER = 50_000  # nanoseconds
     SMALL = 32 * 1024
     LARGE = 64 * 1024
     BULK = 256 * 1024
@@ -76,6 +79,13 @@ if not cython.compiled:
     def poll(sockets: Sockets) -> int:
         """See which are ready, AT_A_TIME at most; how many there are."""
         sockets.ready = sockets._set.poll(0, AT_A_TIME)
+        return len(sockets.ready)
+
+    def poll_on(sockets: Sockets) -> int:
+        """The same, again and again for LINGER nanoseconds, until some are or another thread wants something."""
+        until = time.monotonic_ns() + LINGER
+        while not poll(sockets) and time.monotonic_ns() < until and not sockets.wanted:
+            pass
         return len(sockets.ready)
 
     def descriptor(sockets: Sockets, i: int) -> int:
@@ -130,6 +140,9 @@ class Sockets:
         self._found = 0  # so many,
         self._served = 0  # and so many of them were served
         self.brought = 0  # bytes that have come since `serve` was called
+        self.wanted = False  # by another thread
+        self._patience = 0  # after how many waits lingering is to be tried again when it has been in vain
+        self._rest = 0  # how many of these are left
         self._count = 0  # of those that are watched
         self._latest: Transport | None = None
         self._large: list[bytes] = []  # what was read into, LARGE bytes or BULK, to be used again
@@ -191,6 +204,27 @@ class Sockets:
                 if self.brought >= SERVING:
                     break
         return self._served < self._found
+
+    def linger(self) -> bool:
+        """Nothing is left to do: wait a moment without sleeping. Says whether some have become ready, for `serve`.
+
+        To be put to sleep and woken costs a processor far more than this: where answers come at once, as from a peer on
+        the same machine, they take a tenth of the time. Where they don't, it is tried ever more rarely.
+        """
+        if self._set is None or self._count == 0 or self.brought > SMALL // 4:  # much is read in larger pieces later
+            return False
+        if self._rest > 0:
+            self._rest -= 1
+            return False
+        self.wanted = False
+        self._served = 0
+        self._found = poll_on(self)
+        if self._found:
+            self._patience >>= 1
+            return True
+        self._patience = min(2 * self._patience + 1, LONGEST_REST)
+        self._rest = self._patience
+        return False
 
     def _watch_alone(self, transport: Transport, interest: int) -> None:
         fd = transport._fd

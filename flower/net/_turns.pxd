@@ -3,6 +3,7 @@ cimport cython
 from flower.channels._scheduler cimport Scheduler
 from flower.net._transport cimport Sockets
 
+cdef int LINGERS
 cdef double NEVER, LONGEST_SLEEP, TIMER_GRAIN
 
 cdef class Turns:
@@ -24,7 +25,7 @@ cdef class Turns:
 
     cpdef ready(self)
     cpdef wake(self)
-    @cython.locals(more=bint)
+    @cython.locals(more=bint, lingered=int)
     cpdef _on_sockets(self)
     @cython.locals(delay=double)
     cpdef _on_turn(self)

@@ -6,6 +6,8 @@ Invariants
   however many callbacks made tasklets runnable. Callbacks put into channels and never switch. After sockets were
   served it is called at once: the loop's queue and its next round cost as much as all else that a message costs, and
   more than the copy of the hub's stack that a switch to main takes, though libuv has 12 KiB more on it there.
+- When nothing is left to do after that, and the loop has no ``guests`` who may want to do something, the sockets are
+  asked for a moment longer (`Sockets.linger`); after LINGERS such rounds that have paid, the loop has its own.
 - Tasklets see no running loop: ``asyncio`` is told so before the turn, so that libraries don't take their code for a
   coroutine's. After it, asyncio is told that the loop runs if it has ``guests``: what runs in it is not Flower's alone.
   (It is not told at each turn, as it asks the system for the process's number each time.)
@@ -26,6 +28,7 @@ from flower.channels._delivery import interrupt_main
 
 TIMER_GRAIN = 0.001  # seconds: libuv counts whole milliseconds; a shorter wait is rounded up to one
 NEVER = math.inf
+LINGERS = 16  # rounds of lingering that have paid, one after the other: then the loop has one
 LONGEST_SLEEP = 86_400.0  # seconds: one timer waits at most this long, and is then armed again
 
 
@@ -58,6 +61,8 @@ class Turns:
     def wake(self) -> None:
         if not self._due:
             self._due = True
+            if self._sockets is not None:
+                self._sockets.wanted = True
             try:
                 self.loop.call_soon_threadsafe(self._on_turn, context=self.context)
             except RecursionError:
@@ -67,7 +72,8 @@ class Turns:
                 pass
 
     def _on_sockets(self) -> None:
-        """Read and write, and then run the tasklets, without the way through the loop's queue."""
+        """Read and write, and then run the tasklets, without the way through the loop's queue; and linger for more."""
+        lingered = 0
         more = True
         while more and (self._turn is None or not self._leaving):  # without a turn the loop runs for the last bytes
             self._serving = not self._due
@@ -82,6 +88,12 @@ class Turns:
                 self._serving = False
                 if self._due:
                     self._on_turn()
+            if not more and not (self._due or self.guests or self._leaving or self._turn is None):
+                if lingered < LINGERS:
+                    lingered += 1
+                    more = self._sockets.linger()
+                else:
+                    self.loop.call_soon(self._on_sockets, context=self.context)
 
     def _on_turn(self) -> None:
         """Run tasklets, and see to it that the next turn comes when it should."""

@@ -1,0 +1,57 @@
+"""A moment's wait without sleeping, before the loop sleeps: where answers come at once, it is soon over."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+import flower
+import flower.io
+from flower.net import Conn
+from flower.net._loop import io_poller
+from flower.net._transport import Sockets, _epoll
+from tests.net.support import NEVER, connected, echo, pipe, plain_peer
+
+pytestmark = pytest.mark.usefixtures("loop")
+
+LONGEST_REST = 255  # as in `flower.net._transport`
+
+
+def test_a_conversation_that_never_pauses_keeps_nobody_from_the_loop() -> None:
+    said = 0
+
+    def talk(conn: Conn) -> None:
+        nonlocal said
+        while True:
+            if said % 2000 == 100:
+                os.write(writing, b"!")
+            said += 1
+            conn.send(b"x")
+            conn.receive()
+
+    with connected() as (near, far), pipe() as (reading, writing):
+        tasklets = [flower.go(talk, near), flower.go(echo, far)]
+        for _ in range(3):
+            flower.io.wait_read(reading, NEVER)  # the loop alone knows of it
+            assert os.read(reading, 1) == b"!"
+            assert said % 2000 < 600
+        for t in tasklets:
+            t.kill()
+
+
+@pytest.mark.skipif(_epoll is None, reason="without epoll each socket is watched by the loop, and nobody lingers")
+def test_lingering_that_never_pays_is_tried_ever_more_rarely() -> None:
+    with plain_peer() as (conn, sock):
+        sockets: Sockets = io_poller()._sockets
+        tried = 0
+        for _ in range(10 * LONGEST_REST):
+            tried += sockets._rest == 0
+            assert not sockets.linger()
+        assert tried < 20
+        assert sockets._patience == LONGEST_REST
+        sock.sendall(b"x")
+        while not sockets.linger():
+            assert sockets._rest < LONGEST_REST  # what is there is found
+        assert sockets._patience < LONGEST_REST
+        assert conn.receive(NEVER) == b"x"
