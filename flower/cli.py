@@ -41,6 +41,7 @@ from typing import Any
 import flower
 from flower import rpc
 from flower.errors import ChannelClosed, InvalidArguments, RemoteError, Timeout
+from flower.rpc._service import exports
 
 __all__ = ["main"]
 
@@ -206,6 +207,9 @@ def serve(options: argparse.Namespace) -> int:
     except Exception as error:
         traceback.print_exc()  # of the code that is to be served: it says where
         raise Unusable(f"{options.target} can't be served: its code failed with {type(error).__name__}") from None
+    if not exports(service):
+        hint = "" if ":" in options.target else "; an object in it is named as in module:object"
+        raise Unusable(f"{options.target} has nothing to call: no public functions or methods of its own{hint}")
     stop = flower.signals(signal.SIGINT, signal.SIGTERM)
     try:
         with rpc.serve(options.on, service, **credentials(options)) as server:

@@ -78,6 +78,7 @@ SHARED_PRIVATE = {
     ("process", "flower.channels._task"),
     ("process", "flower.net._loop"),
     ("process", "flower.net._descriptor"),
+    ("cli", "flower.rpc._service"),
     ("__init__", "flower._pure"),
     ("errors", "flower._typing"),
     ("channels", "flower._typing"),

@@ -37,6 +37,7 @@ def test_what_can_be_served(folder: Path, capsys: pytest.CaptureFixture[str], ta
         (["no_such_module:x"], "no module 'no_such_module'"),
         (["aservice:nothing"], "aservice has no 'nothing'"),
         (["aservice:calc.nothing"], "aservice has no 'calc.nothing'"),
+        (["fileless"], "fileless has nothing to call: no public functions or methods of its own; an object in it"),
         (["aservice:"], "not an object to serve: 'aservice:'"),
         (["./aservice"], "not an object to serve: './aservice'"),
         (["aservice:calc", "--on", "here"], "not a server's address: 'here'"),
