@@ -17,7 +17,7 @@ Exit codes
     2    the command line makes no sense, or the object to be served can't be had
     3    no connection, or it was lost
     4    no answer within --timeout
-    130  interrupted by Ctrl-C
+    130  interrupted by Ctrl-C; serve and ping take it for their end
 """
 
 from __future__ import annotations
