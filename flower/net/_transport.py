@@ -209,7 +209,7 @@ class Sockets:
         """Nothing is left to do: wait a moment without sleeping. Says whether some have become ready, for `serve`.
 
         To be put to sleep and woken costs a processor far more than this: where answers come at once, as from a peer on
-        the same machine, they take a tenth of the time. Where they don't, it is tried ever more rarely.
+        the same machine, they take a fifth of the time. Where they don't, it is tried ever more rarely.
         """
         if self._set is None or self._count == 0 or self.brought > SMALL // 4:  # much is read in larger pieces later
             return False
