@@ -27,6 +27,7 @@ import base64
 import contextlib
 import errno
 import importlib
+import io
 import json
 import math
 import os
@@ -108,7 +109,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _open_standard_streams() -> None:
-    """Where one was closed, as by ``>&-``, write into nothing: else a connection would get its number."""
+    """Where one was closed, as by ``>&-``, write into nothing: else a connection would get its number.
+
+    A character that the output's encoding does not have is no error, either.
+    """
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
@@ -116,6 +120,8 @@ def _open_standard_streams() -> None:
         sys.stdout = open(1, "w", closefd=False)
     if sys.stderr is None:
         sys.stderr = open(2, "w", closefd=False)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding lacks is escaped, as it is in standard error
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _complain(text: str, code: int) -> int:
@@ -328,7 +334,7 @@ def list_methods(options: argparse.Namespace) -> int:
     else:
         for name, about in sorted(methods.items()):
             summary = about["doc"].strip().partition("\n")[0]
-            print(shown(name + about["signature"] + (f"\n    {summary}" if summary else ""), False))
+            print(name + about["signature"] + (f"\n    {summary}" if summary else ""))
     return OK
 
 
@@ -342,7 +348,7 @@ def help_method(options: argparse.Namespace) -> int:
         print(shown(about, True))
     else:
         text = options.method + about["signature"] + ("  (streams)" if about.get("streams") else "")
-        print(shown(text + (f"\n\n{about['doc']}" if about["doc"] else ""), False))
+        print(text + (f"\n\n{about['doc']}" if about["doc"] else ""))
     return OK
 
 
@@ -470,7 +476,7 @@ def shown(value: Any, as_json: bool) -> str:
     if as_json:
         return json.dumps(_jsonable(value), allow_nan=False)
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
+        return value
     if isinstance(value, list | dict | tuple | bool) or value is None:
         return json.dumps(_jsonable(value), indent=2 if isinstance(value, list | dict | tuple) else None)
     return _repr(value)

@@ -167,6 +167,15 @@ def test_output_that_cant_be_written(folder: Path, to: str, code: int, text: str
             assert (done.returncode, done.stderr[: len(text)]) == (code, text)
 
 
+@pytest.mark.parametrize(("encoding", "shown"), [("ascii", rb"\xfc\udcff"), ("utf-8", b"\xc3\xbc\\udcff")])
+def test_text_that_the_output_has_no_characters_for(folder: Path, encoding: str, shown: bytes) -> None:
+    with serving(folder, "aservice:Calc") as (_, url):
+        command = [sys.executable, "-m", "flower", "call", url, "same", '"\\u00fc\\udcff"']
+        kept = environment() | {"PYTHONIOENCODING": encoding}
+        done = subprocess.run(command, capture_output=True, timeout=NEVER, env=kept)
+    assert (done.returncode, done.stdout.rstrip(), done.stderr) == (0, shown, b"")
+
+
 def test_no_answer_in_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serving(folder, "aservice:Calc") as (_, url):
         code, out, err = in_process(capsys, "call", url, "slow", "60", "--timeout", "0.05")
