@@ -5,6 +5,7 @@ Dropping the last reference to a listener closes it.
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -91,12 +92,16 @@ class Listener(Source):
         not touch the others. With ``limit``, at most so many run at a time; more connections wait in the listener and
         in the kernel. Cancelled, it has lost no connection, and may be called again.
 
-        Raises TypeError for a handler that can't be called, ValueError for a limit below 1.
+        Raises TypeError for a handler that can't be called, or is a coroutine function, ValueError for a limit below 1.
 
         >>> listener.serve(handle_connection, limit=1000)
         """
         if not callable(handler):
             raise TypeError(f"serve() needs a function to call with each connection, not {handler!r}")
+        if inspect.iscoroutinefunction(handler):
+            raise TypeError(
+                f"serve() needs a plain function, which may call flower.wait, not the coroutine {handler!r}"
+            )
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
             raise TypeError(f"the limit is a number of connections, not {limit!r}")
         if limit is not None and limit < 1:

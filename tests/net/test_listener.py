@@ -352,6 +352,14 @@ def test_serve_wants_a_function() -> None:
         listener.serve(None)
 
 
+def test_a_coroutine_function_is_no_handler() -> None:
+    async def handler(conn: Conn) -> None:
+        raise AssertionError
+
+    with listening() as listener, pytest.raises(TypeError, match="plain function"):
+        listener.serve(handler)
+
+
 # -- Bounds and faults
 
 
