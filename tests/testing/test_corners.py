@@ -324,6 +324,7 @@ def test_a_program_that_exits_is_reported_as_other_failures_are(inside: bool) ->
 
     error = found(SystemExit, test)
     assert error.args == ("too slow",) and "add-2  runs out of turn" in notes(error)
+    assert "failed: SystemExit: too slow" in notes(error)
     with pytest.raises(SystemExit, match="too slow"):
         ft.replay(ft.explore(test), schedule_of(error))
 
