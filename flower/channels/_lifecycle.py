@@ -104,7 +104,7 @@ def abandon(s: Scheduler) -> None:
 def bury(s: Scheduler) -> None:
     """On the hub, for the last time: the tasklets that are left leave what they wait in, and end."""
     _hub.drop_ready(s)
-    for t in _hub.begun(s):
+    for t in sorted(_hub.begun(s), key=lambda t: t.daemon):  # of who serves others, none is told that it is gone
         _hub.finish_off(s, t, TaskletExit())
 
 

@@ -146,6 +146,33 @@ def test_who_waits_in_a_thread_that_ends_has_ended_before_the_outside_is_closed(
     assert told == [*[flower.TaskletExit] * 3, (False, None)]
 
 
+def test_a_daemon_is_ended_after_those_it_serves() -> None:
+    """An RPC connection's reader is one: who waited for an answer was told that the connection is lost."""
+    requests: channel[Any] = channel()
+    told: list[Any] = []
+
+    def serves() -> None:
+        try:
+            for request in requests:
+                told.append(request)
+        finally:
+            told.append("served")
+
+    def asks() -> None:
+        try:
+            channel().receive()
+        finally:
+            requests.send("the last")
+
+    def ends() -> None:
+        flower.tasklet(serves, daemon=True)()
+        go(asks)
+        schedule()
+
+    ends_early(ends)
+    assert told == ["the last", "served"]
+
+
 def test_a_group_with_a_member_that_its_thread_has_left_unstarted_can_be_cancelled() -> None:
     """It never begins, be it inserted: the group waited for it for good, with another thread about."""
     members: list[Any] = []
