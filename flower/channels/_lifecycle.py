@@ -246,14 +246,14 @@ def at_exit() -> None:
     s = _scheduler.present()
     if s is None:
         return
-    for error in s.main_errors:
-        print_left(error)
-    s.main_errors.clear()
     _kept.append(s)
     owner = getattr(_of_thread, "owner", None)
     if owner is not None:
         owner.scheduler = None
     _hub.end(s, False)
+    for error in s.main_errors:
+        print_left(error)
+    s.main_errors.clear()
 
 
 atexit.register(at_exit)
