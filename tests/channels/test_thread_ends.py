@@ -562,3 +562,33 @@ def test_a_fork_waits_for_who_is_in_the_uncompiled_core() -> None:
         os._exit(0)
     """
     assert output(code, env={"FLOWER_PURE": "1"}, limit=20) == "7\n"
+
+
+@pytest.mark.slow
+def test_uncompiled_nothing_is_sent_to_a_tasklet_that_is_being_ended() -> None:
+    """Between the look whether it has its outcome and its end, another thread gave it one, which was lost."""
+    code = """
+        import threading, warnings, flower
+        from flower.channels import _hub
+        warnings.simplefilter("ignore")
+        ch = flower.channel()
+        told = []
+        sender = threading.Thread(target=lambda: told.append(ch.try_send("value")))
+        withdraw = _hub.withdraw
+        def slowly(t):
+            sender.start()
+            sender.join(0.1)
+            return withdraw(t)
+        _hub.withdraw = slowly
+        def receives():
+            told.append(ch.receive())
+        def ends():
+            flower.go(receives)
+            flower.schedule()
+        thread = threading.Thread(target=ends)
+        thread.start()
+        thread.join()
+        sender.join()
+        print(told)
+    """
+    assert output(code, env={"FLOWER_PURE": "1"}, limit=20) == "[False]\n"
