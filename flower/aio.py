@@ -118,8 +118,9 @@ async def call(func: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
     cancelled, so is the function, at the places where it waits; the coroutine goes on when the function has ended.
     If that ended with a result all the same, the cancellation comes at the coroutine's next ``await``.
 
-    Raises what the function raises; TaskletKilled when its tasklet was killed; TypeError for a func that is not
-    callable; RuntimeError in a coroutine that runs on another loop than Flower's.
+    Raises what the function raises; TaskletKilled when its tasklet was killed; ``asyncio.CancelledError`` at the end of
+    the thread or the program; TypeError for a func that is not callable; RuntimeError in a coroutine that runs on
+    another loop than Flower's.
 
     >>> async def pause():
     ...     await call(flower.time.sleep, 0.001)
@@ -189,6 +190,8 @@ class _Errand:
         self._news = self._poller.loop.create_future()
         if self.over:
             self._news.set_result(None)
+        elif self._poller.scheduler.closing:  # no tasklet will run any more
+            self._news.cancel("the thread, or the program, of this coroutine is at its end")
         return self._news  # type: ignore[no-any-return]
 
     def outcome(self) -> Any:

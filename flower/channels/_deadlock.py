@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import gc
 import math
+import sys
 import threading
 import time
 import weakref
@@ -79,7 +80,7 @@ def others_live(s: Any) -> bool:
     # (Of a thread that `threading` has not made, current_thread() would make one that never ends.)
     others = [t for t in threading.enumerate() if t.ident != s.thread_id]
     ending = adopted.keys() - {s.thread_id, *[t.ident for t in others]}
-    unknown = _unknown_threads(s.thread_id) > _unknown_before
+    unknown = _since_flower(s.thread_id) > 0
     return bool(jobs_given or ending or unknown or any(t not in _ignored for t in others))
 
 
@@ -88,15 +89,38 @@ def _unknown_threads(mine: int) -> int:
     return max(0, _thread._count() - len([t for t in threading.enumerate() if t.ident != mine]))
 
 
-# Those that were there before Flower know nothing of its channels: of a test runner, for instance.
-_unknown_before = _unknown_threads(threading.get_ident())
+def _outermost_frames(mine: int) -> set[FrameType]:
+    """The frame that each of those began with, if it runs Python code. (A thread's number is used again after it.)"""
+    known = {mine, *[t.ident for t in threading.enumerate()]}
+    found = set()
+    for number, frame in sys._current_frames().items():
+        if number not in known:
+            while frame.f_back is not None:
+                frame = frame.f_back
+            found.add(frame)
+    return found
+
+
+def _since_flower(mine: int) -> int:
+    """How many have begun after Flower: the others know nothing of its channels (as those of a test runner)."""
+    _before.intersection_update(_outermost_frames(mine))
+    return _unknown_threads(mine) - _unseen_before - len(_before)
+
+
+_before: set[FrameType]
+_unseen_before: int
 
 
 @after_fork
-def _after_fork() -> None:
-    """In the child: the parent's threads are still counted."""
-    global _unknown_before
-    _unknown_before = _unknown_threads(threading.get_ident())
+def _note_threads() -> None:
+    """At the start; and in a child, where the parent's threads are still counted."""
+    global _before, _unseen_before
+    mine = threading.get_ident()
+    _before = _outermost_frames(mine)
+    _unseen_before = max(0, _unknown_threads(mine) - len(_before))
+
+
+_note_threads()
 
 
 def victim_of(s: Any) -> Any:

@@ -449,3 +449,4 @@ if not cython.compiled:
     retire = hold(retire)
     finish = hold(finish)
     end_main = hold(end_main)
+    finish_off = hold(finish_off)

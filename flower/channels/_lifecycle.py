@@ -104,7 +104,7 @@ def abandon(s: Scheduler) -> None:
 def bury(s: Scheduler) -> None:
     """On the hub, for the last time: the tasklets that are left leave what they wait in, and end."""
     _hub.drop_ready(s)
-    for t in _hub.begun(s):
+    for t in sorted(_hub.begun(s), key=lambda t: t.daemon):  # of who serves others, none is told that it is gone
         _hub.finish_off(s, t, TaskletExit())
 
 
@@ -246,14 +246,14 @@ def at_exit() -> None:
     s = _scheduler.present()
     if s is None:
         return
-    for error in s.main_errors:
-        print_left(error)
-    s.main_errors.clear()
     _kept.append(s)
     owner = getattr(_of_thread, "owner", None)
     if owner is not None:
         owner.scheduler = None
     _hub.end(s, False)
+    for error in s.main_errors:
+        print_left(error)
+    s.main_errors.clear()
 
 
 atexit.register(at_exit)

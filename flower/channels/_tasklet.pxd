@@ -39,6 +39,7 @@ cdef extern from *:
     ctypedef object (*start_function "flower_start_function")(object func, object args, object kwargs)
     object with_shortcut "flower_with_shortcut"(object general, start_function plain)
 
+cdef bint is_due(Task t) except -1
 cdef object start(object func, object args, object kwargs)
 cdef tasklet start_in(object context, object func, object args, object kwargs)
 @cython.locals(t=tasklet, s=Scheduler)

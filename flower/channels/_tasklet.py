@@ -31,6 +31,11 @@ if not cython.compiled:
     from flower.channels._uncompiled import copy_context, copy_of, guarded, hold, track, untrack, zeroed
 
 
+def is_due(t: Task) -> bool:
+    """Whether the task's group is cancelled, and waits for its end: it may not be paused any more."""
+    return t.owner is not None and t.owner._scope.cancelled
+
+
 class tasklet(Task):
     """tasklet(func=None, label="", daemon=False)
 
@@ -146,13 +151,13 @@ class tasklet(Task):
     def remove(self) -> tasklet:
         """Take the tasklet out of the queue: it is paused until it is inserted again. Returns the tasklet.
 
-        Raises RuntimeError when it is blocked, or current.
+        One of a group that is cancelled stays in the queue. Raises RuntimeError when it is blocked, or current.
         """
         if self.state == BLOCKED and not self.paused:
             raise RuntimeError("You cannot remove a blocked tasklet.")
         if self.state == RUNNING:
             raise RuntimeError("The current tasklet cannot be removed.")
-        if self.state == READY:
+        if self.state == READY and not is_due(self):
             self.leave()
             track(self)
             self.state = PAUSED
@@ -168,7 +173,7 @@ class tasklet(Task):
         self.take_turn(READY)
 
     def switch(self) -> None:
-        """Run the tasklet now; the caller leaves the queue, paused. Raises as ``run``."""
+        """Run the tasklet now; the caller leaves the queue, paused, as by ``remove``. Raises as ``run``."""
         self.take_turn(PAUSED)
 
     def take_turn(self, leave_as: int) -> int:
@@ -185,6 +190,8 @@ class tasklet(Task):
         self.insert()
         if self.state != READY:  # to insert it may have let it run, or end
             return 0
+        if leave_as == PAUSED and is_due(me):
+            leave_as = READY
         me.state = leave_as
         if leave_as == READY:
             s.ready.append(me)

@@ -135,13 +135,25 @@ class LoopPoller(Turns):
                 late = time.monotonic() > deadline
                 waiting = [r for r in list(self.resources) if r.finish(late)]
                 loop.call_later(0.01 if waiting else 0.0, loop.stop)
-                loop.run_forever()
+                self._go_on(loop.run_forever)
                 if not (waiting or self.resources or asyncio.all_tasks(loop)) or (late and not waiting):
                     break
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.run_until_complete(loop.shutdown_default_executor())
+            self._go_on(loop.run_until_complete, loop.shutdown_asyncgens())
+            self._go_on(loop.run_until_complete, loop.shutdown_default_executor())
         finally:
             self._close()
+
+    def _go_on(self, run: Callable[..., object], *args: Any) -> None:
+        """Have the loop run, at its end. Where the clean-up of a task exits, main is told, and the rest goes on."""
+        failure: BaseException | None = None
+        try:
+            run(*args)
+        except (KeyboardInterrupt, SystemExit) as error:
+            failure = error
+        finally:  # in a child, whose main thread this is now, uvloop's loop is left with an error
+            leave_if_forked(self.scheduler, failure)
+        if failure is not None:
+            raise_in_main(self.scheduler, failure)
 
     def drop(self) -> None:
         """Release the loop, which has never run."""

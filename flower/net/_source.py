@@ -47,7 +47,7 @@ class Source:
         try:
             return ch.receive(timeout)
         except Timeout as error:
-            if hasattr(error, "_flower_conn") or is_foreign(error):  # the former: it is what the connection died of
+            if is_foreign(error) or hasattr(error, "_flower_conn"):  # the latter: it is what the connection died of
                 raise
             raise Timeout(f"{self!r}: nothing came within {timeout} s") from None
 

@@ -568,13 +568,16 @@ class World:
         """An error that nobody collects, and the error handler of the moment."""
         if handler is not None and handler is not self._guard.handler:  # the program has set it, in this world
             handler(t, error)
-        elif getattr(error, "_flower_conn", False):  # the loss of a peer ends no program
+        elif _scheduler.cold._attribute(error, "_flower_conn"):  # the loss of a peer ends no program
             self.log_line(self.name_of(t), f"ended by {show_error(error)}")
-        elif is_control(error) or not isinstance(error, Exception):
+        elif is_control(error):
             self.abort(error)
         else:
             self.log_line(self.name_of(t), f"failed: {show_error(error)}")
-            self._failed.append((t, error))
+            if isinstance(error, Exception):
+                self._failed.append((t, error))
+            else:
+                self.abort(error)
 
     # -- words
 

@@ -186,6 +186,40 @@ def test_a_thread_from_before_flower_that_threading_does_not_know_hides_no_deadl
 
 
 @pytest.mark.slow
+def test_nor_is_a_later_thread_taken_for_one_from_before_flower_that_has_ended() -> None:
+    """Which may have had the same number."""
+    code = """
+        import _thread, time
+        def waits(begun, go_on, ended):
+            begun.release()
+            go_on.acquire()
+            ended.release()
+        locks = [_thread.allocate_lock() for _ in range(3)]
+        for lock in locks:
+            lock.acquire()
+        begun, go_on, ended = locks
+        _thread.start_new_thread(waits, (begun, go_on, ended))
+        begun.acquire()
+        import flower
+        ch = flower.channel()
+        try:
+            ch.receive()
+        except flower.Deadlock:
+            print("Deadlock")
+        go_on.release()
+        ended.acquire()
+        while _thread._count():
+            pass
+        def sends():
+            go_on.acquire(timeout=0.1)
+            ch.send("late")
+        _thread.start_new_thread(sends, ())
+        print(ch.receive())
+    """
+    assert output(code, limit=20) == "Deadlock\nlate\n"
+
+
+@pytest.mark.slow
 def test_the_threads_of_its_parent_hide_no_deadlock_in_a_forked_child() -> None:
     code = """
         import _thread, flower, os, time, warnings

@@ -475,3 +475,38 @@ def test_a_member_that_is_killed_before_it_began_under_a_channel_callback_that_r
         killer = go(kill, member)
     killer.join()
     assert not told
+
+
+@pytest.mark.parametrize("how", ["removed before it began", "removed", "switches"])
+def test_a_member_of_a_group_that_is_cancelled_is_paused_no_more(how: str) -> None:
+    """It has to end: nobody would have inserted it, and the group waited for it for good."""
+    told: list[str] = []
+
+    def works() -> None:
+        told.append("began")
+        if how == "switches":
+            other.switch()
+        flower.schedule()
+        flower.schedule()
+        try:
+            channel().receive()
+        except flower.Cancelled:
+            told.append("cancelled")
+            raise
+
+    def removes() -> None:
+        if how == "removed":
+            flower.schedule()
+        if how != "switches":
+            assert member.remove().scheduled
+        told.append("other")
+
+    with flower.group() as g:
+        other = flower.tasklet(removes)
+        if how == "removed before it began":
+            other()
+        member = g.go(works)
+        if how != "removed before it began":
+            other()
+        g.cancel()
+    assert sorted(told) == ["began", "cancelled", "other"]

@@ -146,6 +146,33 @@ def test_who_waits_in_a_thread_that_ends_has_ended_before_the_outside_is_closed(
     assert told == [*[flower.TaskletExit] * 3, (False, None)]
 
 
+def test_a_daemon_is_ended_after_those_it_serves() -> None:
+    """An RPC connection's reader is one: who waited for an answer was told that the connection is lost."""
+    requests: channel[Any] = channel()
+    told: list[Any] = []
+
+    def serves() -> None:
+        try:
+            for request in requests:
+                told.append(request)
+        finally:
+            told.append("served")
+
+    def asks() -> None:
+        try:
+            channel().receive()
+        finally:
+            requests.send("the last")
+
+    def ends() -> None:
+        flower.tasklet(serves, daemon=True)()
+        go(asks)
+        schedule()
+
+    ends_early(ends)
+    assert told == ["the last", "served"]
+
+
 def test_a_group_with_a_member_that_its_thread_has_left_unstarted_can_be_cancelled() -> None:
     """It never begins, be it inserted: the group waited for it for good, with another thread about."""
     members: list[Any] = []
@@ -535,3 +562,33 @@ def test_a_fork_waits_for_who_is_in_the_uncompiled_core() -> None:
         os._exit(0)
     """
     assert output(code, env={"FLOWER_PURE": "1"}, limit=20) == "7\n"
+
+
+@pytest.mark.slow
+def test_uncompiled_nothing_is_sent_to_a_tasklet_that_is_being_ended() -> None:
+    """Between the look whether it has its outcome and its end, another thread gave it one, which was lost."""
+    code = """
+        import threading, warnings, flower
+        from flower.channels import _hub
+        warnings.simplefilter("ignore")
+        ch = flower.channel()
+        told = []
+        sender = threading.Thread(target=lambda: told.append(ch.try_send("value")))
+        withdraw = _hub.withdraw
+        def slowly(t):
+            sender.start()
+            sender.join(0.1)
+            return withdraw(t)
+        _hub.withdraw = slowly
+        def receives():
+            told.append(ch.receive())
+        def ends():
+            flower.go(receives)
+            flower.schedule()
+        thread = threading.Thread(target=ends)
+        thread.start()
+        thread.join()
+        sender.join()
+        print(told)
+    """
+    assert output(code, env={"FLOWER_PURE": "1"}, limit=20) == "[False]\n"

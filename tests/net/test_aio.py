@@ -403,3 +403,37 @@ def test_an_end_while_a_coroutine_waits_for_a_channel() -> None:
         body()
     """
     assert output(code) == "over\nover\n"
+
+
+@pytest.mark.slow
+def test_a_generator_that_calls_as_it_is_closed_at_the_end_keeps_nobody_waiting() -> None:
+    """It waited for a tasklet, and none runs any more: neither the thread nor the program ended."""
+    code = """
+        import threading, warnings
+        import flower, flower.time
+        from flower import aio
+        generators = []
+
+        async def numbers():
+            try:
+                yield 1
+            finally:
+                try:
+                    await aio.call(flower.time.sleep, 0.001)
+                except BaseException as error:
+                    print(type(error).__name__, flush=True)
+                    raise
+
+        async def first():
+            generators.append(numbers())
+            return await anext(generators[-1])
+
+        def body():
+            print(flower.wait(first()), flush=True)
+
+        thread = threading.Thread(target=body, daemon=True)
+        thread.start()
+        thread.join(10)
+        body()
+    """
+    assert output(code) == "1\nCancelledError\n" * 2

@@ -289,6 +289,20 @@ def test_nor_is_an_error_that_can_not_be_changed() -> None:
             conn.read()
 
 
+class Odd(Timeout):
+    def __getattr__(self, name: str) -> None:
+        raise (AttributeError if name == "__notes__" else LookupError)(name)
+
+
+def test_nor_is_an_error_that_lets_no_attribute_be_looked_at() -> None:
+    with plain_peer() as (conn, _):
+        t = flower.go(conn.read, timeout=NEVER)
+        rounds(10)
+        t.throw(Odd("of its own"))
+        with pytest.raises(Odd, match="of its own"):
+            t.join()
+
+
 @pytest.mark.parametrize("call", ["receive", "iteration", "serve", "serve with a limit", "udp", "process"])
 def test_nor_of_a_listener_a_udp_socket_or_a_program(call: str) -> None:
     with Listen((HOME, 0)) as listener, Listen((HOME, 0), "udp") as datagrams, process.start(["cat"]) as program:

@@ -518,3 +518,63 @@ def test_a_thread_that_threading_does_not_know_leaves_it_nothing_to_know() -> No
     _thread.start_new_thread(listens, ())
     assert done.receive(NEVER)
     assert threading.enumerate() == before
+
+
+TASKS = """
+    import asyncio, logging, os, sys, threading, warnings, flower
+    warnings.simplefilter("ignore")
+    tasks = []
+
+    async def cleans_up(clean_up):
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await clean_up()
+
+    async def begins(*clean_ups):
+        tasks.extend(asyncio.create_task(cleans_up(each)) for each in clean_ups)
+        await asyncio.sleep(0)
+
+    def ends(where, *clean_ups):
+        if where == "thread":
+            thread = threading.Thread(target=flower.wait, args=(begins(*clean_ups),))
+            thread.start()
+            thread.join()
+        else:
+            flower.wait(begins(*clean_ups))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["thread", "program"])
+def test_a_task_that_exits_at_the_end_leaves_the_others_their_time(where: str) -> None:
+    code = f"""{TASKS}
+    async def exits():
+        sys.exit("no more of this")
+
+    async def takes_a_while():
+        await asyncio.sleep(0.01)
+        print("cleaned up")
+
+    logging.disable()  # asyncio tells of it as well
+    sys.stderr = sys.stdout
+    ends({where!r}, exits, takes_a_while)
+    """
+    told = output(code).splitlines()
+    assert told[0] == "cleaned up" and told[1].startswith("Error of a tasklet") and told[-1].endswith("no more of this")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("where", "leave", "status"), [("thread", "pass", 0), ("program", "sys.exit(3)", 3)])
+def test_a_task_that_forks_at_the_end_ends_the_child(where: str, leave: str, status: int) -> None:
+    code = f"""{TASKS}
+    async def forks():
+        child = os.fork()
+        if child:
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        else:
+            {leave}
+
+    ends({where!r}, forks)
+    """
+    assert output(code) == f"{status}\n"

@@ -79,6 +79,20 @@ def test_an_error_without_a_text() -> None:
     assert "that nobody collected: Odd" in str(found(ft.TaskletFailed, test, max_examples=3))
 
 
+def test_an_error_that_lets_no_attribute_be_looked_at() -> None:
+    class Odd(Exception):
+        def __getattr__(self, name: str) -> None:
+            raise (AttributeError if name == "__notes__" else LookupError)(name)
+
+    def fails() -> None:
+        raise Odd("of its own")
+
+    def test(w: ft.World) -> None:
+        w.go(fails)
+
+    assert "that nobody collected: Odd: of its own" in str(found(ft.TaskletFailed, test, max_examples=3))
+
+
 @pytest.mark.slow
 def test_an_error_that_is_the_same_object_in_each_example() -> None:
     error = ValueError("the only one")
@@ -324,6 +338,7 @@ def test_a_program_that_exits_is_reported_as_other_failures_are(inside: bool) ->
 
     error = found(SystemExit, test)
     assert error.args == ("too slow",) and "add-2  runs out of turn" in notes(error)
+    assert "failed: SystemExit: too slow" in notes(error)
     with pytest.raises(SystemExit, match="too slow"):
         ft.replay(ft.explore(test), schedule_of(error))
 
