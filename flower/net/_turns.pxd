@@ -16,6 +16,7 @@ cdef class Turns:
     cdef public bint _due
     cdef bint _serving
     cdef public Sockets _sockets
+    cdef object _again
     cdef public bint _leaving
     cdef public bint guests
     cdef public bint _hidden

@@ -45,6 +45,7 @@ class Turns:
         self._due = False  # _on_turn is in the loop's queue, or
         self._serving = False  # comes when sockets have been served
         self._sockets: Any = None
+        self._again: Any = None  # the handle of _on_sockets, where that is in the loop's queue
         self._leaving = False
         self.guests = False
         self._hidden = False  # asyncio was told that the loop does not run
@@ -73,6 +74,9 @@ class Turns:
 
     def _on_sockets(self) -> None:
         """Read and write, and then run the tasklets, without the way through the loop's queue; and linger for more."""
+        if self._again is not None:  # this is it, or the loop has seen more that came before it
+            self._again.cancel()
+            self._again = None
         lingered = 0
         more = True
         while more and (self._turn is None or not self._leaving):  # without a turn the loop runs for the last bytes
@@ -93,7 +97,7 @@ class Turns:
                     lingered += 1
                     more = self._sockets.linger()
                 else:
-                    self.loop.call_soon(self._on_sockets, context=self.context)
+                    self._again = self.loop.call_soon(self._on_sockets, context=self.context)
 
     def _on_turn(self) -> None:
         """Run tasklets, and see to it that the next turn comes when it should."""

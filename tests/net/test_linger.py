@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 
 import pytest
 
@@ -38,6 +39,31 @@ def test_a_conversation_that_never_pauses_keeps_nobody_from_the_loop() -> None:
             assert said % 2000 < 600
         for t in tasklets:
             t.kill()
+
+
+def test_the_loop_s_rounds_are_as_short_when_a_conversation_has_gone_on_for_long() -> None:
+    said = 0
+    seen: list[int] = []
+    loop = io_poller().loop
+
+    def talk(conn: Conn) -> None:
+        nonlocal said
+        while said < 6000:
+            said += 1
+            conn.send(b"x")
+            conn.receive()
+
+    def look() -> None:
+        seen.append(said)
+        if said < 6000:
+            loop.call_soon(look)
+
+    with connected() as (near, far):
+        t = flower.go(echo, far)
+        loop.call_soon(look)
+        talk(near)
+        t.kill()
+    assert max(b - a for a, b in pairwise(seen)) < 40
 
 
 @pytest.mark.skipif(_epoll is None, reason="without epoll each socket is watched by the loop, and nobody lingers")
