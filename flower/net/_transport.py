@@ -193,7 +193,7 @@ class Sockets:
             if self._count == 1 and transport is not None and transport._interest == IN:
                 transport.on_ready(IN)
                 return False
-            self._served = 0
+            self._served = self._found = 0  # before a signal handler raises: what was found last is no more
             self._found = poll(self)
         while self._served < self._found:
             i = self._served
@@ -217,7 +217,7 @@ class Sockets:
             self._rest -= 1
             return False
         self.wanted = False
-        self._served = 0
+        self._served = self._found = 0
         self._found = poll_on(self)
         if self._found:
             self._patience >>= 1

@@ -9,7 +9,8 @@ import pytest
 
 import flower
 import flower.io
-from flower.net import Conn
+from flower.channels._scheduler import COMPILED
+from flower.net import Conn, _transport
 from flower.net._loop import io_poller
 from flower.net._transport import Sockets, _epoll
 from tests.net.support import NEVER, connected, echo, pipe, plain_peer
@@ -81,3 +82,27 @@ def test_lingering_that_never_pays_is_tried_ever_more_rarely() -> None:
             assert sockets._rest < LONGEST_REST  # what is there is found
         assert sockets._patience < LONGEST_REST
         assert conn.receive(NEVER) == b"x"
+
+
+@pytest.mark.skipif(COMPILED or _epoll is None, reason="compiled, no signal handler runs while sockets are polled")
+@pytest.mark.parametrize(("doing", "in_which"), [("serve", "poll"), ("linger", "poll_on")])
+def test_what_was_found_last_is_forgotten_though_a_signal_handler_raises_in_a_poll(
+    doing: str, in_which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    true = getattr(_transport, in_which)
+
+    def hit(sockets: Sockets) -> None:
+        assert true(sockets) == 0
+        raise ArithmeticError("from a signal handler")
+
+    with plain_peer() as (conn, sock), plain_peer() as (other, other_sock):
+        sockets: Sockets = io_poller()._sockets
+        sock.sendall(b"x")
+        other_sock.sendall(b"y")
+        assert not sockets.serve()
+        with monkeypatch.context() as patch, pytest.raises(ArithmeticError):
+            patch.setattr(_transport, in_which, hit)
+            while True:
+                getattr(sockets, doing)()
+        assert not sockets.serve()
+        assert (conn.receive(NEVER), other.receive(NEVER)) == (b"x", b"y")
