@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from itertools import pairwise
 
 import pytest
@@ -10,10 +11,10 @@ import pytest
 import flower
 import flower.io
 from flower.channels._scheduler import COMPILED
-from flower.net import Conn, _transport
+from flower.net import Conn, Listen, _transport
 from flower.net._loop import io_poller
 from flower.net._transport import Sockets, _epoll
-from tests.net.support import NEVER, connected, echo, pipe, plain_peer
+from tests.net.support import HOME, NEVER, connected, echo, pipe, plain_peer
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -42,21 +43,29 @@ def test_a_conversation_that_never_pauses_keeps_nobody_from_the_loop() -> None:
             t.kill()
 
 
-def test_the_loop_s_rounds_are_as_short_when_a_conversation_has_gone_on_for_long() -> None:
+@pytest.mark.parametrize(
+    ("words", "seconds", "most"),
+    [pytest.param(10_000, 0.0, 100, id="long"), pytest.param(50, 0.001, 3, id="busy")],
+)
+def test_the_loop_s_rounds_are_as_short_beside_a_conversation(words: int, seconds: float, most: int) -> None:
+    """However long it has gone on, and however long it takes to answer."""
     said = 0
     seen: list[int] = []
     loop = io_poller().loop
 
     def talk(conn: Conn) -> None:
         nonlocal said
-        while said < 6000:
+        while said < words:
             said += 1
             conn.send(b"x")
             conn.receive()
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                pass
 
     def look() -> None:
         seen.append(said)
-        if said < 6000:
+        if said < words:
             loop.call_soon(look)
 
     with connected() as (near, far):
@@ -64,7 +73,24 @@ def test_the_loop_s_rounds_are_as_short_when_a_conversation_has_gone_on_for_long
         loop.call_soon(look)
         talk(near)
         t.kill()
-    assert max(b - a for a, b in pairwise(seen)) < 40
+    assert max(b - a for a, b in pairwise(seen)) <= most
+
+
+def test_who_lingers_goes_on_to_after_a_signal_handler_has_raised_as_it_was_to_begin(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hit(*args: object) -> None:
+        monkeypatch.undo()
+        raise ArithmeticError("from a signal handler")
+
+    turns = io_poller()
+    with Listen((HOME, 0), "udp") as here:
+        turns._again = turns.loop.call_soon(lambda: None)  # as it is while _linger_on is in the queue, and after that
+        monkeypatch.setattr(here._port.__class__, "_take", hit)
+        here.send(b"", here.addr())
+        with pytest.raises(ArithmeticError, match="from a signal handler"):
+            here.receive(NEVER)
+    assert turns._again is None
 
 
 @pytest.mark.skipif(_epoll is None, reason="without epoll each socket is watched by the loop, and nobody lingers")
