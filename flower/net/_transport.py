@@ -82,7 +82,12 @@ if not cython.compiled:
         return len(sockets.ready)
 
     def poll_on(sockets: Sockets) -> int:
-        """The same, again and again for LINGER nanoseconds, until some are or another thread wants something."""
+        """The same, again and again for LINGER nanoseconds, until some are or another thread wants something.
+
+        Those that are ready at once are told as a negative number.
+        """
+        if poll(sockets):
+            return -len(sockets.ready)
         until = time.monotonic_ns() + LINGER
         while not poll(sockets) and time.monotonic_ns() < until and not sockets.wanted:
             pass
@@ -218,8 +223,12 @@ class Sockets:
             return False
         self.wanted = False
         self._served = self._found = 0
-        self._found = poll_on(self)
-        if self._found:
+        found = poll_on(self)
+        if found < 0:  # it has not been waited for: whether that pays is not known
+            self._found = -found
+            return True
+        if found > 0:
+            self._found = found
             self._patience >>= 1
             return True
         self._patience = min(2 * self._patience + 1, LONGEST_REST)

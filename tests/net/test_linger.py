@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from itertools import pairwise
 
@@ -14,7 +15,7 @@ from flower.channels._scheduler import COMPILED
 from flower.net import Conn, Listen, _transport
 from flower.net._loop import io_poller
 from flower.net._transport import Sockets, _epoll
-from tests.net.support import HOME, NEVER, connected, echo, pipe, plain_peer
+from tests.net.support import HOME, NEVER, Program, connected, echo, listening, pipe, plain_peer
 
 pytestmark = pytest.mark.usefixtures("loop")
 
@@ -76,6 +77,28 @@ def test_the_loop_s_rounds_are_as_short_beside_a_conversation(words: int, second
     assert max(b - a for a, b in pairwise(seen)) <= most
 
 
+def test_a_conversation_that_never_pauses_starves_no_thread() -> None:
+    said = 0
+    at_the_end: list[int] = []
+
+    def other() -> None:
+        for _ in range(100):
+            time.sleep(0.0001)  # it gives the processor away, and wants it back
+        at_the_end.append(said)
+
+    with connected() as (near, far):
+        t = flower.go(echo, far)
+        thread = threading.Thread(target=other)
+        thread.start()
+        while not at_the_end:
+            near.send(b"x")
+            near.receive()
+            said += 1
+        thread.join(NEVER)
+        t.kill()
+    assert at_the_end[0] < 20_000
+
+
 def test_who_lingers_goes_on_to_after_a_signal_handler_has_raised_as_it_was_to_begin(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -106,8 +129,42 @@ def test_lingering_that_never_pays_is_tried_ever_more_rarely() -> None:
         sock.sendall(b"x")
         while not sockets.linger():
             assert sockets._rest < LONGEST_REST  # what is there is found
-        assert sockets._patience < LONGEST_REST
+        assert sockets._patience == LONGEST_REST  # it was not waited for
         assert conn.receive(NEVER) == b"x"
+
+
+ECHO = """
+    import socket, sys
+    sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+    sock.setblocking(False)
+    while True:
+        try:
+            data = sock.recv(100)
+        except BlockingIOError:
+            continue
+        if not data:
+            break
+        sock.send(data)
+"""
+
+
+@pytest.mark.skipif(_epoll is None or len(os.sched_getaffinity(0)) < 2, reason="on one processor it does not pay")
+def test_lingering_that_has_paid_is_tried_more_often() -> None:
+    with listening() as listener, Program(ECHO, str(listener.addr()[1])), listener.receive(NEVER) as conn:
+        sockets: Sockets = io_poller()._sockets
+        while sockets._patience < LONGEST_REST:
+            sockets.linger()
+        patience = LONGEST_REST
+        end = time.monotonic() + NEVER
+        while patience == LONGEST_REST:  # another process may have had the processor that the peer needs
+            assert time.monotonic() < end
+            while sockets._rest:
+                sockets.linger()
+            conn.send(b"x")
+            sockets.linger()
+            patience = sockets._patience
+            assert conn.receive(NEVER) == b"x"
+        assert patience == LONGEST_REST >> 1
 
 
 @pytest.mark.skipif(COMPILED or _epoll is None, reason="compiled, no signal handler runs while sockets are polled")
