@@ -205,6 +205,7 @@ class LoopPoller(Turns):
     def _start_afresh(self) -> None:
         """Ask for a turn, which arms the timer: a signal handler that raised may have hit either as it began."""
         self._due = False
+        self._again = None
         self._cancel_timer()
         self.ready()
 

@@ -35,9 +35,10 @@ cdef extern from *:
     enum { FLOWER_SMALL = 32 * 1024, FLOWER_LARGE = 64 * 1024, FLOWER_BULK = 256 * 1024, FLOWER_KEPT = 3 };
 
     /* Ask again and again for a moment, until some are ready or another thread wants something. It is waiting, as far
-       as other threads are concerned. */
+       as other threads are concerned: the GIL is let go though some be ready at once, which a negative number tells, or
+       threads that wait for it would starve beside a conversation of this process. */
     static int flower_poll_on(int set, flower_event *into, int most, volatile int *wanted) {
-        int found = 0;
+        int found = 0, rounds = 0;
     #ifdef __linux__
         struct timespec t;
         long long until = 0, now;
@@ -46,11 +47,11 @@ cdef extern from *:
             found = epoll_wait(set, into, most, 0);
             clock_gettime(CLOCK_MONOTONIC, &t);
             now = 1000000000LL * t.tv_sec + t.tv_nsec;
-            if (until == 0) until = now + FLOWER_LINGER;
+            if (rounds++ == 0) until = now + FLOWER_LINGER;
         } while (found == 0 && now < until && !*wanted);
         Py_END_ALLOW_THREADS
     #endif
-        return found > 0 ? found : 0;
+        return found <= 0 ? 0 : rounds == 1 ? -found : found;
     }
 
     /* The GIL is kept: none of these calls waits, and to get it back from a busy thread takes milliseconds. */
@@ -186,6 +187,7 @@ cdef class Sockets:
 
     @cython.locals(transport=Transport, i=int)
     cpdef bint serve(self) except -1
+    @cython.locals(found=int)
     cpdef bint linger(self) except -1
     cdef watch(self, Transport transport, int interest)
     cdef _watch_alone(self, Transport transport, int interest)

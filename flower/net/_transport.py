@@ -82,7 +82,12 @@ if not cython.compiled:
         return len(sockets.ready)
 
     def poll_on(sockets: Sockets) -> int:
-        """The same, again and again for LINGER nanoseconds, until some are or another thread wants something."""
+        """The same, again and again for LINGER nanoseconds, until some are or another thread wants something.
+
+        Those that are ready at once are told as a negative number.
+        """
+        if poll(sockets):
+            return -len(sockets.ready)
         until = time.monotonic_ns() + LINGER
         while not poll(sockets) and time.monotonic_ns() < until and not sockets.wanted:
             pass
@@ -193,7 +198,7 @@ class Sockets:
             if self._count == 1 and transport is not None and transport._interest == IN:
                 transport.on_ready(IN)
                 return False
-            self._served = 0
+            self._served = self._found = 0  # before a signal handler raises: what was found last is no more
             self._found = poll(self)
         while self._served < self._found:
             i = self._served
@@ -217,9 +222,13 @@ class Sockets:
             self._rest -= 1
             return False
         self.wanted = False
-        self._served = 0
-        self._found = poll_on(self)
-        if self._found:
+        self._served = self._found = 0
+        found = poll_on(self)
+        if found < 0:  # it has not been waited for: whether that pays is not known
+            self._found = -found
+            return True
+        if found > 0:
+            self._found = found
             self._patience >>= 1
             return True
         self._patience = min(2 * self._patience + 1, LONGEST_REST)

@@ -3,8 +3,7 @@ cimport cython
 from flower.channels._scheduler cimport Scheduler
 from flower.net._transport cimport Sockets
 
-cdef int LINGERS
-cdef double NEVER, LONGEST_SLEEP, TIMER_GRAIN
+cdef double NEVER, LINGERING, LONGEST_SLEEP, TIMER_GRAIN
 
 cdef class Turns:
     cdef readonly object loop
@@ -16,6 +15,7 @@ cdef class Turns:
     cdef public bint _due
     cdef bint _serving
     cdef public Sockets _sockets
+    cdef public object _again
     cdef public bint _leaving
     cdef public bint guests
     cdef public bint _hidden
@@ -25,8 +25,9 @@ cdef class Turns:
 
     cpdef ready(self)
     cpdef wake(self)
-    @cython.locals(more=bint, lingered=int)
+    @cython.locals(more=bint, until=double)
     cpdef _on_sockets(self)
+    cpdef _linger_on(self)
     @cython.locals(delay=double)
     cpdef _on_turn(self)
     cpdef show(self)

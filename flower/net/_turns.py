@@ -7,7 +7,8 @@ Invariants
   served it is called at once: the loop's queue and its next round cost as much as all else that a message costs, and
   more than the copy of the hub's stack that a switch to main takes, though libuv has 12 KiB more on it there.
 - When nothing is left to do after that, and the loop has no ``guests`` who may want to do something, the sockets are
-  asked for a moment longer (`Sockets.linger`); after LINGERS such rounds that have paid, the loop has its own.
+  asked for a moment longer (`Sockets.linger`); after LINGERING the loop has a round of its own, in which nobody
+  lingers but `_linger_on`, which is then queued (``_again``). What the tasklets do counts, too: all else waits for it.
 - Tasklets see no running loop: ``asyncio`` is told so before the turn, so that libraries don't take their code for a
   coroutine's. After it, asyncio is told that the loop runs if it has ``guests``: what runs in it is not Flower's alone.
   (It is not told at each turn, as it asks the system for the process's number each time.)
@@ -28,7 +29,7 @@ from flower.channels._delivery import interrupt_main
 
 TIMER_GRAIN = 0.001  # seconds: libuv counts whole milliseconds; a shorter wait is rounded up to one
 NEVER = math.inf
-LINGERS = 16  # rounds of lingering that have paid, one after the other: then the loop has one
+LINGERING = 0.00025  # seconds of rounds that were lingered for, one after the other: then the loop has one
 LONGEST_SLEEP = 86_400.0  # seconds: one timer waits at most this long, and is then armed again
 
 
@@ -45,6 +46,7 @@ class Turns:
         self._due = False  # _on_turn is in the loop's queue, or
         self._serving = False  # comes when sockets have been served
         self._sockets: Any = None
+        self._again: Any = None  # the handle of _linger_on, where that is in the loop's queue
         self._leaving = False
         self.guests = False
         self._hidden = False  # asyncio was told that the loop does not run
@@ -73,7 +75,7 @@ class Turns:
 
     def _on_sockets(self) -> None:
         """Read and write, and then run the tasklets, without the way through the loop's queue; and linger for more."""
-        lingered = 0
+        until = time.monotonic() + LINGERING
         more = True
         while more and (self._turn is None or not self._leaving):  # without a turn the loop runs for the last bytes
             self._serving = not self._due
@@ -88,12 +90,18 @@ class Turns:
                 self._serving = False
                 if self._due:
                     self._on_turn()
-            if not more and not (self._due or self.guests or self._leaving or self._turn is None):
-                if lingered < LINGERS:
-                    lingered += 1
-                    more = self._sockets.linger()
-                else:
-                    self.loop.call_soon(self._on_sockets, context=self.context)
+            if more or self._due or self.guests or self._leaving or self._turn is None or self._again is not None:
+                continue
+            if time.monotonic() < until:
+                more = self._sockets.linger()
+            else:
+                self._again = self.loop.call_soon(self._linger_on, context=self.context)
+
+    def _linger_on(self) -> None:
+        if self._again is not None:  # this, or another where a signal handler came before it was noted
+            self._again.cancel()
+            self._again = None
+        self._on_sockets()
 
     def _on_turn(self) -> None:
         """Run tasklets, and see to it that the next turn comes when it should."""
