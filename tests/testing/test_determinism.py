@@ -18,6 +18,10 @@ import flower, flower.testing as ft
 from flower import rpc
 from flower.net import Dial, Listen
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import providers
+
+# Hypothesis also draws numbers that it finds in the sources of the program, and so in Flower's where it is uncompiled.
+providers._get_local_constants = providers.Constants
 
 logging.disable()
 mode = sys.argv[1]
