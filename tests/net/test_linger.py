@@ -133,6 +133,19 @@ def test_lingering_that_never_pays_is_tried_ever_more_rarely() -> None:
         assert conn.receive(NEVER) == b"x"
 
 
+@pytest.mark.skipif(_epoll is None, reason="without epoll each socket is watched by the loop, and nobody lingers")
+def test_nobody_lingers_after_a_long_message() -> None:
+    """What follows it is read in larger pieces later."""
+    with plain_peer() as (conn, sock):
+        sockets: Sockets = io_poller()._sockets
+        for length, lingers in (20_000, False), (100, True):
+            sock.sendall(b"x" * length)
+            assert len(conn.receive(NEVER)) == length
+            sock.sendall(b"y")
+            assert any(sockets.linger() for _ in range(LONGEST_REST + 1)) is lingers
+            assert conn.receive(NEVER) == b"y"
+
+
 ECHO = """
     import socket, sys
     sock = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
