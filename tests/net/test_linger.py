@@ -11,6 +11,7 @@ import pytest
 
 import flower
 import flower.io
+import flower.time
 from flower.channels._scheduler import COMPILED
 from flower.net import Conn, Listen, _transport
 from flower.net._loop import io_poller
@@ -19,6 +20,7 @@ from tests.net.support import HOME, NEVER, Program, connected, echo, listening, 
 
 pytestmark = pytest.mark.usefixtures("loop")
 
+SOON = 0.001  # seconds, in which nothing comes
 LONGEST_REST = 255  # as in `flower.net._transport`
 
 
@@ -144,6 +146,21 @@ def test_nobody_lingers_after_a_long_message() -> None:
             sock.sendall(b"y")
             assert any(sockets.linger() for _ in range(LONGEST_REST + 1)) is lingers
             assert conn.receive(NEVER) == b"y"
+
+
+@pytest.mark.skipif(_epoll is None, reason="without epoll each socket is watched by the loop, and nobody lingers")
+@pytest.mark.parametrize("guests", [False, True])
+def test_where_coroutines_run_in_the_loop_nobody_lingers(guests: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = io_poller()
+    sockets: Sockets = turns._sockets
+    monkeypatch.setattr(turns, "guests", guests)
+    with plain_peer() as (conn, sock):
+        before = sockets._patience, sockets._rest
+        for _ in range(3):
+            sock.sendall(b"x")
+            conn.receive(NEVER)
+            flower.time.sleep(SOON)
+        assert ((sockets._patience, sockets._rest) == before) is guests
 
 
 ECHO = """
