@@ -25,6 +25,7 @@ from flower.channels import _scheduler
 from flower.channels._delivery import raise_in_main, stray
 from flower.channels._scheduler import Scheduler, fail
 from flower.channels._task import Task, members, withdraw
+from flower.channels._tasklet import has_rooms, trim_rooms
 from flower.channels._waiting import Alarm
 from flower.errors import TaskletExit
 
@@ -32,7 +33,7 @@ if cython.compiled:
     import_greenlet()  # type: ignore[name-defined]  # noqa: F821  (from the .pxd)
 else:
     from flower.channels._scheduler import SECONDS_PER_TURN, SWITCHES_PER_TURN, here
-    from flower.channels._task import BLOCKED, DEAD, KILL, READY, RUNNING
+    from flower.channels._task import BLOCKED, DEAD, KILL, READY, RUNNING, take_context
     from flower.channels._uncompiled import call, coarse, hold, set_context, switch_to, take_caught, track
     from flower.channels._waiting import NEVER
 
@@ -125,7 +126,7 @@ def turn(s: Scheduler) -> float:
         s.budget = SWITCHES_PER_TURN
     if s.closing:
         _scheduler.cold.leave_if_forked(s, None)
-    if seconds > 0.0 and len(s.idle) > IDLE_CARRIERS and s.started < CROWD:
+    if seconds > 0.0 and (len(s.idle) > IDLE_CARRIERS or has_rooms()):
         seconds = trim(s, seconds)
     s.polling = True
     if seconds > 0.0 and (s.posts or s.ready.count):  # from another thread or a signal handler, meanwhile
@@ -224,8 +225,7 @@ def carry() -> object:
     me = getcurrent()
     t = s.current
     while t is not None:
-        set_context(t.context)
-        t.context = None
+        set_context(take_context(t))
         t.value = call(t.func, t.args, t.kwargs)
         s.ending = t
         t = None  # an idle carrier keeps nothing alive
@@ -305,14 +305,14 @@ def make_carrier(s: Scheduler) -> Any:
 
 
 def trim(s: Scheduler, seconds: float) -> float:
-    """Nothing is to be done for so long. End some of the carriers that nobody needed for a while; how long, then?
+    """Nothing is to be done for so long. Give back some of what nobody needed for a while; how long, then?
 
-    They go in the order of their making, so that neighbours go together.
+    Carriers go in the order of their making, so that neighbours go together.
     """
     now = s.now()
     if now >= s.look:
         surplus = min(s.spare, len(s.idle)) - IDLE_CARRIERS
-        if s.look and surplus > 0:
+        if s.look and surplus > 0 and s.started < CROWD:
             if not s.trimming:
                 s.idle.sort(key=id)
             s.trimming = surplus > TRIMMED_PER_TURN
@@ -320,6 +320,7 @@ def trim(s: Scheduler, seconds: float) -> float:
                 switch_to(s.idle.pop())
             s.spare = min(s.spare, len(s.idle))
             return 0.0
+        trim_rooms()
         s.look = now + KEPT
         s.spare = len(s.idle)
     return min(seconds, s.look - now)

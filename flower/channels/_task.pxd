@@ -44,6 +44,7 @@ cdef class Task(Waiter):
 
 @cython.locals(i=Py_ssize_t)
 cpdef int withdraw(Task t) except -1
+cdef object take_context(Task t)
 cpdef object place(Waiter w)
 cpdef object check_timeout(object timeout)
 

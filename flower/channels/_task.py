@@ -76,7 +76,7 @@ class Task(Waiter):
     cases: Any  # the waiters of its select
     chosen: int
     scope: Any  # the innermost cancel scope
-    context: Any
+    context: Any  # until it begins; then what is yet to be put into its own: see `_tasklet.settle_context`
     label: Any
     joiners: Any
     older: Any  # its neighbours among those of its scheduler that have begun
@@ -103,6 +103,12 @@ def withdraw(t: Task) -> int:
             cython.cast(Waiter, t.cases[i]).leave()
     t.decided = True
     return 0
+
+
+def take_context(t: Task) -> Any:
+    """The context that a task begins in, which it refers to no more: to set it may run finalizers, in that task."""
+    context, t.context = t.context, None
+    return context
 
 
 def members(queue: WaitQueue) -> list[Any]:

@@ -18,6 +18,7 @@ from greenlet import greenlet
 import flower
 import flower.time
 from flower import Cancelled, ChannelClosed, TaskletExit, Timeout, channel, go, schedule, select
+from flower.channels._tasklet import has_rooms
 
 from .support import COMPILED, NEVER, in_thread, scaled, settle
 
@@ -489,3 +490,23 @@ def test_threads_leave_no_descriptor_or_object() -> None:
     after = objects(), descriptors()
     assert after[0] - before[0] < 50
     assert after[1] == before[1]
+
+
+@pytest.mark.slow
+@pytest.mark.compiled  # uncompiled nothing of the kind is kept
+def test_what_ended_tasklets_leave_behind_is_used_again_and_given_back_later() -> None:
+    def end(count: int) -> None:
+        tasklets = [go(int) for _ in range(count)]
+        flower.run()
+        assert not any(t.alive for t in tasklets)
+
+    end(20_000)
+    assert has_rooms()
+    gc.collect()
+    before = sys.getallocatedblocks()
+    end(20_000)
+    assert sys.getallocatedblocks() - before < 1_000
+    while has_rooms():  # a second or two
+        flower.time.sleep(0.1)
+    assert sys.getallocatedblocks() - before < -15_000
+    end(20_000)

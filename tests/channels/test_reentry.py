@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -537,3 +538,22 @@ def test_a_finalizer_that_runs_as_a_thread_s_scheduler_or_loop_is_made_makes_no_
         print("end")
     """
     assert output(code) == "end\n"
+
+
+def test_what_a_tasklets_context_drops_may_start_tasklets_as_the_next_one_begins() -> None:
+    thing: ContextVar[Any] = ContextVar("thing")
+    other: ContextVar[int] = ContextVar("other")
+    ran: list[int] = []
+
+    class Thing:
+        def __del__(self) -> None:
+            go(ran.append, other.get())
+
+    def look() -> None:
+        other.set(1)
+        go(lambda: thing.set(Thing()))
+        go(other.set, 2)
+
+    go(look)
+    flower.run()
+    assert ran in ([1], [2])
