@@ -28,7 +28,6 @@ from flower.channels._scheduler import current_scheduler
 from flower.channels._task import check_timeout
 from flower.channels._waiting import Alarm
 from flower.errors import Cancelled, ChannelClosed, Overloaded, RemoteError, Timeout
-from flower.rpc._context import _current
 from flower.rpc._faults import fault as make_fault
 from flower.rpc._faults import rebuild
 from flower.rpc._hello import LEAST_MESSAGE
@@ -43,13 +42,12 @@ if TYPE_CHECKING:
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
+    from flower.rpc._context import present_context
 
 # Reply channels that are kept for the next call.
 SPARE = 64
 # Bytes of a request that is sent before the peer has told its limits: what any peer takes.
 EARLY = LEAST_MESSAGE
-
-_get_current = _current.get
 
 
 class Calls:
@@ -86,8 +84,10 @@ class Calls:
             reply.label = method
         else:
             reply = self._new_reply(method)
-        if timeout is None and _get_current() is None:
-            msgid = self._send(reply, method, args, kwargs, None, meta)
+        if timeout is None and present_context() is None:
+            msgid = None if kwargs or meta else self._send_at_once(reply, method, args)
+            if msgid is None:
+                msgid = self._send(reply, method, args, kwargs, None, meta)
             try:
                 result = reply._obtain(None)
             except BaseException as error:
@@ -239,6 +239,24 @@ class Calls:
 
     # -- Sending a request
 
+    def _send_at_once(self, reply: channel[Any], method: str, args: Any) -> Any:
+        """`_send`, where nothing is in the way, as for most calls. None: something is, and nothing has happened."""
+        line = self._line
+        if line.early or line.direct is None or not line.is_free() or len(self.pending) >= self.most:
+            return None
+        if self._serving.backlog > ENOUGH or self._serving.unsent > ENOUGH:
+            return None
+        wire = line.wire
+        msgid = wire.call_plain(method, args)
+        if msgid is None:
+            return None
+        if not line.direct._stream.offer(wire.packed):
+            wire.take_back(msgid)
+            return None
+        self.pending[msgid] = reply
+        self.made += 1
+        return msgid
+
     def _send(self, reply: channel[Any], method: str, args: Any, kwargs: Any, deadline: float | None, meta: Any) -> int:
         session, line, serving = self._session, self._line, self._serving
         while True:
@@ -289,7 +307,7 @@ class Calls:
     def _deadline(self, timeout: float | None) -> tuple[float | None, float | None]:
         """When the call is over, on the scheduler's clock; and the timeout, None where our own caller's is sooner."""
         timeout = check_timeout(timeout)
-        context = _get_current()
+        context = present_context()
         inherited = None if context is None else context.deadline
         if timeout is None:
             return inherited, None

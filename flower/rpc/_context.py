@@ -13,7 +13,7 @@ except ImportError:
     from flower.channels import _nocython as cython
 
 from flower.channels import move_on
-from flower.channels._scheduler import current_scheduler
+from flower.channels._scheduler import Scheduler, current_scheduler, present
 
 if TYPE_CHECKING:
     from flower.rpc._session import Session
@@ -118,6 +118,10 @@ class Context:
         self._serving.killed(self)
         return True
 
+    def enter(self) -> None:
+        """For the tasklet that serves it: others are to see it, too."""
+        _current.set(self)
+
     def _calm(self) -> None:
         """What was cancelled has noticed it by other means: its clean-up may wait."""
         if self._scope is not None:
@@ -139,6 +143,17 @@ def new_context(session: Any, method: Any, meta: Any) -> Context:
 _current: ContextVar[Context | None] = ContextVar("flower.rpc.context", default=None)
 
 
+def present_context() -> Context | None:
+    """`context`, for compiled callers. A tasklet that serves has it at hand: its context variable is set if need be."""
+    s = present()
+    if s is not None:
+        me = cython.cast(Scheduler, s).current
+        if me is not None and me.context is not None:
+            mine: Context = me.context
+            return mine
+    return get_value(_current)
+
+
 def context() -> Context | None:
     """The call that is being served by this tasklet, or by one that started it; None where there is none.
 
@@ -146,10 +161,12 @@ def context() -> Context | None:
     ...     def whoami(self):
     ...         return rpc.context().address
     """
-    return _current.get()
+    return present_context()
 
 
 if not cython.compiled:
+    get_value = ContextVar.get
+
     for _field in Context.__annotations__:
         setattr(Context, _field, None)
     Context._ended = False

@@ -15,6 +15,7 @@ from flower.channels._scheduler import current_scheduler
 from flower.channels._task import LONGEST_TIMEOUT, check_timeout
 from flower.errors import Timeout
 from flower.net import Conn, Dial
+from flower.rpc._face import Face
 from flower.rpc._hello import Settings
 from flower.rpc._middleware import Call, Middleware, Proceed, chain, check
 from flower.rpc._pool import Link, Pool
@@ -26,7 +27,7 @@ from flower.rpc._url import parse, split
 ATTEMPT = 10.0
 
 
-class Peer:
+class Peer(Face):
     """The other side of a MessagePack-RPC connection.
 
     `connect` makes one; ``Peer(conn, service)`` begins to speak over a connection that stands (``dialed=True``
@@ -56,10 +57,10 @@ class Peer:
             raise TypeError(f"a peer is at the end of a connection, not of {conn!r}")
         _check_settings(settings)
         self._owner = False  # until all that can fail is over
-        self._session: Any = Session(conn, exports(service), _nothing, dialed=dialed, settings=settings)
-        self._session.face = Peer._of(self._session)
-        self._chain = chain(middleware, _performer(self._session)) if middleware else None
-        self._session.start(daemon=service is None)
+        session = Session(conn, exports(service), _nothing, dialed=dialed, settings=settings)
+        session.face = Peer._of(session)
+        self._set_up(session, chain(middleware, _performer(session)) if middleware else None)
+        session.start(daemon=service is None)
         self._owner = service is None
 
     @classmethod
@@ -67,27 +68,12 @@ class Peer:
         """A face of a session, or of a pool of them."""
         peer = cls.__new__(cls)
         peer._owner = owner
-        peer._session = session
-        peer._chain = chain(middleware, _performer(session)) if middleware else None
+        peer._set_up(session, chain(middleware, _performer(session)) if middleware else None)
         return peer
 
     # -- Calling
 
-    def call(self, method: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
-        """Call a method of the peer and wait for its result.
-
-        Blocks until the answer is there; other tasklets run meanwhile. When it is cancelled or times out, a
-        Flower peer is told, and cancels the method; its answer is dropped when it comes. Keyword arguments, other
-        than ``timeout`` in seconds (see `using`), go to the method: to Flower's peers only.
-
-        Raises RemoteError when the method failed, which is also an error of the builtin class that it failed with;
-        its kinds UnknownMethod, InvalidArguments, Overloaded; Disconnected (a ConnectionError) when the connection
-        was lost or closed, at once also for calls that wait; Timeout after ``timeout`` seconds; TypeError or
-        ValueError, before anything is sent, for values that can't be carried.
-        """
-        if self._chain is not None:
-            return self._chain(Call(method, args, kwargs, "call", timeout))
-        return self._session.call(method, args, kwargs, timeout=timeout)
+    call = Face.call
 
     def start(self, method: str, /, *args: Any, timeout: float | None = None, **kwargs: Any) -> channel[Any]:
         """Call a method of the peer, and give the channel on which its one answer comes.

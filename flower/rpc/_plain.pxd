@@ -10,6 +10,8 @@ cdef extern from *:
     #define FLOWER_ROOM 512   /* bytes of a message that is packed here */
     #define FLOWER_NESTED 8   /* arrays and maps in each other */
     #define FLOWER_MORE 2     /* elements that a message has room for: what an event has behind it */
+    /* What objects cost, as `_scan` counts it. */
+    enum { FLOWER_SLOT = 8, FLOWER_NUMBER = 32, FLOWER_TEXT = 56, FLOWER_ARRAY = 56, FLOWER_MAP = 64, FLOWER_PAIR = 88 };
 
     static int flower_put_head(unsigned char **at, unsigned char *end, Py_ssize_t size, int little, int most_little,
                                int one, int two) {
@@ -25,6 +27,23 @@ cdef extern from *:
             *(*at)++ = (unsigned char)size;
         }
         return 0;
+    }
+
+    /* Ids of our requests, by their last digits. An answer brings the number: this gives the object, found at a glance. */
+    static struct { long long number; PyObject *id; } flower_ids[64];
+
+    static void flower_keep_id(PyObject *id) {
+        long long number = PyLong_AsLongLong(id);
+        flower_ids[number & 63].number = number;
+        Py_XSETREF(flower_ids[number & 63].id, Py_NewRef(id));
+    }
+    static PyObject *flower_kept_id(PyObject *id) {
+        int overflow;
+        long long number = PyLong_CheckExact(id) ? PyLong_AsLongLongAndOverflow(id, &overflow) : 0;
+        PyObject *kept = flower_ids[number & 63].id;
+        if (number <= 0 || flower_ids[number & 63].number != number) return id;
+        Py_DECREF(id);
+        return Py_NewRef(kept);
     }
 
     /* 0: written. -1: it is not plain, or there is no room. */
@@ -88,6 +107,7 @@ cdef extern from *:
         *p++ = kind == 2 ? 0x93 : 0x94;
         *p++ = (unsigned char)kind;
         if (kind != 2 && flower_put(&p, end, msgid, 0) < 0) Py_RETURN_NONE;
+        if (kind == 0) flower_keep_id(msgid);
         if (flower_put(&p, end, first, 1) < 0) Py_RETURN_NONE;
         if (kind != 1 && PyTuple_CheckExact(second)) {
             if (flower_put_head(&p, end, PyTuple_GET_SIZE(second), 0x90, 15, 0, 0xdc) < 0) Py_RETURN_NONE;
@@ -100,14 +120,35 @@ cdef extern from *:
     }
 
     /* What is to be read goes up to the end, and on in a tail, if there is one: the last value of a message may be long,
-       and come in two pieces. */
-    typedef struct { const unsigned char *end, *tail; Py_ssize_t more; } flower_source;
+       and come in two pieces. What has been read has cost so much. */
+    typedef struct { const unsigned char *end, *tail; Py_ssize_t more, cost; } flower_source;
+
+    static PyObject *flower_get(const unsigned char **at, flower_source *from, int nested);
+
+    /* A method's name, as a rule: the same one as before, if it was there lately, with its hash. */
+    static PyObject *flower_get_name(const unsigned char **at, flower_source *from) {
+        static PyObject *lately[16];
+        const unsigned char *p = *at;
+        Py_ssize_t size = p < from->end && *p > 0xa0 && *p < 0xc0 ? *p & 31 : 0;
+        PyObject *name, **place;
+        if (size == 0 || from->end - p <= size) return flower_get(at, from, 1);
+        place = &lately[(size + p[1] + p[size]) & 15];
+        name = *place;
+        if (name != NULL && PyUnicode_GET_LENGTH(name) == size && !memcmp(PyUnicode_1BYTE_DATA(name), p + 1, (size_t)size)) {
+            from->cost += FLOWER_TEXT + 1 + size;
+            *at = p + 1 + size;
+            return Py_NewRef(name);
+        }
+        name = flower_get(at, from, 1);
+        if (name != NULL && PyUnicode_IS_COMPACT_ASCII(name)) Py_XSETREF(*place, Py_NewRef(name));
+        return name;
+    }
 
     /* NULL without an error: it is not plain. */
     static PyObject *flower_get(const unsigned char **at, flower_source *from, int nested) {
         enum { NUMBER, TEXT, BINARY, ARRAY, MAP } kind = NUMBER;
         const unsigned char *p = *at, *end = from->end;
-        int first, width = 0, wide = 0;
+        int first, is_answer, width = 0, wide = 0;
         unsigned long long n = 0;
         PyObject *value;
         if (p >= end) return NULL;
@@ -120,6 +161,7 @@ cdef extern from *:
         if (first == 0xcb) {
             double d;
             if (end - p < 8) return NULL;
+            from->cost += FLOWER_NUMBER;
             d = PyFloat_Unpack8((const char *)p, 0);
             if (d == -1.0 && PyErr_Occurred()) return NULL;
             *at = p + 8;
@@ -136,6 +178,10 @@ cdef extern from *:
         else return NULL;
         if (end - p < width) return NULL;
         for (int i = 0; i < width; i++) n = n << 8 | *p++;
+        from->cost += kind == NUMBER ? FLOWER_NUMBER
+                    : kind == ARRAY ? FLOWER_ARRAY + FLOWER_SLOT * (Py_ssize_t)n
+                    : kind == MAP ? FLOWER_MAP + FLOWER_PAIR * (Py_ssize_t)n
+                    : FLOWER_TEXT + (p - *at) + 1 + (Py_ssize_t)n;
         *at = p;
         if (kind == NUMBER) {
             if (first < 0xd0) return PyLong_FromUnsignedLongLong(n);
@@ -163,19 +209,22 @@ cdef extern from *:
             value = PyDict_New();
             for (; value != NULL && n > 0; n--) {
                 PyObject *key = flower_get(at, from, nested + 1);
-                PyObject *item = key == NULL ? NULL : flower_get(at, from, nested + 1);
+                int fits = key != NULL && !PyList_CheckExact(key) && !PyDict_CheckExact(key);
+                PyObject *item = fits ? flower_get(at, from, nested + 1) : NULL;
                 if (item == NULL || PyDict_SetItem(value, key, item) < 0) Py_CLEAR(value);
                 Py_XDECREF(key);
                 Py_XDECREF(item);
             }
             return value;
         }
+        is_answer = nested == 0 && p < end && *p == 1;
         value = PyList_New((Py_ssize_t)n + (nested ? 0 : FLOWER_MORE));
         if (value != NULL) Py_SET_SIZE(value, (Py_ssize_t)n);
         for (Py_ssize_t i = 0; value != NULL && i < (Py_ssize_t)n; i++) {
-            PyObject *item = flower_get(at, from, nested + 1);
+            PyObject *item = nested == 0 && i == (Py_ssize_t)n - 2 ? flower_get_name(at, from)
+                                                                   : flower_get(at, from, nested + 1);
             if (item == NULL) Py_CLEAR(value);
-            else PyList_SET_ITEM(value, i, item);
+            else PyList_SET_ITEM(value, i, i == 1 && is_answer ? flower_kept_id(item) : item);
         }
         return value;
     }
@@ -183,7 +232,7 @@ cdef extern from *:
     static PyObject *flower_unpack_plain(PyObject *data, Py_ssize_t start, Py_ssize_t end, PyObject *tail) {
         const char *bytes = PyBytes_Check(data) ? PyBytes_AS_STRING(data) : PyByteArray_AS_STRING(data);
         const unsigned char *p = (const unsigned char *)bytes + start;
-        flower_source from = {(const unsigned char *)bytes + end, NULL, 0};
+        flower_source from = {(const unsigned char *)bytes + end, NULL, 0, 0};
         PyObject *message;
         if (tail != Py_None) {
             from.more = end - Py_SIZE(data);
@@ -196,6 +245,22 @@ cdef extern from *:
         Py_XDECREF(message);
         Py_RETURN_NONE;
     }
+
+    /* The first message that begins at the start, where nobody has looked for its end; its length and its cost. */
+    static PyObject *flower_unpack_first(PyObject *data, Py_ssize_t start, Py_ssize_t end, Py_ssize_t *length,
+                                         Py_ssize_t *cost) {
+        const char *bytes = PyBytes_Check(data) ? PyBytes_AS_STRING(data) : PyByteArray_AS_STRING(data);
+        const unsigned char *begin = (const unsigned char *)bytes + start, *p = begin;
+        flower_source from = {(const unsigned char *)bytes + end, NULL, 0, 0};
+        PyObject *message = flower_get(&p, &from, 0);
+        if (message == NULL && !PyErr_Occurred()) Py_RETURN_NONE;
+        *length = p - begin;
+        *cost = from.cost;
+        return message;
+    }
     """
     object pack_plain "flower_pack_plain"(int kind, object msgid, object first, object second)
+    object unpack_first "flower_unpack_first"(
+        object data, Py_ssize_t start, Py_ssize_t end, Py_ssize_t *length, Py_ssize_t *cost
+    )
     object unpack_plain "flower_unpack_plain"(object data, Py_ssize_t start, Py_ssize_t end, object tail)

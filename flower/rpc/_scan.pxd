@@ -2,6 +2,7 @@
 cimport cython
 
 cdef Py_ssize_t SLOT, NUMBER, TEXT, ARRAY, MAP, PAIR, EXT
+cdef Py_ssize_t SHORT
 cdef int FIXED, BYTES, EXTENDED, LIST, DICT, MAX_DEPTH
 
 cdef class Scanner:
@@ -25,6 +26,11 @@ cdef class Scanner:
 
     @cython.locals(lacks=Py_ssize_t, ends=bint)
     cpdef take(self, bytes data)
+    cdef int go_on(self) except -1
+    @cython.locals(left=Py_ssize_t)
+    cdef bint is_short(self) except -1
+    cdef bint is_drained(self) except -1
+    cdef bint skip(self, Py_ssize_t length, Py_ssize_t cost) except -1
     cpdef bint find(self) except -1
     @cython.locals(p="const unsigned char *", at=Py_ssize_t, left=Py_ssize_t, is_map=bint, cost=Py_ssize_t,
                    start=Py_ssize_t, size=Py_ssize_t, first=int, count=Py_ssize_t, kind=int, width=int,

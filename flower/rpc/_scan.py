@@ -38,6 +38,9 @@ MAP = 64
 PAIR = 88
 EXT = 160
 
+# Bytes in which a message can break no limit but those that are looked at without a walk.
+SHORT = 512
+
 # What kinds of values a header can begin.
 FIXED, BYTES, EXTENDED, LIST, DICT = 0, 1, 2, 3, 4
 
@@ -105,20 +108,51 @@ class Scanner:
         self.data = begun
         self.size = len(begun)
 
-    def find(self) -> bool:
-        """Look for the end of the next message. False: it has not come yet, or there is a ``fault``."""
+    def go_on(self) -> int:
+        """If the message is whole, the next one is looked at."""
         if self.whole:
             self.whole = False
             self.start = self.at
             self.cost = 0
             self.left = 1
             self.is_map = self.keyed = False
+        return 0
+
+    def is_short(self) -> bool:
+        """Whether what is left is so short that the next message may be decoded without `find`; then `skip` is next."""
+        self.go_on()
+        if self.tail is not None or self.rest is not None or self.fault is not None:
+            return False
+        left = self.size - self.at
+        return 0 < left <= SHORT and self.at == self.start
+
+    def skip(self, length: int, cost: int) -> bool:
+        """The next message, which has been decoded, may stand; it has taken so many bytes, and so many of memory."""
+        if length > self.most or cost > self.most_cost:
+            return False
+        self.at += length
+        self.cost = cost
+        self.left = 0
+        self.whole = True
+        return True
+
+    def is_drained(self) -> bool:
+        """Whether nothing is left of what was taken; then none of it is held."""
+        if self.at != self.size or self.rest is not None or not (self.whole or self.start == self.at):
+            return False
+        self.go_on()
+        self.tail = None
+        self.data = b""
+        self.size = self.start = self.at = 0
+        return True
+
+    def find(self) -> bool:
+        """Look for the end of the next message. False: it has not come yet, or there is a ``fault``."""
+        self.go_on()
+        if self.is_drained():
+            return False
         if self.at == self.size and self.start == self.at:
             self.tail = None
-            if self.rest is None:
-                self.data = b""
-                self.size = self.start = self.at = 0
-                return False
             self.data, self.rest = self.rest, None
             self.start = self.at = self.rest_at
             self.size = len(self.data)

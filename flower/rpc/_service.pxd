@@ -1,4 +1,11 @@
 # cython: language_level=3
+cdef extern from *:
+    """
+    static PyObject *flower_call_with(PyObject *function, PyObject *args) {
+        return PyObject_Vectorcall(function, PySequence_Fast_ITEMS(args), (size_t)PySequence_Fast_GET_SIZE(args), NULL);
+    }
+    """
+    object call_with "flower_call_with"(object function, object args)
 
 cdef class Method:
     cdef readonly object name

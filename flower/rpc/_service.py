@@ -13,7 +13,19 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+try:
+    import cython
+except ImportError:
+    from flower.channels import _nocython as cython
+
 from flower.rpc._middleware import Call, Middleware, chain
+
+if not cython.compiled:
+
+    def call_with(function: Callable[..., Any], args: Sequence[Any]) -> Any:
+        """Call the function with the arguments, which are in a list or a tuple."""
+        return function(*args)
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -86,7 +98,7 @@ class Method:
                 raise
         if not self._least <= len(args) <= self._most:
             self.check(args, {})
-        return self.function(*args)
+        return call_with(self.function, args)
 
     def _last(self, call: Call) -> Any:
         self.check(call.args, call.kwargs)

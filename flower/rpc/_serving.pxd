@@ -62,7 +62,7 @@ cdef class Serving:
     @cython.locals(session=Line)
     cdef on_notification(self, list event)
     cpdef drop_notices(self)
-    @cython.locals(session=Line, context=Context, function=Method)
+    @cython.locals(session=Line, context=Context, function=Method, task=Task)
     cdef _notice(self, object method, list args, object kwargs, object meta, Py_ssize_t cost)
     cpdef go_on(self)
     cdef _wake(self, channel waiting)

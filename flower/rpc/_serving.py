@@ -38,7 +38,7 @@ from flower.channels._channel import channel
 from flower.channels._waiting import Alarm
 from flower.errors import Cancelled, ChannelClosed, Disconnected, ProtocolError, Timeout
 from flower.rpc._builtin import BUILTIN
-from flower.rpc._context import Context, _current
+from flower.rpc._context import Context
 from flower.rpc._faults import describe, describe_abort, describe_plain, fault, packed, rebuild_abort
 from flower.rpc._line import CALL, CAST
 from flower.rpc._outbound import ENDS
@@ -76,8 +76,6 @@ MAX_DEADLINE = 10**11
 _ENDS = (*ENDS, Cancelled)
 
 log = logging.getLogger("flower.rpc")
-
-_set_current = _current.set
 
 
 class Flood(ProtocolError):
@@ -247,12 +245,13 @@ class Serving:
         task: Any = session.scheduler.current
         context._task = task
         task.owner = None
-        _set_current(context)
+        task.context = context
         try:
             self._answer(context)
         except Cancelled:  # by the caller, or of the method's own making: there is nobody else whom it concerns
             pass
         finally:
+            task.context = None
             self._end(context)
 
     def _end(self, context: Context) -> None:
@@ -412,9 +411,11 @@ class Serving:
         self._wake(self.room)  # the next may begin, too
 
     def _send(self, msgid: int, data: bytes, fresh: Any = None) -> None:
+        session = self.session
+        if fresh is None and session.direct is not None and session.direct._stream.offer(data):
+            return
         size = len(data) + MESSAGE_COST
         self.unsent += size
-        session = self.session
         try:
             session.put(data)
         except BaseException as error:
@@ -493,9 +494,10 @@ class Serving:
     def _notice(self, method: str, args: Any, kwargs: Any, meta: Any, cost: int) -> None:
         session = self.session
         context = new_context(session, method, meta)
-        context._task = session.scheduler.current
+        task: Any = session.scheduler.current
+        context._task = task
         self.noticed = context
-        _set_current(context)
+        task.context = context
         try:
             function = session.exports[method]
             result = function.call(args, kwargs)
@@ -508,6 +510,7 @@ class Serving:
                 log.error("%s: the notification %s failed", session.name, method, exc_info=error)
         finally:
             context._ended = True
+            task.context = None
             self.noticed = None
             self.backlog -= cost + MESSAGE_COST
             if self.backlog <= ENOUGH:

@@ -1,6 +1,6 @@
 # cython: language_level=3
 cimport cython
-from flower.rpc._plain cimport pack_plain, unpack_plain
+from flower.rpc._plain cimport pack_plain, unpack_first, unpack_plain
 from flower.rpc._scan cimport Scanner, measure
 from flower.rpc._types cimport Codec, Packing
 
@@ -16,6 +16,13 @@ cdef extern from *:
     """
     long long whole "flower_whole"(object value)
     bint discard "PySet_Discard"(set numbers, object value) except -1
+
+cdef inline object decoded_first(Scanner scanner):
+    cdef Py_ssize_t length = 0, cost = 0
+    if not scanner.is_short():
+        return None
+    message = unpack_first(scanner.data, scanner.at, scanner.size, &length, &cost)
+    return message if message is not None and scanner.skip(length, cost) else None
 
 cdef long long _LAST_ID
 cdef Py_ssize_t FEW, ROOMY
@@ -45,6 +52,7 @@ cdef class Wire:
     cdef readonly set _calls
     cdef set _serving
     cdef public long long _last_id
+    cdef bytes packed
     cdef bint _found
     cdef Scanner _scanner
     cdef readonly _Tools _tools
@@ -65,14 +73,18 @@ cdef class Wire:
     cdef list _event(self, object message)
     cdef int _check_response(self, list event) except -1
     cdef list _violated(self, object reason)
-    @cython.locals(data=bytes, number="long long", msgid=object)
+    @cython.locals(before="long long", number="long long", msgid=object)
     cpdef tuple call(self, object method, object params)
+    @cython.locals(data=bytes)
+    cdef object call_plain(self, object method, object params)
+    @cython.locals(number="long long", msgid=object)
+    cdef object _next_id(self)
     cpdef take_back(self, object msgid)
     @cython.locals(data=bytes)
     cpdef bytes notify(self, object method, object params)
     cpdef bytes reply(self, object msgid, object result, Py_ssize_t most=*)
     cpdef bytes refuse(self, object msgid, object error)
-    @cython.locals(data=bytes)
+    @cython.locals(plain=bytes, data=bytes)
     cdef bytes _answer(self, object msgid, object error, object result, Py_ssize_t most)
     cpdef bytes pack_value(self, object value)
     @cython.locals(codec=Codec, scanner=Scanner)

@@ -87,6 +87,12 @@ if not cython.compiled:
     def pack_plain(kind: int, msgid: Any, first: Any, second: Any) -> bytes | None:
         """A message packed, if it is short and holds plain values. Uncompiled, all is the library's."""
 
+    def decoded_first(scanner: Scanner) -> Any:
+        """The message that the rest of the data begins with, if that is short and it is whole, plain, and may stand.
+
+        Uncompiled, all is the library's.
+        """
+
     def unpack_plain(data: Any, start: int, end: int, tail: Any) -> Any:
         """The message in ``data[start:end]``, which may end in the tail, if it holds plain values.
 
@@ -142,6 +148,7 @@ class Wire:
         self._calls: set[int] = set()
         self._serving: set[int] = set()
         self._last_id = 0
+        self.packed = b""
         self._found = False  # a message that was found is still to be read
         self._scanner = Scanner(max_message, MEMORY_FACTOR * max_message)
         self._tools = _tools_of_thread()
@@ -168,6 +175,8 @@ class Wire:
 
     def next_plain(self) -> Any:
         """The next event, if it is made of plain values, which runs no code of others. None: see `has_more`."""
+        if not self._found and self._scanner.is_drained():
+            return None
         return self._next(True)
 
     def has_more(self) -> bool:
@@ -180,7 +189,10 @@ class Wire:
         scanner = self._scanner
         message = None
         if not self._found:
-            if scanner.fault is None and scanner.find():
+            message = decoded_first(scanner)
+            if message is not None:
+                pass
+            elif scanner.fault is None and scanner.find():
                 message = unpack_plain(scanner.data, scanner.start, scanner.at, scanner.tail)
             elif scanner.fault is None or plain:
                 return None
@@ -289,14 +301,9 @@ class Wire:
         ``params`` is a list, or a tuple. Raises TypeError or ValueError for what MessagePack can't carry, and for
         what a peer of this kind could not read; then nothing has changed.
         """
-        number = self._last_id
-        while True:
-            number = number + 1 if number < _LAST_ID else 1
-            msgid = number
-            if msgid not in self._calls:
-                break
         before = self._last_id
-        self._last_id = number  # now: what is packed may have a finalizer that calls, too
+        msgid = self._next_id()
+        self._last_id = number = msgid  # now: what is packed may have a finalizer that calls, too
         self._calls.add(msgid)
         try:
             return msgid, self._pack(REQUEST, msgid, method, params, NO_LIMIT)
@@ -305,6 +312,27 @@ class Wire:
             if self._last_id == number:
                 self._last_id = before
             raise
+
+    def call_plain(self, method: str, params: Any) -> Any:
+        """`call`, where it is short and holds plain values: its id, or None. Its bytes are ``packed``."""
+        if self.most_sent < ROOMY or type(method) is not str:
+            return None
+        msgid = self._next_id()
+        data = pack_plain(REQUEST, msgid, method, params)
+        if data is None:
+            return None
+        self._last_id = msgid
+        self._calls.add(msgid)
+        self.packed = data
+        return msgid
+
+    def _next_id(self) -> int:
+        number = self._last_id
+        while True:
+            number = number + 1 if number < _LAST_ID else 1
+            msgid = number
+            if msgid not in self._calls:
+                return msgid
 
     def take_back(self, msgid: int) -> None:
         """The request of this id was never sent: nobody will answer it."""
@@ -332,6 +360,10 @@ class Wire:
         self._serving.add(msgid)
 
     def _answer(self, msgid: int, error: Any, result: Any, most: int) -> bytes:
+        if self.most_sent >= ROOMY:
+            plain = pack_plain(RESPONSE, msgid, error, result)
+            if plain is not None and len(plain) <= most and discard(self._serving, msgid):
+                return plain
         if msgid not in self._serving:
             raise ValueError(f"id {msgid} is of no request that waits for an answer")
         data = self._pack(RESPONSE, msgid, error, result, most)

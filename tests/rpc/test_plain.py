@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from flower.rpc._scan import measure
 from flower.rpc._wire import NOTIFICATION, OPEN, REQUEST, RESPONSE, VIOLATION, Wire
 
 _AROUND = {
@@ -154,3 +155,54 @@ def test_a_peer_with_little_room_is_sent_nothing_that_takes_it_more() -> None:
         with pytest.raises(ValueError, match="no peer could read this"):
             wire.notify("method", [""] * count)
     wire.call("method", [""] * 4)
+
+
+@given(VALUES)
+@example([0.5, -1, 200, -200, 70_000, "x" * 40, b"x", {"a": [1, {}]}, [], ""])
+def test_a_short_message_costs_what_its_headers_say(value: Any) -> None:
+    """It is decoded with no look at its headers before, unless a long one comes behind it."""
+    data = packed([NOTIFICATION, "method", [value]])
+    behind = packed([NOTIFICATION, "method", [b"x" * 600]])
+    [alone] = Wire(LIMITS).feed(data)
+    [first, _] = Wire(LIMITS).feed(data + behind)
+    assert same(alone, first)
+    assert alone[3] == measure(data, LIMITS, 8 * LIMITS).cost
+
+
+@pytest.mark.parametrize(
+    ("most", "params", "reason"),
+    [
+        (60, ["x" * 60], "longer than 60 bytes"),
+        (60, [[]] * 15, "take more than 480 bytes"),
+        (LIMITS, [{b"": 0}, b"\x81\x90\x00"], "a map's key is an array or a map"),
+    ],
+)
+def test_the_limits_hold_for_short_messages(most: int, params: list[Any], reason: str) -> None:
+    data = packed([NOTIFICATION, "method", params]).replace(b"\xc4\x03\x81\x90\x00", b"\x81\x90\x00")
+    for pieces in ([data], [data[:9], data[9:]]):
+        wire = Wire(most)
+        *_, (kind, told) = [event for piece in pieces for event in wire.feed(piece)]
+        assert kind == VIOLATION
+        assert reason in told
+
+
+def test_methods_with_names_that_are_alike() -> None:
+    ours, theirs = Wire(), Wire()
+    names = [f"a{first}{second}z" for first in "bcd" for second in "bcd"] * 3 + ["az", "a", "", "a" * 31, "a" * 32]
+    for name in names:
+        msgid, data = ours.call(name, [])
+        [event] = theirs.feed(data)
+        assert event[2] == name
+        [answer] = ours.feed(theirs.refuse(msgid, name or "empty"))
+        assert answer[1:3] == [msgid, name or "empty"]
+
+
+def test_many_answers_in_any_order() -> None:
+    ours, theirs = Wire(), Wire()
+    asked = [ours.call("method", [number])[0] for number in range(300)]
+    for msgid in asked[::-3] + asked[1::3] + asked[::3]:
+        theirs.reopen(msgid)
+        [answer] = ours.feed(theirs.reply(msgid, -msgid))
+        assert answer[1:4] == [msgid, None, -msgid]
+    [answer] = ours.feed(packed([RESPONSE, asked[0], None, None]))
+    assert answer[0] == VIOLATION

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import math
 import os
 from collections.abc import Iterator
@@ -117,6 +119,65 @@ def test_the_context_of_a_call() -> None:
         service.peers.clear()
         del theirs
     settle()
+
+
+class Everywhere:
+    """Where the context of a call is seen."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Any] = {}
+
+    def note(self, where: str) -> None:
+        context = rpc.context()
+        self.seen[where] = context and context.method
+
+    async def _coroutine(self) -> None:
+        self.note("in a coroutine")
+        await asyncio.create_task(self._another())
+
+    async def _another(self) -> None:
+        self.note("in a coroutine's")
+
+    def look(self) -> None:
+        flower.blocking(self.note, "in a worker thread")
+        flower.wait(self._coroutine())
+        flower.tasklet(self.note)("in a tasklet").join(NEVER)
+        flower.time.after_func(0, self.note, "after a while")
+        until(lambda: "after a while" in self.seen)
+        flower.go(flower.go, self.note, "in a tasklet's")
+        until(lambda: "in a tasklet's" in self.seen)
+        contextvars.copy_context().run(self.note, "in a copy")
+        self.note("at its end")
+
+    def notice(self) -> None:
+        flower.go(self.note, "in a notification's")
+        self.note("in a notification")
+
+    def late(self, done: Any) -> None:
+        flower.go(lambda: (done.receive(NEVER), self.note("when it is over")))
+
+
+def test_where_the_context_of_a_call_is_seen() -> None:
+    service = Everywhere()
+    with served(service) as (_, peer):
+        peer.call("look", timeout=NEVER)
+        assert set(service.seen.values()) == {"look"}
+        assert len(service.seen) == 8
+        service.seen.clear()
+        peer.notify("notice")
+        peer.notify("unknown")
+        peer.notify("notice")
+        done: flower.channel[int] = flower.channel()
+        peer.call("late", done.receiver)
+        done.send(1, NEVER)
+        until(lambda: len(service.seen) == 3)
+        assert service.seen == {
+            "in a notification": "notice",
+            "in a notification's": "notice",
+            "when it is over": "late",
+        }
+        flower.go(service.note, "elsewhere").join(NEVER)
+        assert service.seen["elsewhere"] is None
 
 
 def test_who_calls_over_a_unix_socket(tmp_path: Path) -> None:
