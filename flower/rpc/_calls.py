@@ -242,7 +242,7 @@ class Calls:
     def _send_at_once(self, reply: channel[Any], method: str, args: Any) -> Any:
         """`_send`, where nothing is in the way, as for most calls. None: something is, and nothing has happened."""
         line = self._line
-        if line.early or line.direct is None or not line.is_free() or len(self.pending) >= self.most:
+        if line.reader is None or line.early or not line.is_free() or len(self.pending) >= self.most:
             return None
         if self._serving.backlog > ENOUGH or self._serving.unsent > ENOUGH:
             return None
@@ -250,7 +250,7 @@ class Calls:
         msgid = wire.call_plain(method, args)
         if msgid is None:
             return None
-        if not line.direct._stream.offer(wire.packed):
+        if not line.offer(wire.packed):
             wire.take_back(msgid)
             return None
         self.pending[msgid] = reply

@@ -56,3 +56,5 @@ class Face:
 if cython.compiled:
     # Without keywords, as nearly every call is, there is no dict to be made.
     add_shortcut(Face.call, Face._call)  # type: ignore[name-defined]  # noqa: F821
+else:
+    Face.call.__qualname__ = "Peer.call"  # what tasklets and logs are to show, as compiled

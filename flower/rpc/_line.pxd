@@ -38,5 +38,6 @@ cdef class Line(Tap):
     cpdef bint is_at_end(self) except -1
     @cython.locals(seconds=double)
     cpdef object left(self, object deadline)
+    cdef bint offer(self, bytes data) except -1
     cdef int put(self, bytes data, object timeout=*) except -1
     cpdef object take_fresh(self, bytes data)

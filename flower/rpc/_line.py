@@ -102,6 +102,13 @@ class Line(Tap):
         else:
             self.conn.send(data, timeout)
 
+    def offer(self, data: bytes) -> bool:
+        """Hand bytes to the connection, where it has room for them; says whether it did.
+
+        Not without a reader on the tap: in a World, each send is one of those that it orders, and logs.
+        """
+        return self.reader is not None and self.direct is not None and self.direct._stream.offer(data)
+
     def take_fresh(self, data: bytes) -> Any:
         """The ends of channels in a message that was packed, if there are any: `Streams.commit` or `roll_back` is next.
 

@@ -412,7 +412,7 @@ class Serving:
 
     def _send(self, msgid: int, data: bytes, fresh: Any = None) -> None:
         session = self.session
-        if fresh is None and session.direct is not None and session.direct._stream.offer(data):
+        if fresh is None and session.offer(data):
             return
         size = len(data) + MESSAGE_COST
         self.unsent += size
