@@ -16,26 +16,25 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HOOKS = [
-    # in which module of flower/channels; the look at a hook; its answer; how often it is there
-    ("_channel", r"_watch\.watched", "False", 6),
-    ("_scheduler", r"\b(?:self|s)\.(?:chooser|clock) is not None", "False", 3),
-    ("_select", r"_watch\.watched", "False", 3),
-    ("_select", r"\bs\.interposer is not None", "False", 1),
-    ("_select", r"\bs\.interposer is None", "True", 2),
-    ("_tasklet", r"\bs\.chooser is not None", "False", 2),
+    # in which file of flower/channels; the look at a hook; its answer; how often it is there
+    ("_channel.py", r"_watch\.watched", "False", 6),
+    ("_channel.pxd", r"_watch\.watched", "False", 2),
+    ("_scheduler.py", r"\b(?:self|s)\.(?:chooser|clock) is not None", "False", 3),
+    ("_select.py", r"_watch\.watched", "False", 3),
+    ("_select.py", r"\bs\.interposer is not None", "False", 1),
+    ("_select.py", r"\bs\.interposer is None", "True", 2),
+    ("_tasklet.py", r"\bs\.chooser is not None", "False", 2),
 ]
 
 
 def without_hooks() -> dict[str, str]:
-    """The sources of the modules that have hooks, without them. Raises RuntimeError where they no longer fit."""
+    """The files that have hooks, without them. Raises RuntimeError where they no longer fit."""
     sources: dict[str, str] = {}
-    for module, look, answer, count in HOOKS:
-        source = sources.get(module) or (ROOT / "flower" / "channels" / f"{module}.py").read_text("utf-8")
-        sources[module], found = re.subn(look, answer, source)
+    for file, look, answer, count in HOOKS:
+        source = sources.get(file) or (ROOT / "flower" / "channels" / file).read_text("utf-8")
+        sources[file], found = re.subn(look, answer, source)
         if found != count:
-            raise RuntimeError(
-                f"{module}.py looks {found} times at {look}, and not {count} times: benchmarks/unhooked.py"
-            )
+            raise RuntimeError(f"{file} looks {found} times at {look}, and not {count} times: benchmarks/unhooked.py")
     return sources
 
 
@@ -54,7 +53,7 @@ def build() -> Path:
         if path.suffix == ".pxd" and path.parent.name != "channels" and path.name != "__init__.pxd":
             continue  # only the core is measured
         copy.parent.mkdir(parents=True, exist_ok=True)
-        text = changed.get(path.stem) if path.suffix == ".py" and path.parent.name == "channels" else None
+        text = changed.get(path.name) if path.parent.name == "channels" else None
         copy.write_text(path.read_text("utf-8") if text is None else text, "utf-8")
     for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE", "UNLICENSE"):
         shutil.copy(ROOT / name, folder)

@@ -37,14 +37,13 @@ def test_go_has_what_the_subject_names(name: str) -> None:
 
 
 def test_the_core_without_the_hooks_of_the_testing_kit() -> None:
-    """Each look at a hook is known to `unhooked`, in whichever compiled module it is."""
+    """Each look at a hook is known to `unhooked`, in whichever file of a compiled module it is."""
     look = re.compile(r"_watch\.watched|\.(?:chooser|interposer|clock) is ")
     changed = unhooked.without_hooks()
     core = ROOT / "flower" / "channels"
     compiled = {path.stem for path in core.glob("*.pxd")} - {"_watch"}
-    looks = {
-        module for module in compiled if (path := core / f"{module}.py").exists() and look.search(path.read_text())
-    }
+    files = [core / (module + suffix) for module in compiled for suffix in (".py", ".pxd")]
+    looks = {file.name for file in files if file.exists() and look.search(file.read_text())}
     assert looks == set(changed)
     assert not any(look.search(source) for source in changed.values())
 

@@ -578,7 +578,9 @@ class channel:
 
 
 if cython.compiled:
-    add_shortcuts(channel.send, channel.receive, channel._deliver, channel._obtain)  # type: ignore[name-defined]  # noqa: F821
+    add_shortcuts(  # type: ignore[name-defined]  # noqa: F821
+        channel.send, channel.receive, channel.keep, channel.pick, channel._deliver, channel._obtain
+    )
 else:
     zeroed(channel)
     guarded(
