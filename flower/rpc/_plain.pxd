@@ -120,8 +120,8 @@ cdef extern from *:
     }
 
     /* What is to be read goes up to the end, and on in a tail, if there is one: the last value of a message may be long,
-       and come in two pieces. What has been read has cost so much. */
-    typedef struct { const unsigned char *end, *tail; Py_ssize_t more, cost; } flower_source;
+       and come in two pieces. What has been read has cost so much, and no more than ``most`` may be made. */
+    typedef struct { const unsigned char *end, *tail; Py_ssize_t more, cost, most; } flower_source;
 
     static PyObject *flower_get(const unsigned char **at, flower_source *from, int nested);
 
@@ -182,6 +182,7 @@ cdef extern from *:
                     : kind == ARRAY ? FLOWER_ARRAY + FLOWER_SLOT * (Py_ssize_t)n
                     : kind == MAP ? FLOWER_MAP + FLOWER_PAIR * (Py_ssize_t)n
                     : FLOWER_TEXT + (p - *at) + 1 + (Py_ssize_t)n;
+        if (from->cost > from->most) return NULL;
         *at = p;
         if (kind == NUMBER) {
             if (first < 0xd0) return PyLong_FromUnsignedLongLong(n);
@@ -232,7 +233,7 @@ cdef extern from *:
     static PyObject *flower_unpack_plain(PyObject *data, Py_ssize_t start, Py_ssize_t end, PyObject *tail) {
         const char *bytes = PyBytes_Check(data) ? PyBytes_AS_STRING(data) : PyByteArray_AS_STRING(data);
         const unsigned char *p = (const unsigned char *)bytes + start;
-        flower_source from = {(const unsigned char *)bytes + end, NULL, 0, 0};
+        flower_source from = {(const unsigned char *)bytes + end, NULL, 0, 0, PY_SSIZE_T_MAX};
         PyObject *message;
         if (tail != Py_None) {
             from.more = end - Py_SIZE(data);
@@ -246,12 +247,13 @@ cdef extern from *:
         Py_RETURN_NONE;
     }
 
-    /* The first message that begins at the start, where nobody has looked for its end; its length and its cost. */
+    /* The message that begins at the start, if it ends before the end and costs no more than *cost: its length and what
+       it costs. Nobody has looked at it before. */
     static PyObject *flower_unpack_first(PyObject *data, Py_ssize_t start, Py_ssize_t end, Py_ssize_t *length,
                                          Py_ssize_t *cost) {
         const char *bytes = PyBytes_Check(data) ? PyBytes_AS_STRING(data) : PyByteArray_AS_STRING(data);
         const unsigned char *begin = (const unsigned char *)bytes + start, *p = begin;
-        flower_source from = {(const unsigned char *)bytes + end, NULL, 0, 0};
+        flower_source from = {(const unsigned char *)bytes + end, NULL, 0, 0, *cost};
         PyObject *message = flower_get(&p, &from, 0);
         if (message == NULL && !PyErr_Occurred()) Py_RETURN_NONE;
         *length = p - begin;

@@ -30,7 +30,7 @@ cdef class Scanner:
     @cython.locals(left=Py_ssize_t)
     cdef bint is_short(self) except -1
     cdef bint is_drained(self) except -1
-    cdef bint skip(self, Py_ssize_t length, Py_ssize_t cost) except -1
+    cdef int skip(self, Py_ssize_t length, Py_ssize_t cost) except -1
     cpdef bint find(self) except -1
     @cython.locals(p="const unsigned char *", at=Py_ssize_t, left=Py_ssize_t, is_map=bint, cost=Py_ssize_t,
                    start=Py_ssize_t, size=Py_ssize_t, first=int, count=Py_ssize_t, kind=int, width=int,

@@ -38,7 +38,7 @@ MAP = 64
 PAIR = 88
 EXT = 160
 
-# Bytes in which a message can break no limit but those that are looked at without a walk.
+# Bytes that are decoded with no walk before, where no more is left: a message is not decoded twice if it is longer.
 SHORT = 512
 
 # What kinds of values a header can begin.
@@ -119,22 +119,23 @@ class Scanner:
         return 0
 
     def is_short(self) -> bool:
-        """Whether what is left is so short that the next message may be decoded without `find`; then `skip` is next."""
+        """Whether what is left is so short that the next message may be decoded without `find`, but for its limits.
+
+        When it has been decoded, `skip` is next.
+        """
         self.go_on()
         if self.tail is not None or self.rest is not None or self.fault is not None:
             return False
         left = self.size - self.at
         return 0 < left <= SHORT and self.at == self.start
 
-    def skip(self, length: int, cost: int) -> bool:
-        """The next message, which has been decoded, may stand; it has taken so many bytes, and so many of memory."""
-        if length > self.most or cost > self.most_cost:
-            return False
+    def skip(self, length: int, cost: int) -> int:
+        """The next message has been decoded: it had so many bytes, and takes so many of memory."""
         self.at += length
         self.cost = cost
         self.left = 0
         self.whole = True
-        return True
+        return 0
 
     def is_drained(self) -> bool:
         """Whether nothing is left of what was taken; then none of it is held."""

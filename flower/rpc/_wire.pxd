@@ -18,11 +18,13 @@ cdef extern from *:
     bint discard "PySet_Discard"(set numbers, object value) except -1
 
 cdef inline object decoded_first(Scanner scanner):
-    cdef Py_ssize_t length = 0, cost = 0
+    cdef Py_ssize_t length = 0, cost = scanner.most_cost
     if not scanner.is_short():
         return None
-    message = unpack_first(scanner.data, scanner.at, scanner.size, &length, &cost)
-    return message if message is not None and scanner.skip(length, cost) else None
+    message = unpack_first(scanner.data, scanner.at, min(scanner.size, scanner.at + scanner.most), &length, &cost)
+    if message is not None:
+        scanner.skip(length, cost)
+    return message
 
 cdef long long _LAST_ID
 cdef Py_ssize_t FEW, ROOMY
