@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
     from flower.channels import _watch
+    from flower.channels._rendezvous import shorten
     from flower.channels._scheduler import here, may_park, meet, wait
     from flower.channels._task import RECEIVE, SEND
     from flower.channels._uncompiled import guarded, zeroed
@@ -582,8 +583,9 @@ if cython.compiled:
         channel.send, channel.receive, channel.keep, channel.pick, channel._deliver, channel._obtain
     )
 else:
-    zeroed(channel)
+    zeroed(channel, own="all_switch shut _external _credit")
     guarded(
         channel,
         "_set_external send _obtain try_send try_receive close open _abandon closed balance queue __repr__",
     )
+    shorten(channel, bomb)

@@ -163,4 +163,4 @@ if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
     from flower.channels._uncompiled import zeroed
 
-    zeroed(Task)
+    zeroed(Task, own="left right queue task value when state decided blocked_in alert outside scope error")

@@ -20,14 +20,36 @@ from flower._typing import Any
 
 _guard: Any = threading.RLock()
 
+
+class _Held:
+    """``depth``: how often the one thread that has the guard holds it; 0 while nobody does."""
+
+    depth = 0
+
+
+_held = _Held()
+
 _ZERO = {"int": 0, "float": 0.0, "bool": False}
 
 
-def zeroed(*classes: type) -> None:
-    """Let the fields that the classes declare start as C would start them: 0, 0.0, False, or None."""
+def zeroed(*classes: type, own: str = "") -> None:
+    """Let the fields that the classes declare start as C would start them: 0, 0.0, False, or None.
+
+    They are the class's until they are set, but for its ``own`` ones, each object's: these are found at once.
+    """
     for cls in classes:
         for name, kind in cls.__annotations__.items():
             setattr(cls, name, _ZERO.get(kind))
+    if own:
+        names = own.split()
+
+        def new(cls: Any, *args: Any, **kwargs: Any) -> Any:
+            made = object.__new__(cls)
+            for name in names:
+                setattr(made, name, getattr(cls, name))
+            return made
+
+        classes[0].__new__ = new  # type: ignore[method-assign, assignment]
 
 
 def guarded(owner: type, names: str) -> None:
@@ -47,7 +69,11 @@ def hold(function: Any) -> Any:
     @functools.wraps(function)
     def holding(*args: Any, **kwargs: Any) -> Any:
         with _guard:
-            return function(*args, **kwargs)
+            _held.depth += 1
+            try:
+                return function(*args, **kwargs)
+            finally:
+                _held.depth -= 1
 
     return holding
 
@@ -55,11 +81,13 @@ def hold(function: Any) -> Any:
 def switch_to(carrier: Any) -> None:
     """Switch to a greenlet, with the guard let go of meanwhile, however often this thread holds it."""
     if _guard._is_owned():
+        depth, _held.depth = _held.depth, 0
         held = _guard._release_save()
         try:
             carrier.switch()
         finally:
             _guard._acquire_restore(held)
+            _held.depth = depth
     else:
         carrier.switch()
 

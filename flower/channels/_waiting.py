@@ -240,4 +240,5 @@ if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
     from flower.channels._uncompiled import zeroed
 
-    zeroed(Timed, Alarm, Waiter, WaitQueue)
+    zeroed(Timed, Alarm, Waiter)
+    zeroed(WaitQueue, own="first last count")
