@@ -88,9 +88,8 @@ cdef extern from *:
 cdef Py_ssize_t SPARE_ROOMS, ROOMS_AT_A_TIME
 cpdef bint has_rooms() except -1
 cpdef int trim_rooms() except -1
-cdef object inherited()
 @cython.locals(me=Task)
-cpdef int settle_context() except -1
+cpdef object inherited()
 cdef bint is_due(Task t) except -1
 cdef object start(object func, object args, object kwargs)
 cdef tasklet start_in(object context, object func, object args, object kwargs)

@@ -6,6 +6,8 @@ arguments are checked and states told apart.
 
 from __future__ import annotations
 
+from contextvars import Context
+
 from flower._typing import TYPE_CHECKING, Any
 
 try:
@@ -463,23 +465,20 @@ def start_in(context: Any, func: Any, args: Any, kwargs: Any) -> tasklet:
 
 
 def inherited() -> Any:
-    """A copy of the current tasklet's context, for another one; None where it is empty."""
-    settle_context()
-    return copy_context()
+    """A copy of the current tasklet's context, for another one; None where it is empty.
 
-
-def settle_context() -> int:
-    """Whoever copies the current tasklet's context comes by here: what is yet to be put into it is put there now.
-
-    That is a task's ``context``, once it has begun: something whose ``enter()`` sets a context variable.
+    What a tasklet has in ``context``, once it has begun, is put into the copy alone: the present context may be one
+    that a program uses elsewhere, too. It is something whose ``enter()`` sets a context variable.
     """
+    context = copy_context()
     s = present()
     if s is not None:
         me = cython.cast(Scheduler, s).current
         if me is not None and me.context is not None:
-            late, me.context = me.context, None
-            late.enter()
-    return 0
+            if context is None:
+                context = Context()
+            context.run(me.context.enter)
+    return context
 
 
 def begin(func: Any, args: Any, kwargs: Any, context: Any) -> tasklet:

@@ -119,7 +119,7 @@ class Context:
         return True
 
     def enter(self) -> None:
-        """For the tasklet that serves it: others are to see it, too."""
+        """For those that the tasklet which serves it starts: they see it, too."""
         _current.set(self)
 
     def _calm(self) -> None:
@@ -144,7 +144,7 @@ _current: ContextVar[Context | None] = ContextVar("flower.rpc.context", default=
 
 
 def present_context() -> Context | None:
-    """`context`, for compiled callers. A tasklet that serves has it at hand: its context variable is set if need be."""
+    """`context`, for compiled callers. A tasklet that serves has it at hand; the variable is for those it starts."""
     s = present()
     if s is not None:
         me = cython.cast(Scheduler, s).current

@@ -126,6 +126,7 @@ class Everywhere:
 
     def __init__(self) -> None:
         self.seen: dict[str, Any] = {}
+        self.stored = contextvars.copy_context()
 
     def note(self, where: str) -> None:
         context = rpc.context()
@@ -147,7 +148,12 @@ class Everywhere:
         flower.go(flower.go, self.note, "in a tasklet's")
         until(lambda: "in a tasklet's" in self.seen)
         contextvars.copy_context().run(self.note, "in a copy")
+        contextvars.copy_context().run(self._start, "in a copy's tasklet")
+        self.stored.run(self._start, "in a stored context's tasklet")
         self.note("at its end")
+
+    def _start(self, where: str) -> None:
+        flower.go(self.note, where).join(NEVER)
 
     def notice(self) -> None:
         flower.go(self.note, "in a notification's")
@@ -162,7 +168,8 @@ def test_where_the_context_of_a_call_is_seen() -> None:
     with served(service) as (_, peer):
         peer.call("look", timeout=NEVER)
         assert set(service.seen.values()) == {"look"}
-        assert len(service.seen) == 8
+        assert len(service.seen) == 10
+        assert service.stored.run(rpc.context) is None
         service.seen.clear()
         peer.notify("notice")
         peer.notify("unknown")
