@@ -76,7 +76,7 @@ class Task(Waiter):
     cases: Any  # the waiters of its select
     chosen: int
     scope: Any  # the innermost cancel scope
-    context: Any  # until it begins; then what those that it starts are to see: see `_tasklet.inherited`
+    context: Any  # until it begins
     label: Any
     joiners: Any
     older: Any  # its neighbours among those of its scheduler that have begun
