@@ -65,7 +65,6 @@ SHARED_PRIVATE = {
     ("net", "flower.channels._failures"),
     ("net", "flower.channels._forks"),
     ("net", "flower.channels._task"),
-    ("net", "flower.channels._tasklet"),
     ("net", "flower.channels._nocython"),
     ("aio", "flower.channels._failures"),
     ("aio", "flower.net._loop"),

@@ -12,7 +12,6 @@ from flower.channels._channel import channel
 from flower.channels._deadlock import ignore_thread
 from flower.channels._forks import after_fork
 from flower.channels._lifecycle import leave_fork
-from flower.channels._tasklet import settle_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +101,6 @@ def begin(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> channel[Any
     if not callable(func):
         raise TypeError(f"blocking needs a function to call, not {func!r}")
     _scheduler.current_scheduler().check_wait()  # before the function runs
-    settle_context()
     context = contextvars.copy_context()
     answer: channel[Any] = channel(1, label=f"blocking {getattr(func, '__qualname__', func)}")
     answer._external = True

@@ -1,9 +1,9 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._channel cimport channel
-from flower.channels._greenlet cimport track, untrack
+from flower.channels._greenlet cimport copy_context, track, untrack
 from flower.channels._scheduler cimport Scheduler, here
-from flower.channels._tasklet cimport inherited, start_in
+from flower.channels._tasklet cimport start_in
 from flower.channels._waiting cimport Alarm
 
 cdef object _weak

@@ -38,9 +38,9 @@ if cython.compiled:
     _turn: Any = threading.RLock()
 else:
     from flower.channels._scheduler import here
-    from flower.channels._tasklet import inherited, start_in
+    from flower.channels._tasklet import start_in
     from flower.channels._uncompiled import _guard as _turn
-    from flower.channels._uncompiled import track, untrack, zeroed
+    from flower.channels._uncompiled import copy_context, track, untrack, zeroed
 
 _weak: Any = weakref.ref
 
@@ -318,7 +318,7 @@ def after_func(seconds: float, func: Callable[..., Any], /, *args: Any, **kwargs
 def _defer(scheduler: Any, seconds: float, func: Any, args: Any, kwargs: Any) -> Deferred:
     later = Deferred.__new__(Deferred)
     later.scheduler = scheduler
-    later.context = inherited()
+    later.context = copy_context()
     later.func = func
     later.args = args
     later.kwargs = kwargs

@@ -76,7 +76,7 @@ class Task(Waiter):
     cases: Any  # the waiters of its select
     chosen: int
     scope: Any  # the innermost cancel scope
-    context: Any  # until it begins; then what is yet to be put into its own: see `_tasklet.settle_context`
+    context: Any  # until it begins
     label: Any
     joiners: Any
     older: Any  # its neighbours among those of its scheduler that have begun

@@ -1,7 +1,7 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._greenlet cimport copy_context, copy_of, track, untrack
-from flower.channels._scheduler cimport Scheduler, check_switch, here, park, present, wake
+from flower.channels._scheduler cimport Scheduler, check_switch, here, park, wake
 from flower.channels._task cimport (
     BLOCKED, DEAD, JOIN, PAUSED, READY, REMOVED, RUNNING, SEND, TRAP, Task, check_timeout,
 )
@@ -88,9 +88,6 @@ cdef extern from *:
 cdef Py_ssize_t SPARE_ROOMS, ROOMS_AT_A_TIME
 cpdef bint has_rooms() except -1
 cpdef int trim_rooms() except -1
-cdef object inherited()
-@cython.locals(me=Task)
-cpdef int settle_context() except -1
 cdef bint is_due(Task t) except -1
 cdef object start(object func, object args, object kwargs)
 cdef tasklet start_in(object context, object func, object args, object kwargs)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
-    from flower.channels._scheduler import check_switch, here, park, present
+    from flower.channels._scheduler import check_switch, here, park
     from flower.channels._task import BLOCKED, DEAD, JOIN, PAUSED, READY, REMOVED, RUNNING, SEND, TRAP
     from flower.channels._uncompiled import copy_context, copy_of, guarded, hold, track, untrack, zeroed
 
@@ -101,7 +101,7 @@ class tasklet(Task):
         s = cython.cast(Scheduler, self.sched)
         if s.closing or (s.hub is None and s.ready.count == 0):  # the first one that is to run
             _scheduler.cold.before_start(s)
-        context = inherited()
+        context = copy_context()
         # Both may have run finalizers, or let another thread in: the state is looked at only now.
         if self.state != DEAD:
             raise RuntimeError("You cannot bind arguments to a tasklet that is alive already")
@@ -454,32 +454,12 @@ def go(func: Any, /, *args: Any, **kwargs: Any) -> tasklet:
 
 def start(func: Any, args: Any, kwargs: Any) -> tasklet:
     """`go`, without the packing of arguments."""
-    return begin(func, args, kwargs, inherited())
+    return begin(func, args, kwargs, copy_context())
 
 
 def start_in(context: Any, func: Any, args: Any, kwargs: Any) -> tasklet:
     """`start`, with a copy of this context."""
     return begin(func, args, kwargs, copy_of(context))
-
-
-def inherited() -> Any:
-    """A copy of the current tasklet's context, for another one; None where it is empty."""
-    settle_context()
-    return copy_context()
-
-
-def settle_context() -> int:
-    """Whoever copies the current tasklet's context comes by here: what is yet to be put into it is put there now.
-
-    That is a task's ``context``, once it has begun: something whose ``enter()`` sets a context variable.
-    """
-    s = present()
-    if s is not None:
-        me = cython.cast(Scheduler, s).current
-        if me is not None and me.context is not None:
-            late, me.context = me.context, None
-            late.enter()
-    return 0
 
 
 def begin(func: Any, args: Any, kwargs: Any, context: Any) -> tasklet:

@@ -36,7 +36,6 @@ from flower.channels._delivery import raise_in_main, spare_main
 from flower.channels._failures import leave_if_forked, pass_on, was_passed_on
 from flower.channels._forks import after_fork
 from flower.channels._scheduler import current_scheduler
-from flower.channels._tasklet import settle_context
 from flower.errors import TaskletExit
 from flower.net._transport import Sockets, Transport
 from flower.net._turns import Turns
@@ -194,7 +193,6 @@ class LoopPoller(Turns):
         if not self.guests:
             self.guests = True
             self.loop.call_soon(self.show, context=self.context)  # before the task's first step
-        settle_context()
         task: asyncio.Task[T] = self.loop.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._on_done)

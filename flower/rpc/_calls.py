@@ -250,10 +250,11 @@ class Calls:
         msgid = wire.call_plain(method, args)
         if msgid is None:
             return None
+        self.pending[msgid] = reply  # now: to send it may run finalizers, which may close the connection
         if not line.offer(wire.packed):
+            del self.pending[msgid]
             wire.take_back(msgid)
             return None
-        self.pending[msgid] = reply
         self.made += 1
         return msgid
 

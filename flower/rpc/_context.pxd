@@ -1,8 +1,7 @@
 # cython: language_level=3
 cimport cython
+from cpython.contextvars cimport PyContextVar_Set as set_value
 from cpython.contextvars cimport get_value
-from flower.channels._scheduler cimport Scheduler, present
-from flower.channels._task cimport Task
 
 @cython.freelist(32)
 cdef class Context:
@@ -27,7 +26,7 @@ cdef class Context:
     cpdef _cancel(self, object reason)
     cdef _calm(self)
 
-@cython.locals(me=Task, mine=Context)
+cdef int serves(Context context) except -1
 cdef Context present_context()
 @cython.locals(context=Context)
 cdef Context new_context(object session, object method, object meta)

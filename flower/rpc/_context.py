@@ -13,7 +13,7 @@ except ImportError:
     from flower.channels import _nocython as cython
 
 from flower.channels import move_on
-from flower.channels._scheduler import Scheduler, current_scheduler, present
+from flower.channels._scheduler import current_scheduler
 
 if TYPE_CHECKING:
     from flower.rpc._session import Session
@@ -118,10 +118,6 @@ class Context:
         self._serving.killed(self)
         return True
 
-    def enter(self) -> None:
-        """For the tasklet that serves it: others are to see it, too."""
-        _current.set(self)
-
     def _calm(self) -> None:
         """What was cancelled has noticed it by other means: its clean-up may wait."""
         if self._scope is not None:
@@ -143,14 +139,14 @@ def new_context(session: Any, method: Any, meta: Any) -> Context:
 _current: ContextVar[Context | None] = ContextVar("flower.rpc.context", default=None)
 
 
+def serves(context: Context) -> int:
+    """The present tasklet serves this call from now on: it sees it, and those that it starts do."""
+    set_value(_current, context)
+    return 0
+
+
 def present_context() -> Context | None:
-    """`context`, for compiled callers. A tasklet that serves has it at hand: its context variable is set if need be."""
-    s = present()
-    if s is not None:
-        me = cython.cast(Scheduler, s).current
-        if me is not None and me.context is not None:
-            mine: Context = me.context
-            return mine
+    """`context`, for compiled callers."""
     return get_value(_current)
 
 
@@ -165,7 +161,7 @@ def context() -> Context | None:
 
 
 if not cython.compiled:
-    get_value = ContextVar.get
+    get_value, set_value = ContextVar.get, ContextVar.set
 
     for _field in Context.__annotations__:
         setattr(Context, _field, None)

@@ -89,7 +89,7 @@ class Pool:
                 if link.finished or not self._reconnect:
                     break
                 failures = 0 if _now() - began >= STEADY else failures + 1
-                sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(failures, 16)) * random.uniform(0.25, 0.5))
+                sleep(min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (min(failures, 16) - 1)) * random.uniform(0.5, 1.0))
         link.finished = True
         self._tell()
 

@@ -5,7 +5,7 @@ from flower.channels._elsewhere cimport overfill
 from flower.channels._scheduler cimport Scheduler
 from flower.channels._task cimport Task
 from flower.channels._tasklet cimport start_in
-from flower.rpc._context cimport Context, new_context
+from flower.rpc._context cimport Context, new_context, serves
 from flower.rpc._line cimport Line
 from flower.rpc._outbox cimport Outbox
 from flower.rpc._service cimport Method
@@ -62,7 +62,7 @@ cdef class Serving:
     @cython.locals(session=Line)
     cdef on_notification(self, list event)
     cpdef drop_notices(self)
-    @cython.locals(session=Line, context=Context, function=Method, task=Task)
+    @cython.locals(session=Line, context=Context, function=Method)
     cdef _notice(self, object method, list args, object kwargs, object meta, Py_ssize_t cost)
     cpdef go_on(self)
     cdef _wake(self, channel waiting)

@@ -50,7 +50,7 @@ if not cython.compiled:
     from flower.channels import _nocython as cython  # Cython's own stand-in, if it is installed, is slow
     from flower.channels._elsewhere import overfill
     from flower.channels._tasklet import start_in
-    from flower.rpc._context import new_context
+    from flower.rpc._context import new_context, serves
 
 if TYPE_CHECKING:
     from flower.rpc._session import Session
@@ -245,13 +245,12 @@ class Serving:
         task: Any = session.scheduler.current
         context._task = task
         task.owner = None
-        task.context = context
+        serves(context)
         try:
             self._answer(context)
         except Cancelled:  # by the caller, or of the method's own making: there is nobody else whom it concerns
             pass
         finally:
-            task.context = None
             self._end(context)
 
     def _end(self, context: Context) -> None:
@@ -494,10 +493,9 @@ class Serving:
     def _notice(self, method: str, args: Any, kwargs: Any, meta: Any, cost: int) -> None:
         session = self.session
         context = new_context(session, method, meta)
-        task: Any = session.scheduler.current
-        context._task = task
+        context._task = session.scheduler.current
         self.noticed = context
-        task.context = context
+        serves(context)
         try:
             function = session.exports[method]
             result = function.call(args, kwargs)
@@ -510,7 +508,6 @@ class Serving:
                 log.error("%s: the notification %s failed", session.name, method, exc_info=error)
         finally:
             context._ended = True
-            task.context = None
             self.noticed = None
             self.backlog -= cost + MESSAGE_COST
             if self.backlog <= ENOUGH:

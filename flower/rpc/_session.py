@@ -54,7 +54,7 @@ from flower.rpc._service import Method
 from flower.rpc._serving import MAX_DEADLINE, Flood, Serving, log, printable
 from flower.rpc._streams import Streams
 from flower.rpc._types import Codec
-from flower.rpc._wire import Wire
+from flower.rpc._wire import Unmade, Wire
 
 if not cython.compiled:
     from flower.rpc._wire import _NOTIFICATION, _REQUEST, _RESPONSE
@@ -370,6 +370,8 @@ class Session(Line):
                     if method == DATA:
                         self.streams.on_data(event)
                     else:
+                        if type(event[2]) is Unmade:
+                            event[2] = event[2].rest  # an error, or a reason, is told without what can't be made here
                         handler(self, event)
                 except (TypeError, ValueError, IndexError, KeyError, OverflowError) as error:
                     raise ProtocolError(f"{self.name}: a {printable(method)} that can't stand: {error}") from None

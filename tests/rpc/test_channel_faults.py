@@ -454,6 +454,22 @@ def test_a_value_that_cant_be_made_here_is_raised_where_it_is_received() -> None
         assert keeper.kept.receive(NEVER) == 5
 
 
+def test_an_error_or_a_reason_with_something_that_cant_be_made_here_is_told_without_it() -> None:
+    with greeted() as (keeper, raw, _):
+        stranger = msgpack.ExtType(71, b"r" + msgpack.packb(["Nobody", {}]))
+        ask(raw, "keep", end(2, 1))
+        raw.send([2, "$/rst", [1, {"k": "failed", "t": "", "m": "no more", "detail": stranger}]])
+        with pytest.raises(RemoteError, match="no more"):
+            keeper.kept.receive(NEVER)
+        for number, error in ((3, {"k": "failed", "m": "full", "detail": stranger}), (5, None)):
+            ask(raw, "keep", end(1, number, 1, 1000))
+            raw.send([2, "$/stop", [number, 0, stranger, error]])
+            assert raw.receive() == [2, "$/end", [number, 0]]
+            assert ask(raw, "echo", 1) == 1
+            with pytest.raises((RemoteError, ChannelClosed), match="full" if error else "the receiver is done"):
+                keeper.kept.send(1, NEVER)
+
+
 def test_17_two_that_only_send_wait_until_their_time_is_over() -> None:
     with greeted() as (keeper, raw, _):
         ask(raw, "keep", end(1, 1, 1, 1000))

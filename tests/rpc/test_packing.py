@@ -12,7 +12,7 @@ import pytest
 
 import flower
 from flower import channel, rpc
-from flower.errors import ChannelClosed, RemoteError
+from flower.errors import ChannelClosed, Disconnected, RemoteError
 from flower.rpc import Settings
 from tests.net.support import NEVER, until
 from tests.rpc.support import (
@@ -77,6 +77,35 @@ def test_a_finalizer_that_sends_as_something_is_packed(what: str, most: int) -> 
             assert [value for value in values if value != ("late",)] == [(n,) for n in range(15)]
             service.log.clear()
             del values
+
+
+def test_a_call_ends_whose_connection_a_finalizer_closes_as_it_is_sent() -> None:
+    before = gc.get_threshold()
+    for threshold in range(1, 20):
+        with served() as (_, peer):
+            peer.call("add", 1, 2)
+            gc.disable()
+            hoard = [[] for _ in range(500)]  # a new list, or a tuple, is an allocation then, which may collect
+            hoard += [(n,) for n in range(5000)]
+            peer.notify("note", 1)
+
+            def call(threshold: int = threshold, peer: rpc.Peer = peer) -> Any:
+                flower.go(int)  # what is sent now is gathered until that has had its turn
+                gc.collect()
+                Fires(peer.close)
+                gc.set_threshold(threshold, 1000, 1000)
+                gc.enable()
+                try:
+                    return peer.call("add", 1, 2)
+                except Disconnected:
+                    return None
+
+            try:
+                assert flower.go(call).join(NEVER) in (None, 3)
+            finally:
+                gc.set_threshold(*before)
+                gc.enable()
+            del hoard
 
 
 def test_what_packs_an_object_may_send_and_begin_calls() -> None:

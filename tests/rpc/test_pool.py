@@ -277,6 +277,23 @@ def test_the_pauses_grow(monkeypatch: pytest.MonkeyPatch) -> None:
         assert pause >= 0.02 * 2**number
 
 
+def test_the_longest_pause_is_as_long_as_it_is_said_to_be(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 10:
+            flower.never().receive()
+        flower.schedule()
+
+    pauses: list[float] = []
+    monkeypatch.setattr(_pool, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(_pool.random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(_pool, "sleep", sleep)
+    connecting = flower.go(rpc.connect, url, reconnect=True, timeout=NEVER)
+    until(lambda: len(pauses) == 10)
+    connecting.kill()
+    assert pauses == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0])
+
+
 def test_a_peer_that_is_dropped_is_closed(url: str) -> None:
     with rpc.serve(url, Counter()) as server:
         peer = rpc.connect(url, reconnect=True)

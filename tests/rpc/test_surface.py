@@ -147,7 +147,13 @@ class Everywhere:
         flower.go(flower.go, self.note, "in a tasklet's")
         until(lambda: "in a tasklet's" in self.seen)
         contextvars.copy_context().run(self.note, "in a copy")
+        contextvars.copy_context().run(self._start, "in a copy's tasklet")
+        flower.go(contextvars.copy_context().run, self.note, "in a copy that a tasklet runs").join(NEVER)
+        flower.blocking(contextvars.copy_context().run, self.note, "in a copy that a thread runs")
         self.note("at its end")
+
+    def _start(self, where: str) -> None:
+        flower.go(self.note, where).join(NEVER)
 
     def notice(self) -> None:
         flower.go(self.note, "in a notification's")
@@ -162,7 +168,7 @@ def test_where_the_context_of_a_call_is_seen() -> None:
     with served(service) as (_, peer):
         peer.call("look", timeout=NEVER)
         assert set(service.seen.values()) == {"look"}
-        assert len(service.seen) == 8
+        assert len(service.seen) == 11
         service.seen.clear()
         peer.notify("notice")
         peer.notify("unknown")
