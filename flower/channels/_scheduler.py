@@ -573,7 +573,7 @@ def here() -> Scheduler:
         made = Scheduler(task_class.__new__(task_class))
         s = get_here()
         if s is not None:  # to make it has run finalizers, and they have made one
-            made.main.carrier = None
+            s.main.carrier, made.main.carrier = made.main.carrier, None  # greenlet's, too, was made anew since
             return s
         s = made
         set_here(s)

@@ -527,9 +527,11 @@ def test_a_finalizer_that_runs_as_a_thread_s_scheduler_or_loop_is_made_makes_no_
             gc.set_threshold(100_000)
             if any(each is not {use} for each in seen):
                 print("two at", objects)
+            flower.go(int)
+            flower.schedule()
         gc.set_threshold(100_000)
         io_poller()
-        for objects in range(1, 60, 3):
+        for objects in range(1, 60):
             gc.collect()
             seen = []
             thread = threading.Thread(target=body)
