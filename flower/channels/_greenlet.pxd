@@ -42,6 +42,17 @@ cdef extern from *:
         return _PyGreenlet_API == NULL ? -1 : 0;
     }
 
+    /* Have greenlet make what it keeps for this thread. To do so it allocates; were the collector to run then, a finalizer
+       that comes by here would have it made twice. */
+    CYTHON_UNUSED static int flower_touch_greenlet(void) {
+        int collects = PyGC_Disable();
+        PyGreenlet *current = PyGreenlet_GetCurrent();
+        if (collects) PyGC_Enable();
+        if (current == NULL) return -1;
+        Py_DECREF(current);
+        return 0;
+    }
+
     /* PyGreenlet_Switch returns an empty tuple here: nothing is ever passed along. */
     static CYTHON_INLINE int flower_switch(PyGreenlet *g) {
         PyObject *r = PyGreenlet_Switch(g, NULL, NULL);
@@ -187,6 +198,7 @@ cdef extern from *:
     bint is_here "flower_is_here"(object scheduler)
     void set_here "flower_set_here"(object scheduler)
     int import_greenlet "flower_import_greenlet"() except -1
+    int touch_greenlet "flower_touch_greenlet"() except -1
     int switch_to "flower_switch"(greenlet g) except -1
     int start_below "flower_start"(greenlet g, size_t down) except -1
     Py_ssize_t stack_left "flower_stack_left"()

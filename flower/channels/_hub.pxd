@@ -5,7 +5,7 @@ from flower.channels._greenlet cimport (
 )
 from flower.channels._scheduler cimport SECONDS_PER_TURN, SWITCHES_PER_TURN, Scheduler, fail, here
 from flower.channels._task cimport BLOCKED, DEAD, KILL, READY, RUNNING, Task, members, take_context, withdraw
-from flower.channels._tasklet cimport has_rooms, trim_rooms
+from flower.channels._tasklet cimport is_pinned, unpin
 from flower.channels._waiting cimport NEVER, Alarm, Timed
 
 cdef double KEPT

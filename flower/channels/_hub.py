@@ -25,7 +25,7 @@ from flower.channels import _scheduler
 from flower.channels._delivery import raise_in_main, stray
 from flower.channels._scheduler import Scheduler, fail
 from flower.channels._task import Task, members, withdraw
-from flower.channels._tasklet import has_rooms, trim_rooms
+from flower.channels._tasklet import is_pinned, unpin
 from flower.channels._waiting import Alarm
 from flower.errors import TaskletExit
 
@@ -126,7 +126,7 @@ def turn(s: Scheduler) -> float:
         s.budget = SWITCHES_PER_TURN
     if s.closing:
         _scheduler.cold.leave_if_forked(s, None)
-    if seconds > 0.0 and (len(s.idle) > IDLE_CARRIERS or has_rooms()):
+    if seconds > 0.0 and (len(s.idle) > IDLE_CARRIERS or is_pinned()):
         seconds = trim(s, seconds)
     s.polling = True
     if seconds > 0.0 and (s.posts or s.ready.count):  # from another thread or a signal handler, meanwhile
@@ -320,7 +320,7 @@ def trim(s: Scheduler, seconds: float) -> float:
                 switch_to(s.idle.pop())
             s.spare = min(s.spare, len(s.idle))
             return 0.0
-        trim_rooms()
+        unpin()
         s.look = now + KEPT
         s.spare = len(s.idle)
     return min(seconds, s.look - now)

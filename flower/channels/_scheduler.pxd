@@ -1,7 +1,7 @@
 # cython: language_level=3
 cimport cython
 from flower.channels._greenlet cimport (
-    coarse, deepen, greenlet, import_greenlet, is_here, set_here, switch_to, take_last, track,
+    coarse, deepen, greenlet, import_greenlet, is_here, set_here, switch_to, take_last, touch_greenlet, track,
 )
 from flower.channels._task cimport (
     BLOCKED, ERRORS, KILL, PAUSED, READY, RUN, RUNNING, SLEEP, Task, members, withdraw,

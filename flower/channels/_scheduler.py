@@ -65,6 +65,7 @@ else:
         set_here,
         switch_to,
         take_last,
+        touch_greenlet,
         track,
     )
     from flower.channels._waiting import NEVER
@@ -570,10 +571,11 @@ def here() -> Scheduler:
     """The scheduler of this thread, made on first use."""
     s = get_here()
     if s is None:
+        touch_greenlet()
         made = Scheduler(task_class.__new__(task_class))
         s = get_here()
         if s is not None:  # to make it has run finalizers, and they have made one
-            s.main.carrier, made.main.carrier = made.main.carrier, None  # greenlet's, too, was made anew since
+            made.main.carrier = None
             return s
         s = made
         set_here(s)

@@ -36,58 +36,44 @@ cdef extern from *:
         return PyCFunction_NewEx(&flower_go_method, NULL, ((PyCFunctionObject *)general)->m_module);
     }
 
-    /* What a tasklet took in memory is left, when it goes, to the next that comes. Where very many are made at a time,
-       most of the price is else that of memory that the system gives and takes back: it is filled with zeros, page by
-       page. Go keeps what its goroutines leave behind as well (gfput in runtime/proc.go). */
-    typedef struct flower_room { Py_ssize_t references; struct flower_room *next; } flower_room; /* where the head was */
-    static PyTypeObject *flower_tasklet_type;
-    static flower_room *flower_rooms;
-    static Py_ssize_t flower_room_count, flower_fewest_rooms; /* that there have been since the last look */
+    /* Where very many tasklets are made at a time, most of the price is that of memory which the system gives and takes
+       back: it is filled with zeros, page by page. CPython gives an arena back, of a mebibyte, as soon as nothing is left
+       in it. So while there is a crowd, something is left in each: a block as large as a tasklet, allocated among them. */
+    enum { FLOWER_PINS = 1024 };
+    static struct { void *pins[FLOWER_PINS]; Py_ssize_t count, next, added; } flower_crowd;
 
-    static PyObject *flower_tasklet_alloc(PyTypeObject *type, Py_ssize_t items) {
-        flower_room *room = flower_rooms;
-        if (room == NULL || type != flower_tasklet_type) return PyType_GenericAlloc(type, items);
-        flower_rooms = room->next;
-        if (--flower_room_count < flower_fewest_rooms) flower_fewest_rooms = flower_room_count;
-        memset((char *)room + sizeof(PyObject), 0, (size_t)type->tp_basicsize - sizeof(PyObject));
-        PyObject_Init((PyObject *)room, type);
-        PyObject_GC_Track((PyObject *)room);
-        return (PyObject *)room;
+    static void flower_pin_memory(PyObject *type) {
+        void *pin = PyObject_Malloc((size_t)((PyTypeObject *)type)->tp_basicsize + 2 * sizeof(void *));
+        PyObject_Free(flower_crowd.pins[flower_crowd.next]);
+        flower_crowd.pins[flower_crowd.next] = pin;
+        flower_crowd.next = (flower_crowd.next + 1) % FLOWER_PINS;
+        if (flower_crowd.count < FLOWER_PINS) flower_crowd.count++;
+        flower_crowd.added++;
     }
-    static void flower_tasklet_free(void *thing) {
-        flower_room *room = thing;
-        PyObject_GC_UnTrack(thing); /* as PyObject_GC_Del would */
-        room->next = flower_rooms;
-        flower_rooms = room;
-        flower_room_count++;
-    }
-    static void flower_keep_rooms(PyObject *type) {
-        flower_tasklet_type = (PyTypeObject *)type;
-        flower_tasklet_type->tp_alloc = flower_tasklet_alloc;
-        flower_tasklet_type->tp_free = flower_tasklet_free;
-    }
-    static Py_ssize_t flower_count_rooms(void) { return flower_room_count; }
-    static void flower_give_back_rooms(Py_ssize_t kept, Py_ssize_t most) {
-        Py_ssize_t count = flower_fewest_rooms - kept;
-        for (count = count < most ? count : most; count > 0 && flower_rooms != NULL; count--) {
-            flower_room *room = flower_rooms;
-            flower_rooms = room->next;
-            flower_room_count--;
-            ((PyObject *)room)->ob_type = flower_tasklet_type;
-            PyObject_GC_Del(room);
+    static Py_ssize_t flower_count_pins(void) { return flower_crowd.count; }
+
+    /* Let go of them, unless some were added since this was called last. */
+    static void flower_unpin_memory(void) {
+        Py_ssize_t i;
+        if (flower_crowd.added == 0) {
+            for (i = 0; i < FLOWER_PINS; i++) {
+                PyObject_Free(flower_crowd.pins[i]);
+                flower_crowd.pins[i] = NULL;
+            }
+            flower_crowd.count = flower_crowd.next = 0;
         }
-        flower_fewest_rooms = flower_room_count;
+        flower_crowd.added = 0;
     }
     """
     ctypedef object (*start_function "flower_start_function")(object func, object args, object kwargs)
-    void keep_rooms "flower_keep_rooms"(object type)
-    Py_ssize_t count_rooms "flower_count_rooms"()
-    void give_back_rooms "flower_give_back_rooms"(Py_ssize_t kept, Py_ssize_t most)
+    void pin_memory "flower_pin_memory"(object type)
+    Py_ssize_t count_pins "flower_count_pins"()
+    void unpin_memory "flower_unpin_memory"()
     object with_shortcut "flower_with_shortcut"(object general, start_function plain)
 
-cdef Py_ssize_t SPARE_ROOMS, ROOMS_AT_A_TIME
-cpdef bint has_rooms() except -1
-cpdef int trim_rooms() except -1
+cdef Py_ssize_t CROWD, PINNED
+cpdef bint is_pinned() except -1
+cpdef int unpin() except -1
 cdef bint is_due(Task t) except -1
 cdef object start(object func, object args, object kwargs)
 cdef tasklet start_in(object context, object func, object args, object kwargs)

@@ -30,18 +30,19 @@ if not cython.compiled:
     from flower.channels._task import BLOCKED, DEAD, JOIN, PAUSED, READY, REMOVED, RUNNING, SEND, TRAP
     from flower.channels._uncompiled import copy_context, copy_of, guarded, hold, track, untrack, zeroed
 
-    def count_rooms() -> int:
-        """Uncompiled, none are kept."""
+    def pin_memory(type: Any) -> None:
+        """Uncompiled, memory is not looked after."""
+
+    unpin_memory: Any = pin_memory
+
+    def count_pins() -> int:
+        """See `pin_memory`."""
         return 0
 
-    def give_back_rooms(kept: int, most: int) -> None:
-        """See `count_rooms`."""
 
-
-# Of what ended tasklets took in memory, so many are kept for good, about 300 KiB; those beyond are given back, so many
-# at a time (a millisecond), if they were not needed for a while.
-SPARE_ROOMS = 1024
-ROOMS_AT_A_TIME = 16_384
+# Where so many tasklets wait for their first turn, the memory of each of the next so many is kept for a while.
+CROWD = 4096
+PINNED = 1024
 
 
 def is_due(t: Task) -> bool:
@@ -477,25 +478,26 @@ def begin(func: Any, args: Any, kwargs: Any, context: Any) -> tasklet:
     t.context = context
     t.label = ""
     untrack(t)
+    if s.ready.count >= CROWD and s.ready.count % PINNED == 0:
+        pin_memory(tasklet)
     wake(t)
     return t
 
 
-def has_rooms() -> bool:
-    """Whether more is kept of what ended tasklets took in memory than is kept for good."""
-    return count_rooms() > SPARE_ROOMS
+def is_pinned() -> bool:
+    """Whether memory of a crowd of tasklets is kept."""
+    return count_pins() > 0
 
 
-def trim_rooms() -> int:
-    """Give back of it what was not needed since this was called last."""
-    give_back_rooms(SPARE_ROOMS, ROOMS_AT_A_TIME)
+def unpin() -> int:
+    """Give it back, if there was no such crowd since this was called last."""
+    unpin_memory()
     return 0
 
 
 _scheduler.task_class = tasklet
 
 if cython.compiled:
-    keep_rooms(tasklet)  # type: ignore[name-defined]  # noqa: F821
     # Without keywords, as in nearly every call, there is no dict to be made.
     go = with_shortcut(go, start)  # type: ignore[name-defined]  # noqa: F821
 else:

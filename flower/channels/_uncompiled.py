@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import gc
 import os
 import threading
 import time
@@ -122,6 +123,15 @@ def is_here(scheduler: Any) -> bool:
 def set_here(scheduler: Any) -> None:
     """Make this the thread's scheduler."""
     _here.scheduler = scheduler
+
+
+def touch_greenlet() -> None:
+    """Have greenlet make what it keeps for this thread, with no finalizer in between that would have it made twice."""
+    collects = gc.isenabled()
+    gc.disable()
+    getcurrent()
+    if collects:
+        gc.enable()
 
 
 def deepen(calls: int) -> None:
