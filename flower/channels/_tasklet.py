@@ -33,7 +33,8 @@ if not cython.compiled:
     def pin_memory(type: Any) -> None:
         """Uncompiled, memory is not looked after."""
 
-    unpin_memory: Any = pin_memory
+    def unpin_memory() -> None:
+        """See `pin_memory`."""
 
     def count_pins() -> int:
         """See `pin_memory`."""
