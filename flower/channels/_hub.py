@@ -126,7 +126,7 @@ def turn(s: Scheduler) -> float:
         s.budget = SWITCHES_PER_TURN
     if s.closing:
         _scheduler.cold.leave_if_forked(s, None)
-    if seconds > 0.0 and (len(s.idle) > IDLE_CARRIERS or is_pinned()):
+    if seconds > 0.0 and ((len(s.idle) > IDLE_CARRIERS and s.started < CROWD) or is_pinned()):
         seconds = trim(s, seconds)
     s.polling = True
     if seconds > 0.0 and (s.posts or s.ready.count):  # from another thread or a signal handler, meanwhile

@@ -91,8 +91,10 @@ cdef class Wire:
     cpdef bytes pack_value(self, object value)
     @cython.locals(codec=Codec, scanner=Scanner)
     cpdef object unpack_value(self, bytes data)
-    @cython.locals(plain=bytes, tools=_Tools, data=bytes)
+    @cython.locals(plain=bytes)
     cdef bytes _pack(self, int kind, object msgid, object first, object second, Py_ssize_t most)
+    @cython.locals(tools=_Tools, data=bytes)
+    cdef bytes _pack_any(self, int kind, object msgid, object first, object second, Py_ssize_t most)
     @cython.locals(data=bytes)
     cdef bytes _packed(self, _Tools tools, list message, object values, Py_ssize_t most)
 

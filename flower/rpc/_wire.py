@@ -366,7 +366,7 @@ class Wire:
                 return plain
         if msgid not in self._serving:
             raise ValueError(f"id {msgid} is of no request that waits for an answer")
-        data = self._pack(RESPONSE, msgid, error, result, most)
+        data = self._pack_any(RESPONSE, msgid, error, result, most)
         self._serving.discard(msgid)
         return data
 
@@ -399,6 +399,10 @@ class Wire:
             plain = pack_plain(kind, msgid, first, second)
             if plain is not None and len(plain) <= most:
                 return plain
+        return self._pack_any(kind, msgid, first, second, most)
+
+    def _pack_any(self, kind: int, msgid: Any, first: Any, second: Any, most: int) -> bytes:
+        """`_pack`, of what is not plain, or too long."""
         tools = self._tools.borrow(self.codec)
         ends: Any = self.codec.ends
         try:
